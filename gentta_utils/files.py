@@ -1,0 +1,63 @@
+"""Writing so that a reader never sees half a file, and a full disk loses nothing."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+
+def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
+    """Call `write(temporary path)`, then move the result to `path` in one step.
+
+    Raises OSError, with a sentence that says what to do, if the disk is full or the folder cannot be written; an
+    older file at `path` is then untouched."""
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(
+            f"could not write {path} ({error.strerror or error}): free some space or choose another folder; "
+            "what was there before is unchanged"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write `content` as readable JSON, atomically."""
+    text = json.dumps(content, indent=2) + "\n"
+    atomic_write(path, lambda temporary: temporary.write_text(text))
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_weights(path: Path, checksum: str | None = None) -> None:
+    """See that `path` is a whole safetensors file with this checksum.
+
+    Raises FileNotFoundError or ValueError with a sentence that says what is wrong and how to mend it."""
+    mend = "run `git checkout -- data/models`, or make it again with `python -m gentta_utils train`"
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no weights at {path}: {mend}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            file.keys()
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error}): {mend}") from error
+    if checksum is not None and sha256(path) != checksum:
+        raise ValueError(f"{path} does not have the checksum that data/models/checksums.json states: {mend}")

@@ -1,0 +1,359 @@
+"""The world of this course: solids on a textured floor before a wall, rendered by sphere tracing in torch.
+
+Every scene is a function of (split, index) alone: its random numbers come from a generator of its own, drawn on the
+CPU, so a scene is the same whatever is rendered beside it, in any number, at any size, on any device (to float
+rounding). Images come with their class, colours, caption, per-pixel class mask and metric depth, all exact.
+
+Lengths are in metres. x points right, y up, z away from the camera; the floor is y = 0, the wall z = WALL.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .paths import DATA
+from .shapes import SHAPES
+
+VERSION = "1.0"  # part of every record: raise it when any pixel of any scene changes
+LABELS = json.loads((DATA / "scenes" / "labels.json").read_text())
+CLASSES: list[str] = LABELS["classes"]
+COLOURS: list[str] = list(LABELS["colours"])
+MATERIALS: list[str] = LABELS["materials"]
+WALL = 3.5
+SPLITS = {"train": 0, "select": 1, "test": 2, "filter": 3}  # disjoint seeds: to fit, to choose settings, for tables
+SPLIT_SIZE = 100_000_000
+_SLOTS = 128  # uniform numbers drawn for a scene, more than are used: a new attribute takes a free slot
+
+
+@dataclass(frozen=True)
+class World:
+    """Ranges from which scenes are drawn, each (low, high) of a uniform distribution."""
+
+    scale: tuple = (0.75, 1.1)  # size of a lone object, in units of its shape
+    scale_many: tuple = (0.5, 0.75)  # the same when there are two or three
+    tilt: tuple = (-0.35, 0.35)  # radians, about the horizontal axis
+    yaw: tuple = (0.0, 2 * math.pi)
+    x: tuple = (-0.45, 0.45)  # position of a lone object on the floor
+    z: tuple = (-0.4, 0.4)
+    ring: tuple = (0.75, 1.1)  # distance of each of several objects from the middle
+    camera_x: tuple = (-0.8, 0.8)
+    camera_y: tuple = (1.2, 2.4)
+    target_x: tuple = (-0.1, 0.1)
+    target_y: tuple = (0.55, 0.85)
+    light_x: tuple = (-1.0, 1.0)  # the light's direction before normalisation
+    light_y: tuple = (0.9, 1.6)
+    light_z: tuple = (-1.2, -0.5)
+    texture: tuple = (0.0, 0.1)  # amplitude of the procedural texture
+    noise: float = 0.005  # standard deviation of the sensor noise
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """B scenes as tensors; O objects each. `render` fills the last four fields."""
+
+    id: Tensor  # (B,) int64: split offset + index
+    classes: Tensor  # (B, O) int64, index into CLASSES
+    colour: Tensor  # (B, O) int64, index into COLOURS
+    material: Tensor  # (B, O) int64, index into MATERIALS
+    floor: Tensor  # (B,) int64, index into COLOURS
+    wall: Tensor  # (B,) int64, index into COLOURS
+    object_rgb: Tensor  # (B, O, 3)
+    floor_rgb: Tensor  # (B, 3)
+    wall_rgb: Tensor  # (B, 3)
+    scale: Tensor  # (B, O)
+    rotation: Tensor  # (B, O, 3, 3), object to world
+    position: Tensor  # (B, O, 3)
+    camera: Tensor  # (B, 3)
+    target: Tensor  # (B, 3)
+    tan_half_fov: Tensor  # (B,)
+    light: Tensor  # (B, 3), unit vector towards the light
+    wave: Tensor  # (B, 3, 4), spatial frequencies of the texture, radians a metre
+    phase: Tensor  # (B, 4)
+    amplitude: Tensor  # (B,)
+    noise: float
+    image: Tensor | None = None  # (B, 3, H, W) float32 in [0, 1], whole multiples of 1/255
+    mask: Tensor | None = None  # (B, H, W) uint8 at pixel centres: 0 background, k + 1 for class k
+    instance: Tensor | None = None  # (B, H, W) uint8: 0 background, o + 1 for object o
+    depth: Tensor | None = None  # (B, H, W) float32 metres along the optical axis, at pixel centres
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    @property
+    def label(self) -> Tensor:
+        """Class of the first object, (B,) int64: the class label of a one-object scene."""
+        return self.classes[:, 0]
+
+    @property
+    def caption(self) -> list[str]:
+        """One sentence a scene, about its first object."""
+        rows = zip(self.material[:, 0], self.colour[:, 0], self.label, self.floor, strict=True)
+        return [
+            LABELS["caption"].format(material=MATERIALS[m], colour=COLOURS[c], name=CLASSES[k], floor=COLOURS[f])
+            for m, c, k, f in rows
+        ]
+
+    def map(self, fn) -> "Scenes":
+        """The same scenes with `fn` applied to every tensor, e.g. `lambda v: v[:4]` or `lambda v: v.to(device)`."""
+        changed = {f.name: fn(v) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return replace(self, **changed)
+
+
+def scene_ids(n: int, split: str = "test", start: int = 0) -> Tensor:
+    """Ids (n,) int64 of scenes start .. start + n - 1 of a split; ids of different splits never meet.
+
+    Raises ValueError for an unknown split or a range outside of it."""
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
+    if n < 1 or start < 0 or start + n > SPLIT_SIZE:
+        raise ValueError(f"scenes {start} to {start + n - 1} asked for: a split has 0 to {SPLIT_SIZE - 1}")
+    return torch.arange(start, start + n) + SPLITS[split] * SPLIT_SIZE
+
+
+def sample(ids: Tensor, n_objects: int = 1, classes: Tensor | None = None, world: World | None = None) -> Scenes:
+    """Draw the scenes with these ids (B,), without rendering them.
+
+    Args:
+        n_objects: 1, or 2 or 3 objects of different classes on a ring.
+        classes: (B, n_objects) int64 to fix the classes instead of drawing them; all else stays as it is.
+        world: ranges to draw from.
+    """
+    if n_objects not in (1, 2, 3):
+        raise ValueError(f"n_objects={n_objects}: scenes hold 1, 2 or 3 objects")
+    world = world or World()
+    generator = torch.Generator()
+    u = torch.stack([torch.rand(_SLOTS, generator=generator.manual_seed(int(i))) for i in ids])  # (B, slots)
+    B, O = len(u), n_objects
+
+    def between(slots: Tensor, bounds: tuple) -> Tensor:
+        return slots * (bounds[1] - bounds[0]) + bounds[0]
+
+    per = u[:, :48].view(B, 3, 16)[:, :O]  # 16 slots for each of three possible objects
+    one = u[:, 48:]  # slots of the whole scene
+    if classes is None:
+        classes = one[:, 40:50].argsort(1)[:, :O]  # different classes within a scene
+    rgb = torch.tensor(list(LABELS["colours"].values()))
+    colour, material = (per[..., 0] * len(COLOURS)).long(), (per[..., 1] * 2).long()
+    floor, wall = (one[:, 0] * len(COLOURS)).long(), (one[:, 1] * len(COLOURS)).long()
+    scale = between(per[..., 5], world.scale if O == 1 else world.scale_many)
+    rotation = _rotation(between(per[..., 6], world.yaw), between(per[..., 7], world.tilt))  # (B, O, 3, 3)
+    if O == 1:
+        x, z = between(per[..., 8], world.x), between(per[..., 9], world.z)
+    else:
+        step = torch.arange(O) * 2 * math.pi / O + 0.4 * (2 * per[..., 10] - 1)
+        angle, radius = step + 2 * math.pi * one[:, 2:3], between(per[..., 11], world.ring)
+        x, z = radius * angle.cos(), radius * angle.sin()
+    light = torch.stack(
+        [between(one[:, 3 + i], b) for i, b in enumerate((world.light_x, world.light_y, world.light_z))], -1
+    )
+    camera = torch.stack(
+        [between(one[:, 6], world.camera_x), between(one[:, 7], world.camera_y), torch.full((B,), -4.2)], -1
+    )
+    target = torch.stack([between(one[:, 8], world.target_x), between(one[:, 9], world.target_y), torch.zeros(B)], -1)
+    return Scenes(
+        id=ids,
+        classes=classes,
+        colour=colour,
+        material=material,
+        floor=floor,
+        wall=wall,
+        object_rgb=(rgb[colour] + between(per[..., 2:5], (-0.08, 0.08))).clamp(0, 1),
+        floor_rgb=(rgb[floor] * 0.8 + 0.05 + between(one[:, 10:13], (-0.1, 0.1))).clamp(0, 1),
+        wall_rgb=(rgb[wall] * 0.6 + 0.3 + between(one[:, 13:16], (-0.1, 0.1))).clamp(0, 1),
+        scale=scale,
+        rotation=rotation,
+        position=torch.stack([x, _standing_height(classes, rotation, scale), z], -1),
+        camera=camera,
+        target=target,
+        tan_half_fov=torch.full((B,), 0.29 if O == 1 else 0.42),
+        light=F.normalize(light, dim=-1),
+        wave=between(one[:, 16:28], (-5, 5)).view(B, 3, 4),
+        phase=between(one[:, 28:32], (0, 2 * math.pi)),
+        amplitude=between(one[:, 32], world.texture),
+        noise=world.noise,
+    )
+
+
+@torch.no_grad()
+def render(scenes: Scenes, size: int = 64, supersample: int = 2, device: str = "cpu", dense: bool = True) -> Scenes:
+    """Render `scenes` at size x size pixels; returns them, on the CPU, with `image` and (if `dense`) the maps filled.
+
+    Each pixel of the image is the mean of supersample^2 rays; mask and depth come from one ray through its centre.
+    """
+    world = scenes.map(lambda v: v.to(device))
+    origin, direction, _ = camera_rays(world, size * supersample)
+    colour = _shade(world, origin, direction)  # (B, S*S, 3)
+    side = size * supersample
+    image = F.avg_pool2d(colour.transpose(1, 2).reshape(-1, 3, side, side), supersample).cpu()
+    image = image + scenes.noise * _sensor_noise(scenes.id, size)
+    scenes = replace(scenes, image=((image.clamp(0, 1) * 255).round() / 255))
+    if not dense:
+        return scenes
+    origin, direction, axis = camera_rays(world, size)
+    t, instance, _ = _intersect(world, origin, direction)
+    label = torch.cat([torch.full_like(world.classes[:, :1], -1), world.classes], 1).gather(1, instance) + 1
+    maps = {"mask": label.byte(), "instance": instance.byte(), "depth": t * (direction * axis[:, None]).sum(-1)}
+    return replace(scenes, **{k: v.view(-1, size, size).cpu() for k, v in maps.items()})
+
+
+def make(n: int, split: str = "test", start: int = 0, size: int = 64, n_objects: int = 1, dense: bool = True) -> Scenes:
+    """The n scenes start .. start + n - 1 of a split, rendered: `sample` and `render` in one call."""
+    return render(sample(scene_ids(n, split, start), n_objects), size=size, dense=dense)
+
+
+def batches(n: int, split: str, start: int = 0, size: int = 64, chunk: int = 50, **kwargs) -> Iterator[Scenes]:
+    """`make` in chunks, for more scenes than fit in memory at once."""
+    for first in range(start, start + n, chunk):
+        yield make(min(chunk, start + n - first), split, first, size, **kwargs)
+
+
+def camera_rays(scenes: Scenes, side: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rays through the pixel centres of a side x side image.
+
+    Returns origin (B, 1, 3), unit directions (B, side*side, 3) in row order, and the optical axis (B, 3)."""
+    axis = F.normalize(scenes.target - scenes.camera, dim=-1)
+    up = torch.tensor([[0.0, 1.0, 0.0]], device=axis.device).expand_as(axis)
+    right = F.normalize(torch.cross(up, axis, dim=-1), dim=-1)
+    up = torch.cross(axis, right, dim=-1)
+    grid = (torch.arange(side, device=axis.device) + 0.5) / side * 2 - 1
+    y, x = torch.meshgrid(-grid, grid, indexing="ij")
+    plane = x.reshape(-1, 1) * right[:, None] + y.reshape(-1, 1) * up[:, None]  # (B, side*side, 3)
+    direction = F.normalize(axis[:, None] + scenes.tan_half_fov[:, None, None] * plane, dim=-1)
+    return scenes.camera[:, None], direction, axis
+
+
+def _rotation(yaw: Tensor, tilt: Tensor) -> Tensor:
+    """Tilt about x, then yaw about y: (..., 3, 3)."""
+    c, s, ct, st = yaw.cos(), yaw.sin(), tilt.cos(), tilt.sin()
+    o = torch.zeros_like(c)
+    return torch.stack([c, s * st, s * ct, o, ct, -st, -s, c * st, c * ct], -1).unflatten(-1, (3, 3))
+
+
+def _standing_height(classes: Tensor, rotation: Tensor, scale: Tensor) -> Tensor:
+    """Height of the centre at which the lowest point of each object is on the floor, (B, O)."""
+    down = -rotation[..., 1, :]  # world's -y in object coordinates, (B, O, 3)
+    height = torch.empty_like(scale)
+    for k, name in enumerate(CLASSES):
+        height[classes == k] = SHAPES[name].support(down[classes == k])
+    return height * scale
+
+
+def _to_object(scenes: Scenes, o: int, rows: Tensor, point: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+    """Rays of scenes `rows` in the coordinates of their object `o`: there one unit is `scale` metres."""
+    R, scale = scenes.rotation[rows, o], scenes.scale[rows, o, None, None]
+    return (point - scenes.position[rows, o, None]) @ R / scale, direction @ R
+
+
+def _groups(scenes: Scenes) -> Iterator[tuple[int, int, Tensor]]:
+    """(object, class, rows of the scenes whose object is of that class): each group shares one distance field."""
+    for o in range(scenes.classes.shape[1]):
+        for k in range(len(CLASSES)):
+            rows = (scenes.classes[:, o] == k).nonzero()[:, 0]
+            if len(rows):
+                yield o, k, rows
+
+
+def _trace(sdf, origin: Tensor, direction: Tensor, near: Tensor, far: Tensor, steps: int = 48) -> Tensor:
+    """Sphere tracing of rays (M, 3) between near and far (M,): distance to the surface, inf where it is missed."""
+    out, t = torch.full_like(near, math.inf), near.clone()
+    todo = torch.arange(len(near), device=near.device)
+    for step in range(steps):
+        distance = sdf(origin[todo] + t[todo, None] * direction[todo])
+        t[todo] += distance
+        if step % 4 == 3 or step == steps - 1:  # drop the rays that have arrived or left
+            hit = distance < (1e-4 if step < steps - 1 else 1e-2)
+            out[todo[hit]] = t[todo[hit]]
+            todo = todo[~hit & (t[todo] < far[todo])]
+            if not len(todo):
+                break
+    return out
+
+
+def _intersect(scenes: Scenes, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """First hit of camera rays (B, N, 3): distance (B, N), object (B, N; 0 background, o + 1) and normal (B, N, 3)."""
+    down, ahead = direction[..., 1], direction[..., 2]
+    t_floor = torch.where(down < -1e-3, -origin[..., 1] / down.clamp_max(-1e-3), math.inf)
+    t_wall = (WALL - origin[..., 2]) / ahead.clamp_min(1e-3)
+    t = torch.minimum(t_floor, t_wall)
+    instance = torch.zeros_like(t, dtype=torch.long)
+    normal = torch.zeros_like(direction)
+    normal[..., 1], normal[..., 2] = (t_floor < t_wall).float(), -(t_floor >= t_wall).float()
+    for o, k, rows in _groups(scenes):
+        shape = SHAPES[CLASSES[k]]
+        p, d = _to_object(scenes, o, rows, origin[rows], direction[rows])
+        p = p.expand_as(d)
+        middle = -(p * d).sum(-1)
+        chord = middle**2 - (p * p).sum(-1) + shape.radius**2
+        scene, ray = (chord > 0).nonzero(as_tuple=True)  # only rays that meet the bounding sphere
+        p, d, half, middle = p[scene, ray], d[scene, ray], chord[scene, ray].sqrt(), middle[scene, ray]
+        t_object = _trace(shape.sdf, p, d, middle - half, middle + half)
+        scene_id, scale = rows[scene], scenes.scale[rows[scene], o]
+        hit = t_object * scale < t[scene_id, ray]
+        p, d, t_object, scale = p[hit], d[hit], t_object[hit], scale[hit]
+        at = (scene_id[hit], ray[hit])
+        t[at], instance[at] = t_object * scale, o + 1
+        local = _gradient(shape.sdf, p + t_object[:, None] * d)
+        normal[at] = (scenes.rotation[at[0], o] @ local[..., None])[..., 0]
+    return t, instance, normal
+
+
+def _gradient(sdf, p: Tensor, h: float = 0.005) -> Tensor:
+    """Unit gradient of a distance field at p (M, 3) by central differences."""
+    steps = torch.eye(3, device=p.device) * h
+    return F.normalize(torch.stack([sdf(p + e) - sdf(p - e) for e in steps], -1), dim=-1)
+
+
+def _shadow(scenes: Scenes, point: Tensor) -> Tensor:
+    """Light that reaches the points (B, N, 3), in [0, 1]: soft shadow, min of 8 h / t along the way to the light."""
+    lit = torch.ones(point.shape[:2], device=point.device)
+    for o, k, rows in _groups(scenes):
+        shape, light = SHAPES[CLASSES[k]], scenes.light[rows, None].expand(-1, point.shape[1], -1)
+        p, d = _to_object(scenes, o, rows, point[rows], light)
+        scale = scenes.scale[rows, o, None]
+        nearest = (-(p * d).sum(-1)).clamp_min(0)  # where the ray passes closest to the object's centre
+        gap = (p + nearest[..., None] * d).norm(dim=-1) - shape.radius
+        scene, ray = (gap * 8 < nearest + shape.radius).nonzero(as_tuple=True)  # elsewhere 8 h / t stays above 1
+        p, d, scale = p[scene, ray], d[scene, ray], scale[scene, 0]
+        end = nearest[scene, ray] + shape.radius
+        t, dark = 0.08 / scale, torch.ones_like(scale)
+        for _ in range(12):
+            h = shape.sdf(p + t[:, None] * d)
+            dark = torch.minimum(dark, torch.where(t < end, (8 * h / t).clamp(0, 1), 1.0))
+            t = t + torch.minimum(torch.maximum(h, 0.05 / scale), 0.6 / scale)
+        at = (rows[scene], ray)
+        lit[at] = torch.minimum(lit[at], dark)
+    return lit
+
+
+def _shade(scenes: Scenes, origin: Tensor, direction: Tensor) -> Tensor:
+    """Colour of camera rays (B, N, 3): Lambert with ambient light, Blinn highlight on shiny objects, soft shadow."""
+    t, instance, normal = _intersect(scenes, origin, direction)
+    point = origin + t[..., None] * direction
+    lit = _shadow(scenes, point + 0.02 * normal)
+    light = scenes.light[:, None]
+    diffuse = (normal * light).sum(-1).clamp_min(0) * lit
+    half = F.normalize(light - direction, dim=-1)
+    shiny = torch.cat([torch.zeros_like(scenes.material[:, :1]), scenes.material], 1).gather(1, instance)
+    highlight = 0.6 * (normal * half).sum(-1).clamp_min(0) ** 40 * lit * shiny
+    on_floor = (normal[..., 1:2] == 1) & (instance == 0)[..., None]
+    background = torch.where(on_floor, scenes.floor_rgb[:, None], scenes.wall_rgb[:, None])
+    palette = torch.cat([torch.zeros_like(scenes.object_rgb[:, :1]), scenes.object_rgb], 1)
+    surface = palette.gather(1, instance[..., None].expand(-1, -1, 3))
+    base = torch.where((instance > 0)[..., None], surface, background)
+    w = (point @ scenes.wave + scenes.phase[:, None]).sin()  # (B, N, 4)
+    texture = w[..., 0] * w[..., 1] + 0.6 * w[..., 2] * w[..., 3]
+    base = base * (1 + scenes.amplitude[:, None] * texture)[..., None]
+    return (base * (0.38 + 0.72 * diffuse[..., None]) + highlight[..., None]).clamp(0, 1)
+
+
+def _sensor_noise(ids: Tensor, size: int) -> Tensor:
+    """Standard normal noise (B, 3, size, size), each image from its own generator."""
+    generator = torch.Generator()
+    return torch.stack(
+        [torch.randn(3, size, size, generator=generator.manual_seed(int(i) + 1_000_000_000)) for i in ids]
+    )

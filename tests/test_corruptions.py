@@ -1,0 +1,283 @@
+"""Each corruption by its defining property, at 64 and at 224 px; seeding; growing damage; bad input; the watermark."""
+
+import numpy as np
+import pytest
+import torch
+
+from gentta_utils import corruptions as C
+from gentta_utils import scenes
+from gentta_utils.watermark import ALPHA, coverage, font_size, watermark
+
+
+@pytest.fixture(scope="module")
+def clean():
+    return scenes.make(12, "select", 500, dense=False).image
+
+
+def flat(value=0.6, n=8, side=64):
+    return torch.full((n, 3, side, side), value)
+
+
+def edge(side=64):
+    """Left half black, right half white."""
+    x = torch.zeros(1, 3, side, side)
+    x[..., side // 2 :] = 1
+    return x
+
+
+def test_lists():
+    assert len(C.TEST) == 15
+    assert len(C.HELD_OUT) == 4
+    assert not set(C.TEST) & set(C.HELD_OUT)
+    for constants in C.CONSTANTS.values():
+        assert set(constants) == set(C.ALL)
+        assert all(len(c) == 5 for c in constants.values())
+
+
+@pytest.mark.parametrize("name", C.ALL)
+def test_output_is_an_image_and_belongs_to_its_id(clean, name):
+    y = C.corrupt(clean[:4], name, 4)
+    assert y.shape == (4, 3, 64, 64)
+    assert y.dtype == torch.float32
+    assert float(y.min()) >= 0
+    assert float(y.max()) <= 1
+    assert (y * 255 - (y * 255).round()).abs().max() < 1e-4
+    assert not torch.equal(y, clean[:4])
+    alone = C.corrupt(clean[2:3], name, 4, torch.tensor([2]))
+    assert torch.equal(y[2:3], alone)
+    deterministic = name in (
+        ["defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg", "gaussian_blur", "saturate"]
+    )
+    assert torch.equal(alone, C.corrupt(clean[2:3], name, 4, torch.tensor([9]))) == deterministic
+    assert torch.equal(alone, C.corrupt(clean[2:3], name, 4, torch.tensor([2]), seed=1)) == deterministic
+
+
+def test_damage_grows_with_severity_on_average(clean):
+    damage = np.array(
+        [[(C.corrupt(clean, n, s) - clean).square().mean().sqrt().item() for s in range(1, 6)] for n in C.ALL]
+    )
+    assert (np.diff(damage.mean(0)) > 0).all()
+    # the published constants of these change kind with severity (elastic, spatter, saturate, snow's zoom, glass at 1)
+    mixed = {"elastic", "spatter", "saturate", "snow", "glass_blur", "frost"}
+    for name, row in zip(C.ALL, damage, strict=True):
+        if name not in mixed:
+            assert (np.diff(row) > 0).all(), name
+
+
+@pytest.mark.parametrize("side", [64, 224])
+@pytest.mark.parametrize("severity", [1, 3, 5])
+def test_noises_have_the_published_spread(side, severity):
+    sigma = C.CONSTANTS[side]["gaussian_noise"][severity - 1]
+    x = flat(0.5, 4, side)
+    if sigma < 0.2:  # beyond, clipping bites
+        assert (C.corrupt(x, "gaussian_noise", severity) - x).std().item() == pytest.approx(sigma, rel=0.02)
+    s = C.CONSTANTS[side]["speckle_noise"][severity - 1]
+    if s < 0.5:
+        assert (C.corrupt(x, "speckle_noise", severity) - x).std().item() == pytest.approx(0.5 * s, rel=0.02)
+    c = C.CONSTANTS[side]["shot_noise"][severity - 1]
+    shot = C.corrupt(flat(0.3, 4, side), "shot_noise", severity)
+    if c >= 15:  # variance of Poisson(c x) / c is x / c
+        assert (shot - 0.3).std().item() == pytest.approx((0.3 / c) ** 0.5, rel=0.03)
+    share = C.CONSTANTS[side]["impulse_noise"][severity - 1]
+    impulse = C.corrupt(x, "impulse_noise", severity)
+    changed = (impulse - 0.5).abs() > 0.1
+    assert changed.float().mean().item() == pytest.approx(share, rel=0.05)
+    assert set(impulse[changed].tolist()) == {0.0, 1.0}
+    assert impulse[changed].mean().item() == pytest.approx(0.5, abs=0.03)
+    assert not torch.equal(changed[:, 0], changed[:, 1])  # channel values on their own
+
+
+def test_blurs_keep_the_mean_and_smooth_an_edge():
+    for name in ("gaussian_blur", "defocus_blur", "motion_blur", "glass_blur"):
+        y = C.corrupt(edge(), name, 5)[0, 0]
+        profile = y.mean(0)
+        assert y.mean().item() == pytest.approx(0.5, abs=0.03)
+        assert 3 <= int(((profile > 0.02) & (profile < 0.98)).sum()) < 40
+        assert C.corrupt(flat(), name, 5).unique().numel() == 1
+
+
+def test_gaussian_blur_has_the_published_width():
+    for severity, sigma in enumerate(C.CONSTANTS[64]["gaussian_blur"], start=1):
+        profile = C.corrupt(edge(), "gaussian_blur", severity)[0, 0, 32].double()
+        spread = profile.diff()  # the kernel itself
+        x = torch.arange(63) + 0.5
+        mean = (spread * x).sum()
+        assert ((spread * (x - mean) ** 2).sum() ** 0.5).item() == pytest.approx(sigma, rel=0.12, abs=0.05)
+
+
+def test_defocus_below_one_pixel_is_only_the_alias_blur():
+    dot = torch.zeros(1, 3, 64, 64)
+    dot[..., 32, 32] = 1
+    y = C.corrupt(dot, "defocus_blur", 1)[0, 0]  # radius .5
+    assert int((y > 0).sum()) == 9
+    disk = C.corrupt(dot, "defocus_blur", 5)[0, 0]  # radius 3: 29 pixels of equal weight, edges softened
+    assert int((disk > 0.5 / 29).sum()) == 29
+
+
+def test_glass_blur_exchanges_and_the_switch_copies(clean):
+    """At severity 1 sigma is .1: an exchange keeps the multiset of pixels, the benchmark's copy does not."""
+    sort = lambda x: (x * 255).round().flatten(2).sort(-1).values  # noqa: E731
+    assert torch.equal(sort(C.corrupt(clean, "glass_blur", 1)), sort(clean))
+    assert not torch.equal(sort(C.corrupt(clean, "glass_blur", 1, swap=False)), sort(clean))
+
+
+def test_motion_blur_is_one_sided_along_its_angle():
+    dot = torch.zeros(1, 3, 64, 64)
+    dot[..., 32, 32] = 1
+    y = C.corrupt(dot, "motion_blur", 5)[0, 0]
+    rows, columns = (y > 0).nonzero(as_tuple=True)
+    assert int(columns.min()) == 32  # angle in (-45, 45): only to the right
+    assert int(columns.max()) > 35
+    assert (rows - 32).abs().max() <= (columns - 32).max() + 1
+    assert y.sum().item() == pytest.approx(1, abs=0.02)
+    far = (rows - 32).square() + (columns - 32).square()
+    weights = y[rows, columns]
+    assert weights[far < 9].sum() > weights[far >= 9].sum() > 0  # exp(-i^2 / 2 sigma^2) with sigma 3
+
+
+def test_zoom_lists_have_the_published_lengths():
+    assert [c[0] for c in C.CONSTANTS[224]["zoom_blur"]] == [12, 16, 11, 13, 11]
+    assert [c[0] for c in C.CONSTANTS[64]["zoom_blur"]] == [7, 12, 16, 21, 26]
+    y = C.corrupt(edge(), "zoom_blur", 5)[0, 0]
+    assert (y[:, 31] - y[:, 32]).abs().min() > 0.4  # the middle stays sharp
+    x = torch.zeros(1, 3, 64, 64)
+    x[..., 12:] = 1
+    off = C.corrupt(x, "zoom_blur", 5)[0, 0].mean(0)
+    assert int(((off > 0.02) & (off < 0.98)).sum()) > 4  # away from it the image is smeared outwards
+
+
+def test_photometric_corruptions():
+    x = torch.zeros(1, 3, 64, 64)
+    x[:, 0], x[:, 1], x[:, 2] = 0.4, 0.2, 0.2
+    x[..., :32] = 0.3
+    close = lambda got, want: torch.testing.assert_close(got, want, atol=0.5 / 255 + 1e-6, rtol=0)  # noqa: E731
+    y = C.corrupt(x, "contrast", 3)
+    mean = x.mean((2, 3), keepdim=True)
+    close(y, (x - mean) * 0.2 + mean)
+    y = C.corrupt(x, "brightness", 3)
+    close(y.amax(1), x.amax(1) + 0.3)  # V of HSV
+    torch.testing.assert_close(y[:, 1] / y[:, 0], x[:, 1] / x[:, 0], atol=0.01, rtol=0)  # hue and saturation stay
+    y = C.corrupt(x, "saturate", 2)  # S * .1
+    saturation = (y[0, 0, 0, 40] - y[0, 1, 0, 40]) / y[0, 0, 0, 40]
+    assert saturation.item() == pytest.approx(0.05, abs=0.01)
+    close(y.amax(1), x.amax(1))
+
+
+def test_fog_and_plasma():
+    rng = np.random.default_rng(0)
+    smooth, rough = (np.stack([C.plasma(64, d, rng) for _ in range(20)]) for d in (3.0, 1.75))
+    assert smooth.min() == 0
+    assert smooth.max() == 1
+    roughness = lambda f: np.abs(np.diff(f, axis=1)).mean()  # noqa: E731
+    assert roughness(smooth) < roughness(rough)
+    y = C.corrupt(flat(0.5), "fog", 5)  # (x + s m) max / (max + s) keeps the maximum
+    assert y.max().item() == pytest.approx(0.5, abs=0.01)
+    assert y.min().item() == pytest.approx(0.5 * 0.5 / 2.5, abs=0.02)
+
+
+def test_weather_whitens_and_keeps_structure(clean):
+    for name in ("snow", "frost"):
+        y = C.corrupt(clean, name, 3)
+        assert y.mean() > clean.mean()
+        correlation = torch.corrcoef(torch.stack([y.flatten(), clean.flatten()]))[0, 1]
+        assert 0.2 < correlation < 0.98
+    rng = np.random.default_rng(0)
+    a, b = C.frost_texture(64, rng), C.frost_texture(64, rng)
+    assert a.shape == (64, 64, 3)
+    assert np.abs(a - b).mean() > 0.05
+    assert a[..., 2].mean() > a[..., 0].mean()  # bluish
+
+
+def test_spatter_is_water_then_mud(clean):
+    water = C.corrupt(clean, "spatter", 3) - clean
+    mud = C.corrupt(clean, "spatter", 5)
+    assert water.min() > -1.1 / 255
+    changed = (mud - clean).abs().amax(1) > 0.02
+    assert 0.01 < changed.float().mean() < 0.6
+    brown = torch.tensor([63, 42, 20]) / 255
+    covered = (mud - brown[:, None, None]).abs().amax(1) < 0.02
+    assert covered.float().mean() > 0.01
+
+
+def test_elastic_moves_but_does_not_recolour(clean):
+    for severity in (1, 5):
+        y = C.corrupt(clean, "elastic", severity)
+        assert (y - clean).abs().mean() > 0.005
+        torch.testing.assert_close(y.mean((2, 3)), clean.mean((2, 3)), atol=0.06, rtol=0)
+    assert C.corrupt(flat(), "elastic", 5).unique().numel() == 1
+
+
+def test_pixelate_has_the_published_sides(clean):
+    for side, expected in ((64, [57, 51, 44, 38, 32]), (224, [134, 112, 89, 67, 56])):
+        assert [int(side * f) for f in C.CONSTANTS[side]["pixelate"]] == expected
+    y = C.corrupt(clean, "pixelate", 5)  # 32 of 64: blocks of 2 x 2
+    blocks = torch.nn.functional.avg_pool2d(y, 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(y, blocks, atol=1e-6, rtol=0)
+    mean = torch.nn.functional.avg_pool2d(clean, 2)
+    torch.testing.assert_close(y[:, :, ::2, ::2], mean, atol=1.01 / 255, rtol=0)
+
+
+def test_jpeg_is_the_librarys():
+    x = scenes.make(1, "select", 3, dense=False).image
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray((x[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)).save(buffer, "JPEG", quality=25)
+    expected = torch.from_numpy(np.asarray(Image.open(buffer)).copy()).permute(2, 0, 1).float() / 255
+    torch.testing.assert_close(C.corrupt(x, "jpeg", 5)[0], expected)
+
+
+def test_large_images_work():
+    x = scenes.render(scenes.sample(scenes.scene_ids(1)), size=224, supersample=1, dense=False).image
+    for name in C.ALL:
+        y = C.corrupt(x, name, 1)
+        assert y.shape == x.shape
+        assert not torch.equal(y, x)
+
+
+@pytest.mark.parametrize(
+    "call, says",
+    [
+        (lambda x: C.corrupt(x, "rain", 1), "unknown corruption 'rain'"),
+        (lambda x: C.corrupt(x, "fog", 0), "severity 0"),
+        (lambda x: C.corrupt(x, "fog", 6), "severity 6"),
+        (lambda x: C.corrupt(x[..., :32, :32], "fog", 1), "64, 64"),
+        (lambda x: C.corrupt(x[0], "fog", 1), "corruptions take"),
+        (lambda x: C.corrupt(x * 255, "fog", 1), "in \\[0, 1\\]"),
+        (lambda x: C.corrupt(x.log().log(), "fog", 1), "finite"),
+    ],
+)
+def test_wrong_calls_are_refused_in_one_sentence(clean, call, says):
+    with pytest.raises(ValueError, match=says) as error:
+        call(clean)
+    assert "\n" not in str(error.value)
+
+
+# --- watermark -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side, size", [(32, 5), (64, 10), (224, 36), (384, 62), (512, 82), (518, 84)])
+def test_watermark_has_the_published_size_and_place(side, size):
+    assert font_size(side) == size
+    if side >= 64:
+        mask = coverage(side, side)
+        rows, columns = (mask > 0.5).nonzero(as_tuple=True)
+        assert int(rows.min()) >= round(0.4 * side)
+        assert int(rows.max()) <= round(0.4 * side) + size
+        assert int(columns.min()) >= round(0.01 * side)
+        assert 5.5 * size <= int(columns.max()) <= 6 * size + round(0.01 * side)
+
+
+def test_watermark_is_half_transparent_white(clean):
+    y, mask = watermark(clean), coverage(64, 64)
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
+    on = mask.bool()
+    torch.testing.assert_close(y[..., on], clean[..., on] + ALPHA * (1 - clean[..., on]))
+    assert torch.equal(y[..., ~on], clean[..., ~on])
+    assert 0.05 < mask.mean() < 0.15
+    with pytest.raises(ValueError, match="at least 32"):
+        watermark(torch.rand(1, 3, 16, 16))
+    with pytest.raises(OSError):
+        watermark(clean, font="no-such-font.otf")

@@ -1,0 +1,144 @@
+"""Foreign networks behind one signature: `eps_hat = denoiser(x_t, t, cond)`.
+
+The outer condition `cond` is always p, float (B, K) with rows that sum to 1 (a class is its one-hot), or None for the
+unconditional prediction. A wrapper turns p into what its network needs, converts v or x0 predictions to noise, and
+knows how an image of the task model becomes the network's own input (`encode`) and back (`decode`).
+"""
+
+import torch
+import torch.nn.functional as F
+from diffusers import DiTTransformer2DModel
+from diffusers.models.attention_processor import Attention, AttnProcessor
+from torch import Tensor, nn
+
+from .diffusion import to_eps
+
+
+class SoftEmbedding(nn.Embedding):
+    """A label table that also takes probabilities: float p (B, K) gives p @ table[:K], the mix of label rows.
+
+    Integer labels (B,) are looked up as ever. Weights and their names are those of `nn.Embedding`."""
+
+    def forward(self, labels: Tensor) -> Tensor:
+        if labels.is_floating_point():
+            return labels @ self.weight[: labels.shape[-1]].to(labels.dtype)
+        return super().forward(labels)
+
+
+class Denoiser(nn.Module):
+    """Base of the wrappers: precision, counting of evaluations, the schedule.
+
+    Attributes:
+        alphas_cumprod: (T,) float32, never halved.
+        classes: K, the width of the condition.
+        image_size: side of the task model's images that `encode` takes.
+        shape: (C, H, W) of the network's own input.
+        precision: "fp32", or "bf16" for autocast of the network alone.
+        count: evaluations so far, {"fwd": n, "fwd+bwd": n}, one for each image of each batch.
+    """
+
+    def __init__(self, alphas_cumprod: Tensor, classes: int, image_size: int, shape: tuple, precision: str):
+        super().__init__()
+        if precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision={precision!r}: choose fp32 or bf16")
+        self.register_buffer("alphas_cumprod", alphas_cumprod.float(), persistent=False)
+        self.classes, self.image_size, self.shape, self.precision = classes, image_size, tuple(shape), precision
+        self.count = {"fwd": 0, "fwd+bwd": 0}
+
+    def predict(self, x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+        """The network's own output as noise; implemented by each wrapper."""
+        raise NotImplementedError
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        """eps_hat (B, C, H, W) float32 for x_t (B, C, H, W), t (B,) int64 and p (B, K) or None.
+
+        p is not checked here, because this runs in every inner loop: see `inputs.check_probabilities`."""
+        differentiated = torch.is_grad_enabled() and ((cond is not None and cond.requires_grad) or x_t.requires_grad)
+        self.count["fwd+bwd" if differentiated else "fwd"] += len(x_t)
+        with torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.predict(x_t, t, cond).float()
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Task images (B, 3, S, S) in [0, 1] to the network's clean input x0 (B, C, H, W)."""
+        raise NotImplementedError
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """x0 (B, C, H, W) to task images (B, 3, S, S) in [0, 1]."""
+        raise NotImplementedError
+
+
+class PixelDiT(Denoiser):
+    """`DiTTransformer2DModel` in pixel space with soft class labels (Peebles and Xie, 2023; METHODS C9).
+
+    The diffusers class is used as it is: only its label table is exchanged for one that takes probabilities, in place,
+    under the same name. The row after the K classes is the null class.
+
+    Args:
+        network: class-conditional, `num_embeds_ada_norm` = K classes.
+        alphas_cumprod: (T,) of its schedule.
+        prediction_type: "epsilon", "v_prediction" or "sample".
+        image_size: side of the task model's images; `encode` averages areas down to the network's own size.
+    """
+
+    def __init__(
+        self,
+        network: DiTTransformer2DModel,
+        alphas_cumprod: Tensor,
+        image_size: int = 64,
+        prediction_type: str = "epsilon",
+        precision: str = "fp32",
+    ):
+        config = network.config
+        shape = (config.in_channels, config.sample_size, config.sample_size)
+        super().__init__(alphas_cumprod, config.num_embeds_ada_norm, image_size, shape, precision)
+        self.network = prepare_dit(network)
+        self.prediction_type = prediction_type
+
+    def predict(self, x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+        labels = torch.full_like(t, self.classes) if cond is None else cond
+        output = self.network(x_t, timestep=t, class_labels=labels, return_dict=False)[0]
+        output = output[:, : x_t.shape[1]]  # a learned variance, if any, comes after the mean
+        return to_eps(output.float(), x_t, t, self.alphas_cumprod, self.prediction_type)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return F.interpolate(images, self.shape[-2:], mode="area") * 2 - 1
+
+    def decode(self, x0: Tensor) -> Tensor:
+        size = (self.image_size, self.image_size)
+        return F.interpolate(x0 / 2 + 0.5, size, mode="bilinear", align_corners=False).clamp(0, 1)
+
+
+def prepare_dit(network: DiTTransformer2DModel) -> DiTTransformer2DModel:
+    """Make a diffusers DiT take soft labels: one shared embedder as in the original DiT, plain attention, eval mode.
+
+    The diffusers class gives each block its own copy of the timestep MLP and label table; published weights hold equal
+    copies, so sharing the first changes nothing but the parameter count. In train mode it would drop labels at random,
+    independently in each block: it stays in eval mode also while it is trained. For 64 tokens on a CPU, attention
+    written out is faster than the fused kernel, above all backwards. Under autocast the residual stream stays float32:
+    a bf16 stream doubles the error of the output for an eighth of the time."""
+    blocks = network.transformer_blocks
+    embedder = blocks[0].norm1.emb
+    table = embedder.class_embedder.embedding_table
+    if not isinstance(table, SoftEmbedding):
+        soft = SoftEmbedding(table.num_embeddings, table.embedding_dim, _weight=table.weight)
+        soft.weight = table.weight  # the very parameter, not a copy
+        embedder.class_embedder.embedding_table = soft
+    for block in blocks:
+        block.norm1.emb = embedder
+    for module in network.modules():
+        if isinstance(module, Attention):
+            module.set_processor(AttnProcessor())
+    network.pos_embed.register_forward_hook(_to_float32)
+    return network.eval()
+
+
+def _to_float32(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+    return output.float()
+
+
+def has_fast_bf16(device: str = "cpu") -> bool:
+    """Whether bf16 matrix products are fast here: any CUDA device that has them, or a CPU with the instructions."""
+    if str(device).startswith("cuda"):
+        return torch.cuda.is_bf16_supported()
+    flags = torch.cpu.get_capabilities()
+    return str(device) == "cpu" and bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))

@@ -1,0 +1,67 @@
+"""Random draws that belong to an image: the same whatever its neighbours, the batch size, the order or the device.
+
+Every draw comes from a generator seeded by (seed, image id, purpose, step), on the CPU, and is then moved. Two methods
+that use the same purpose see the same (t, eps) pairs.
+"""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+TIMESTEP_MODES = ("stratified", "even", "iid", "fixed")
+NOISE_MODES = ("fresh", "antithetic", "shared")
+
+
+def generator(seed: int, image_id: int, purpose: str, step: int = 0) -> torch.Generator:
+    """A CPU generator for one image, purpose and step.
+
+    The four are hashed to 32 bits, which is all that torch's CPU generator uses of a seed."""
+    digest = hashlib.blake2b(f"{seed}|{image_id}|{purpose}|{step}".encode(), digest_size=4).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+
+
+def draw_timesteps(n: int, window: tuple[int, int], mode: str, generator: torch.Generator) -> Tensor:
+    """Always exactly n timesteps (n,) int64 in [low, high) of `window`.
+
+    "stratified": one in each n-th of the window, independently within it. "even": a stride with one random offset.
+    "iid": uniform, as published. "fixed": the low end of the window, n times."""
+    low, high = window
+    if mode == "iid":
+        return torch.randint(low, high, (n,), generator=generator)
+    if mode == "fixed":
+        return torch.full((n,), low)
+    if mode not in TIMESTEP_MODES:
+        raise ValueError(f"unknown timesteps={mode!r}: choose one of {', '.join(TIMESTEP_MODES)}")
+    jitter = torch.rand(n if mode == "stratified" else 1, generator=generator, dtype=torch.float64)
+    return (low + (torch.arange(n) + jitter) / n * (high - low)).long().clamp_max(high - 1)
+
+
+def draw_noise(n: int, shape: tuple, mode: str, generator: torch.Generator) -> Tensor:
+    """n noises (n, *shape) float32. "fresh": independent. "antithetic": pairs eps, -eps. "shared": one for all n."""
+    if mode not in NOISE_MODES:
+        raise ValueError(f"unknown noise={mode!r}: choose one of {', '.join(NOISE_MODES)}")
+    free = {"fresh": n, "antithetic": (n + 1) // 2, "shared": 1}[mode]
+    eps = torch.randn(free, *shape, generator=generator)
+    if mode == "antithetic":
+        return torch.stack([eps, -eps], 1).flatten(0, 1)[:n]
+    return eps.expand(n, *shape) if mode == "shared" else eps
+
+
+def draw_pairs(
+    ids: Tensor,
+    n: int,
+    shape: tuple,
+    window: tuple[int, int] = (0, 1000),
+    timesteps: str = "stratified",
+    noise: str = "fresh",
+    seed: int = 0,
+    purpose: str = "pairs",
+    step: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """The n (t, eps) pairs of each image with these ids (B,): t (B, n) int64 and eps (B, n, *shape) float32."""
+    t, eps = [], []
+    for i in ids.tolist():
+        t.append(draw_timesteps(n, window, timesteps, generator(seed, i, f"{purpose}/t", step)))
+        eps.append(draw_noise(n, shape, noise, generator(seed, i, f"{purpose}/eps", step)))
+    return torch.stack(t), torch.stack(eps)

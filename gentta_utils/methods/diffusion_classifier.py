@@ -1,0 +1,77 @@
+"""Diffusion Classifier (Li et al., ICCV 2023; METHODS C3): the class whose condition explains the noise best.
+
+p(k | x) = softmax_k(-dims * mean over (t, eps) of |eps - eps_phi(x_t, t, k)|^2 / dims / tau). All classes see the same
+pairs, because errors vary far more between pairs than between classes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import ErrorTable, error_table
+from ..inputs import check_images
+from .base import Models, Output, no_loss, spent
+
+
+@dataclass(frozen=True)
+class Settings:
+    pairs: int = 48  # (t, eps) pairs an image, the same for all classes
+    window: tuple[int, int] = (150, 600)  # t in [low, high)
+    timesteps: str = "stratified"
+    temperature: float = 3.0  # tau of the posterior; it does not move the decision
+    prune: int = 0  # compare only so many classes, the task model's best; 0 compares all
+    seed: int = 0
+
+
+def log_posterior(error: Tensor, dims: int, temperature: float) -> Tensor:
+    """log p (B, K) from mean errors per dimension (B, K): softmax of -dims * error / tau, uniform prior."""
+    return (-dims * error / temperature).log_softmax(1)
+
+
+def paired_difference(table: ErrorTable, best: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard error over pairs of err_k - err_best, each (B, K); `best` (B,) is the class compared with."""
+    difference = table.error - table.error.gather(2, best[:, None, None].expand(-1, table.t.shape[1], 1))
+    return difference.mean(1), difference.std(1) / table.t.shape[1] ** 0.5
+
+
+def staged(table: ErrorTable, pairs: tuple[int, ...], keep: tuple[int, ...]) -> Tensor:
+    """Adaptive elimination (their algorithm 2): the predicted class (B,).
+
+    Stage i scores the remaining classes by the mean error over pairs[i] evenly spread pairs and keeps the keep[i] best;
+    the last keep is 1. One stage with all pairs is the plain argmin."""
+    remaining = torch.zeros_like(table.error[:, 0])
+    for n, kept in zip(pairs, keep, strict=True):
+        score = table.thin(n).scores() + remaining
+        worst = score.argsort(1)[:, kept:]
+        remaining = remaining.scatter(1, worst, torch.inf)
+    return (table.thin(pairs[-1]).scores() + remaining).argmin(1)
+
+
+@dataclass
+class DiffusionClassifier:
+    models: Models
+    settings: Settings
+
+    @torch.no_grad()
+    def adapt(self, images: Tensor, ids: Tensor) -> Output:
+        s, (classifier, denoiser) = self.settings, (self.models.classifier, self.models.denoiser)
+        check_images(images, classifier.image_size)
+        start = self.models.counts()
+        before = classifier(images).cpu()
+        kept = before.topk(s.prune or denoiser.classes, dim=1).indices.sort(1).values  # (B, k)
+        table = error_table(denoiser, images, ids, s.pairs, s.window, s.timesteps, seed=s.seed, classes=kept)
+        dims = torch.Size(denoiser.shape).numel()
+        log_p = log_posterior(table.error.mean(1), dims, s.temperature)
+        logits = torch.full_like(before, -torch.inf).scatter(1, kept, log_p)
+        return Output(logits, before, no_loss(images), spent(self.models, start))
+
+    def reset(self) -> None:
+        pass
+
+
+def configure(models: Models, settings: Settings | None = None) -> DiffusionClassifier:
+    """Nothing is updated. Raises ValueError without a denoiser."""
+    if models.denoiser is None:
+        raise ValueError("the Diffusion Classifier needs a denoiser: Models(classifier, denoiser)")
+    return DiffusionClassifier(models, settings or Settings())

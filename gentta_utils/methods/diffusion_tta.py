@@ -1,0 +1,259 @@
+"""Diffusion-TTA (Prabhudesai et al., NeurIPS 2023; METHODS C9): the diffusion loss of the image itself, through the
+classifier's probabilities, as the signal that adapts the classifier.
+
+    p = softmax(f_theta(x) / T),  L = mean over (t, eps) of |eps_phi(x_t, t, p) - eps|^2 / dimensions
+
+No label and no classification loss is involved. The cheap and exact route: gather G = dL/dp over all pairs with p
+detached, then one backward of (p * G).sum() through the classifier, which therefore runs once an update.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from ..classifier import PARAM_SETS, Copies, parameter_names, with_lora
+from ..diffusion import add_noise, eps_error
+from ..draws import NOISE_MODES, TIMESTEP_MODES, draw_pairs
+from ..errors import gram
+from ..inputs import check_images
+from ..views import VIEWS, view_of
+from .base import Models, Output, spent
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Defaults are the course's; `PUBLISHED` holds the paper's."""
+
+    lr: float  # of the classifier; `learning_rate` finds it for any backbone
+    updates: int = 12  # S optimiser steps an image
+    pairs: int = 16  # (t, eps) pairs an update
+    window: tuple[int, int] = (
+        150,
+        600,
+    )  # t in [low, high): lower misleads under noise, higher says little of the class
+    timesteps: str = "stratified"  # or "even", "iid", "fixed"
+    noise: str = "fresh"  # or "antithetic", "shared"
+    temperature: float = 3.0  # of p during adaptation: a one-hot p has no gradient
+    top_k: int = 0  # keep only the k best classes of the source logits, renormalised; 0 keeps all
+    mixing: str = "embedding"  # the condition is mixed, or "output": the noise predictions are
+    view: str = "full"  # what the classifier sees: "full" or "low"
+    optimizer: str = "sgd"  # or "adamw"; both without weight decay
+    momentum: float = 0.9  # of SGD
+    param_set: str = "all"  # which parameters of the classifier: see `classifier.parameter_names`
+    adapt_denoiser: bool = False  # also change the diffusion model
+    adapt_embeddings: bool = False  # and its label table
+    denoiser_lr: float = 1e-5
+    online: bool = False  # carry the adapted state from batch to batch, instead of a fresh copy for each image
+    seed: int = 0
+    micro_batch: int = 512  # rows of the denoiser at once, bounds the memory
+    images_at_once: int = 32  # copies of the classifier at once, bounds the memory
+    fixed_chunk: bool = False  # pad every batch to one shape: results bit-equal whatever the batch size
+
+    def __post_init__(self):
+        choices = {
+            "timesteps": TIMESTEP_MODES,
+            "noise": NOISE_MODES,
+            "mixing": ("embedding", "output"),
+            "view": VIEWS,
+            "optimizer": ("sgd", "adamw"),
+            "param_set": PARAM_SETS,
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}")
+        for name in ("lr", "updates", "pairs", "temperature", "micro_batch", "images_at_once"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}: choose a number above 0")
+        if not 0 <= self.window[0] < self.window[1]:
+            raise ValueError(f"window={self.window}: choose (low, high) with 0 <= low < high")
+        if self.mixing == "output" and self.adapt_denoiser:
+            raise ValueError("mixing='output' takes no gradient through the denoiser: set adapt_denoiser=False")
+
+
+PUBLISHED = dict(
+    updates=5, pairs=180, window=(0, 1000), timesteps="iid", temperature=1.0, optimizer="adamw", lr=1e-5
+)  # METHODS C9, the "adam" row; SGD 5e-3 with momentum .9 is the other
+
+
+def probabilities(logits: Tensor, temperature: float, dropped: Tensor | None = None) -> Tensor:
+    """p = softmax(z / T) over the classes that are not dropped (B, K), renormalised."""
+    z = logits / temperature
+    return (z if dropped is None else z.masked_fill(dropped, -torch.inf)).softmax(1)
+
+
+def condition_gradient(
+    denoiser,
+    x0: Tensor,
+    p: Tensor,
+    t: Tensor,
+    eps: Tensor,
+    mixing: str = "embedding",
+    micro_batch: int = 512,
+    phi: dict[str, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """G = dL/dp (B, K) and L (B,) of each image: the mean diffusion error over its n pairs.
+
+    Args:
+        x0: (B, C, H, W); p: (B, K), detached here; t: (B, n); eps: (B, n, C, H, W).
+        micro_batch: rows of the denoiser at once; each micro-batch holds the same number of pairs of every image.
+        phi: adapted parameters of the denoiser, whose .grad is added to (batch mean of L); None keeps it frozen.
+    """
+    (B, n), p, abar = t.shape, p.detach().requires_grad_(), denoiser.alphas_cumprod
+    G, loss = torch.zeros_like(p), x0.new_zeros(B)
+    for pairs in torch.arange(n, device=x0.device).split(max(1, micro_batch // B)):
+        k = len(pairs)
+        x0_k, t_k, eps_k = x0.repeat_interleave(k, 0), t[:, pairs].flatten(), eps[:, pairs].flatten(0, 1)
+        if mixing == "output":  # L = p' Gram p, so dL/dp = 2 Gram p: only forward evaluations
+            g = gram(denoiser, x0_k, t_k, eps_k, micro_batch=micro_batch).unflatten(0, (B, k)).sum(1) / n  # (B, K, K)
+            Gp = (g @ p.detach().to(g.dtype)[..., None])[..., 0]
+            G, loss = G + 2 * Gp, loss + (p.detach() * Gp).sum(1)
+            continue
+        inputs = (add_noise(x0_k, t_k, eps_k, abar), t_k, p.repeat_interleave(k, 0))
+        # the embedder is one module in all blocks: torch must not tie its weights a second time
+        eps_hat = denoiser(*inputs) if phi is None else functional_call(denoiser, phi, inputs, tie_weights=False)
+        error = eps_error(eps_hat, eps_k)  # (B * k,)
+        grad_p, *grad_phi = torch.autograd.grad(error.sum() / n, [p, *(phi or {}).values()])
+        G, loss = G + grad_p, loss + error.detach().view(B, k).sum(1) / n
+        for value, grad in zip((phi or {}).values(), grad_phi, strict=True):
+            value.grad = grad / B if value.grad is None else value.grad + grad / B
+    return G, loss
+
+
+@dataclass
+class DiffusionTTA:
+    models: Models
+    settings: Settings
+    state: tuple | None = field(default=None, repr=False)  # online: (task, phi, optimiser), None is the source
+
+    @property
+    def online(self) -> bool:
+        return self.settings.online
+
+    def adapt(self, images: Tensor, ids: Tensor) -> Output:
+        """Adapt to images (B, 3, S, S) in [0, 1] with these ids (B,) and predict them after the updates.
+
+        Raises ValueError for images of the wrong size or range, FloatingPointError when the loss is not finite."""
+        check_images(images, self.models.classifier.image_size)
+        start = self.models.counts()
+        if self.settings.online:
+            self.state = self.state or self._fresh(None)
+            out = self._adapt(images, ids, *self.state)
+        else:
+            at_once = 1 if self.settings.adapt_denoiser else self.settings.images_at_once
+            parts = [
+                self._episode(images[rows], ids[rows], at_once) for rows in torch.arange(len(images)).split(at_once)
+            ]
+            out = tuple(torch.cat(values, dim) for values, dim in zip(zip(*parts, strict=True), (0, 0, 1), strict=True))
+        return Output(*out, nfe=spent(self.models, start))
+
+    def reset(self) -> None:
+        """Back to the source. The source itself was never written to, so there is nothing to restore."""
+        self.state = None
+
+    def _fresh(self, copies: int | None) -> tuple:
+        """Copies of the source parameters with a fresh optimiser."""
+        s = self.settings
+        task = Copies(self.models.classifier, s.param_set, copies)
+        phi = None
+        if s.adapt_denoiser:
+            named = self.models.denoiser.named_parameters()
+            phi = {
+                n: v.detach().clone().requires_grad_()
+                for n, v in named
+                if s.adapt_embeddings or "embedding_table" not in n
+            }
+        groups = [{"params": task.tensors()}] + ([{"params": list(phi.values()), "lr": s.denoiser_lr}] if phi else [])
+        if s.optimizer == "sgd":
+            return task, phi, torch.optim.SGD(groups, s.lr, momentum=s.momentum)
+        return task, phi, torch.optim.AdamW(groups, s.lr, weight_decay=0.0)
+
+    def _episode(self, images: Tensor, ids: Tensor, at_once: int) -> tuple:
+        B = len(images)
+        if self.settings.fixed_chunk and at_once > B:
+            pad = [0] * (at_once - B)
+            images, ids = torch.cat([images, images[pad]]), torch.cat([ids, ids[pad]])
+        logits, before, loss = self._adapt(images, ids, *self._fresh(len(images)))
+        return logits[:B], before[:B], loss[:, :B]
+
+    def _adapt(self, images: Tensor, ids: Tensor, task: Copies, phi: dict | None, optimizer) -> tuple:
+        s, denoiser = self.settings, self.models.denoiser
+        with torch.no_grad():
+            seen, x0 = view_of(images, s.view), denoiser.encode(images)
+        before, dropped, losses = None, None, []
+        for step in range(s.updates):
+            logits = task(seen)  # (B, K)
+            if before is None:
+                before = logits.detach()
+                if s.top_k:
+                    dropped = torch.ones_like(before, dtype=torch.bool).scatter(1, before.topk(s.top_k).indices, False)
+            p = probabilities(logits, s.temperature, dropped)
+            pairs = draw_pairs(
+                ids, s.pairs, denoiser.shape, s.window, s.timesteps, s.noise, s.seed, "diffusion_tta", step
+            )
+            t, eps = (v.to(x0.device) for v in pairs)
+            optimizer.zero_grad()
+            G, loss = condition_gradient(denoiser, x0, p, t, eps, s.mixing, s.micro_batch, phi)
+            if not bool(torch.isfinite(loss).all()):
+                raise FloatingPointError(
+                    f"the diffusion loss of image {int(ids[~torch.isfinite(loss).cpu()][0])} is not finite at update "
+                    f"{step}: lower the learning rate (lr={s.lr:g})"
+                )
+            (p * G).sum().div(len(images) if s.online else 1).backward()
+            optimizer.step()
+            losses.append(loss)
+        with torch.no_grad():
+            logits = task(seen)
+        return logits.cpu(), before.cpu(), torch.stack(losses).cpu()
+
+
+def configure(models: Models, settings: Settings) -> DiffusionTTA:
+    """The classifier's `param_set` is updated, and the denoiser if asked. Raises ValueError for misfits.
+
+    The networks of `models` are frozen here: they never compute weight gradients."""
+    if models.denoiser is None:
+        raise ValueError("Diffusion-TTA needs a denoiser: Models(classifier, denoiser)")
+    if settings.window[1] > len(models.denoiser.alphas_cumprod):
+        raise ValueError(f"window={settings.window}: this denoiser has {len(models.denoiser.alphas_cumprod)} timesteps")
+    if settings.top_k > models.classifier.classes:
+        raise ValueError(f"top_k={settings.top_k}: there are {models.classifier.classes} classes")
+    if settings.param_set == "lora":
+        models = Models(with_lora(models.classifier, seed=settings.seed), models.denoiser)
+    parameter_names(models.classifier, settings.param_set)
+    for net in (models.classifier, models.denoiser):
+        if isinstance(net, torch.nn.Module):
+            net.requires_grad_(False)
+    return DiffusionTTA(models, settings)
+
+
+def learning_rate(models: Models, images: Tensor, ids: Tensor, settings: Settings, delta: float = 0.7) -> float:
+    """The step that moves the margin by `delta` logits in the first update of the median image (METHODS 1.B).
+
+    lr = delta / median(|d margin / d theta|^2 * |dL/dz|), margin = best logit - second best, with the view, parameters,
+    temperature and pairs of `settings`. To first order an SGD step changes a margin by at most lr times that product,
+    so one `delta` serves every backbone, where one fixed lr does not.
+
+    Args:
+        images: (B, 3, S, S) shifted images (held-out corruptions) with ids (B,).
+    """
+    method = configure(models, settings)
+    rates = []
+    for rows in torch.arange(len(images)).split(settings.images_at_once):
+        task, _, _ = method._fresh(len(rows))
+        seen, x0 = view_of(images[rows], settings.view), models.denoiser.encode(images[rows])
+        z = task(seen)
+        top = z.topk(2).values
+        grads = torch.autograd.grad((top[:, 0] - top[:, 1]).sum(), task.tensors())
+        squared = sum(g.flatten(1).square().sum(1) for g in grads)  # (B,) |d margin / d theta|^2
+        z = z.detach().requires_grad_()
+        p = probabilities(z, settings.temperature)
+        pairs = draw_pairs(
+            ids[rows], settings.pairs, models.denoiser.shape, settings.window, settings.timesteps, settings.noise,
+            settings.seed, "learning_rate",
+        )  # fmt: skip
+        t, eps = (v.to(x0.device) for v in pairs)
+        G, _ = condition_gradient(models.denoiser, x0, p, t, eps, settings.mixing, settings.micro_batch)
+        slope = torch.autograd.grad((p * G).sum(), z)[0].norm(dim=1)  # (B,) |dL/dz|
+        rates.append(squared * slope)
+    return delta / float(torch.cat(rates).median())

@@ -1,0 +1,130 @@
+"""How every model in data/models was made: one command a model, resumable, on a CPU or a GPU.
+
+`train` leaves a candidate in data/models/candidates (ignored by git); `promote` makes it the shipped model. A model
+that a committed table rests on changes only together with that table.
+"""
+
+import platform
+import shutil
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from diffusers import DiTTransformer2DModel
+
+from .. import scenes, zoo
+from ..evaluate import load
+from ..files import write_json
+from ..paths import MODELS, RESULTS
+from . import classifiers, dit, quality
+from .training import Run, Schedule, training_speed
+from .training import train as run_training
+
+CANDIDATES = MODELS / "candidates"
+WEAK = "denoiser/dit-10min"  # the DiT as it is after 3,000 steps, about ten minutes on two cores
+
+
+def names() -> list[str]:
+    """Everything that `train` can make."""
+    return ["denoiser/dit", *classifiers.RECIPES]
+
+
+def train(name: str, device: str = "cpu", minutes: float | None = None, scratch: bool = False) -> Path:
+    """Train a model to the end and write it, with its card, as a candidate; returns its folder.
+
+    Args:
+        minutes: shorten or lengthen the schedule to about so long on this machine; None keeps the recipe's steps.
+        scratch: start anew instead of going on from the checkpoint.
+
+    Raises ValueError for an unknown name."""
+    if name not in names():
+        raise ValueError(f"no recipe for {name!r}: choose one of {', '.join(names())}")
+    folder = CANDIDATES / name
+    if name == "denoiser/dit":
+        recipe, network, loss_of = dit, dit.build(), dit.make_loss(device)
+        schedule = dit.SCHEDULE
+    else:
+        recipe = classifiers.RECIPES[name]
+        network, loss_of, schedule = recipe.build(), classifiers.make_loss(recipe, device), recipe.schedule
+    if minutes is not None:
+        schedule = _fitted(schedule, minutes, network, loss_of, folder, device, scratch)
+    run = run_training(network, loss_of, schedule, folder, device, scratch)
+    if name == "denoiser/dit":
+        _finish_dit(run, folder, name)
+        for steps in schedule.snapshots:
+            snapshot = folder / f"after-{steps}-steps.safetensors"
+            if snapshot.is_file():
+                weak = Run(dit.build(), schedule, CANDIDATES / WEAK, "cpu")
+                weak.load(snapshot)
+                _finish_dit(weak, CANDIDATES / WEAK, WEAK)
+    else:
+        _finish_classifier(run, recipe, folder, name)
+    return folder
+
+
+def _fitted(schedule: Schedule, minutes: float, network, loss_of, folder: Path, device: str, scratch: bool) -> Schedule:
+    """The schedule with as many steps as take about `minutes` here, or as many as the checkpoint was begun with."""
+    begun = None if scratch else Run.steps_of(folder)
+    if begun is None:
+        begun = max(10, round(minutes * 60 * training_speed(network, loss_of, schedule, device)))
+    return replace(schedule, steps=begun)
+
+
+def promote(name: str) -> list[str]:
+    """Make a candidate the shipped model; returns the committed tables that rest on the model it replaces.
+
+    Raises FileNotFoundError where there is no finished candidate."""
+    candidate, shipped = CANDIDATES / name, MODELS / name
+    if not (candidate / "card.json").is_file():
+        raise FileNotFoundError(
+            f"no finished candidate at {candidate}: run `python -m gentta_utils train {name}` first"
+        )
+    stale = _tables_with(zoo.fingerprint(name)) if name in zoo.names() else []
+    shutil.rmtree(shipped, ignore_errors=True)
+    ignore = shutil.ignore_patterns("checkpoint.safetensors", "after-*.safetensors")
+    shutil.copytree(candidate, shipped, ignore=ignore)
+    zoo.register(name)
+    return stale
+
+
+def _tables_with(fingerprint: str) -> list[str]:
+    rests = lambda path: any(fingerprint in (r.about.get("models") or {}).values() for r in load(path))  # noqa: E731
+    return [path.stem for path in sorted(RESULTS.glob("*.npz")) if rests(path)]
+
+
+def _card(name: str, run: Run, recipe: dict, measured: dict) -> dict:
+    return {
+        "name": name,
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "world": scenes.VERSION,
+        "recipe": recipe,
+        "schedule": asdict(run.schedule),
+        "steps": run.step,
+        "minutes": round(run.seconds / 60, 1),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {run.device}",
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+        "training_loss": round(run.loss, 5),
+        "quality": measured,
+        "licence": "MIT, as the repository; trained on rendered scenes alone",
+    }
+
+
+def _finish_dit(run: Run, folder: Path, name: str) -> None:
+    untied = DiTTransformer2DModel(**dit.CONFIG)  # one embedder a block again: safetensors refuses shared storage
+    untied.load_state_dict(run.use_average().cpu().state_dict())
+    untied.half().save_pretrained(folder / "transformer", safe_serialization=True)
+    dit.scheduler().save_pretrained(folder / "scheduler")
+    denoiser = zoo.load(name, folder=CANDIDATES)
+    recipe = {"scenes": dit.SCENES, "null_share": dit.NULL_SHARE, "loss": "eps, min-SNR-5", "config": dit.CONFIG}
+    write_json(folder / "card.json", _card(name, run, recipe, quality.of_denoiser(denoiser)))
+
+
+def _finish_classifier(run: Run, recipe: classifiers.ClassifierRecipe, folder: Path, name: str) -> None:
+    network = run.use_average().cpu().eval()
+    temperature = classifiers.calibrate(network)
+    classifiers.save(network, recipe, folder)
+    described = {"architecture": recipe.architecture, "labels": recipe.labels, "model_args": recipe.model_args}
+    measured = quality.of_classifier(zoo.load(name, folder=CANDIDATES))
+    write_json(folder / "card.json", _card(name, run, described | {"temperature": temperature}, measured))

@@ -1,0 +1,142 @@
+"""The task models: small timm classifiers at 64 px, trained on few labels and never on a corruption.
+
+They are label-poor on purpose, as in the papers, where the generative model knows more than the classifier. After
+training, one temperature is fitted on clean selection scenes and folded into the last layer: a classifier that is
+over-confident hides its own gradient from every method that reads its probabilities.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from timm.layers import set_fused_attn
+from torch import Tensor, nn
+
+from ..datasets import SceneSpec, stream
+from ..files import atomic_write, write_json
+from ..scenes import CLASSES
+from ..zoo import IMAGE_SIZE
+from .data import training_set
+from .training import Schedule
+
+MEAN = STD = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class ClassifierRecipe:
+    """One classifier: a timm architecture, how many labels it sees, how long it trains."""
+
+    architecture: str
+    labels: int
+    schedule: Schedule
+    model_args: dict = field(default_factory=dict)
+    seed: int = 1
+
+    def build(self) -> nn.Module:
+        torch.manual_seed(self.seed)
+        set_fused_attn(False)  # at 64 tokens on a CPU, attention written out is faster, above all backwards
+        return timm.create_model(self.architecture, num_classes=len(CLASSES), **self.model_args)
+
+
+RECIPES = {
+    "classifier/resnet": ClassifierRecipe(
+        "resnet18",
+        labels=1500,
+        schedule=Schedule(steps=1400, batch=64, lr=2e-3, weight_decay=0.05),
+        model_args=dict(layers=(1, 1, 1, 1), channels=(32, 48, 64, 128)),
+    ),
+    "classifier/vit": ClassifierRecipe(
+        "vit_tiny_patch16_224",
+        labels=4000,
+        schedule=Schedule(steps=4000, batch=64, lr=1e-3, weight_decay=0.05),
+        model_args=dict(img_size=64, patch_size=8, embed_dim=96, depth=6, num_heads=3),
+    ),
+}
+
+
+def augment(images: Tensor, generator: torch.Generator, pad: int = 4) -> Tensor:
+    """Random flip and shifted crop of float images (B, C, H, W), one offset an image; nothing like a corruption."""
+    B, _, H, W = images.shape
+    flip = torch.rand(B, 1, 1, 1, generator=generator) < 0.5
+    images = F.pad(torch.where(flip, images.flip(-1), images), (pad,) * 4, mode="replicate")
+    offset = torch.randint(0, 2 * pad + 1, (2, B), generator=generator).tolist()
+    return torch.stack([x[:, i : i + H, j : j + W] for x, i, j in zip(images, *offset, strict=True)])
+
+
+def make_loss(recipe: ClassifierRecipe, device: str = "cpu"):
+    """The loss function of `training.train`, with its data loaded: cross-entropy on shuffled passes over the labels."""
+    images, labels = training_set(recipe.labels)
+    batch = recipe.schedule.batch
+    per_pass = len(images) // batch
+
+    def loss_of(model: nn.Module, generator: torch.Generator, step: int) -> Tensor:
+        model.train()
+        order = torch.randperm(
+            len(images), generator=torch.Generator().manual_seed(recipe.seed + 7919 * (step // per_pass))
+        )
+        rows = order[step % per_pass * batch :][:batch]
+        x = augment(images[rows].float() / 127.5 - 1, generator).to(device)
+        return F.cross_entropy(model(x).float(), labels[rows].to(device))
+
+    return loss_of
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The T > 0 that minimises the cross-entropy of logits / T (Guo et al., 2017), by LBFGS."""
+    log_t = torch.zeros((), requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_t], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(logits / log_t.exp(), labels)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return float(log_t.detach().exp())
+
+
+def fold_temperature(model: nn.Module, temperature: float) -> None:
+    """Divide the last layer by the temperature, in place: the logits come out calibrated."""
+    head = model.get_classifier()
+    with torch.no_grad():
+        head.weight /= temperature
+        head.bias /= temperature
+
+
+@torch.no_grad()
+def _clean_logits(model: nn.Module, n: int = 1000) -> tuple[Tensor, Tensor]:
+    clean = stream(SceneSpec(n, split="select"))
+    return model((clean.images - MEAN[0]) / STD[0]), clean.labels
+
+
+def calibrate(model: nn.Module) -> float:
+    """Fit a temperature on 1,000 clean selection scenes and fold it into the last layer, in place; returns it."""
+    temperature = fit_temperature(*_clean_logits(model))
+    fold_temperature(model, temperature)
+    return round(temperature, 3)
+
+
+def save(model: nn.Module, recipe: ClassifierRecipe, folder: Path) -> None:
+    """Write the model in timm's own folder format, weights as float16 safetensors."""
+    tensors = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    atomic_write(folder / "model.safetensors", lambda path: save_file(tensors, path))
+    config = {
+        "architecture": recipe.architecture,
+        "num_classes": len(CLASSES),
+        "model_args": recipe.model_args,
+        "pretrained_cfg": {
+            "input_size": [3, IMAGE_SIZE, IMAGE_SIZE],
+            "mean": list(MEAN),
+            "std": list(STD),
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "num_classes": len(CLASSES),
+            "classifier": model.pretrained_cfg["classifier"],
+            "first_conv": model.pretrained_cfg["first_conv"],
+        },
+    }
+    write_json(folder / "config.json", config)

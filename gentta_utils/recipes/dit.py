@@ -1,0 +1,76 @@
+"""The class-conditional diffusion model of the scenes: a `DiTTransformer2DModel` on 32 px, behind area averaging.
+
+Recipe: eps loss with min-SNR-5 weights (Hang et al., 2023), timesteps stratified within the batch with 60% of them in
+the lower two thirds, flips, 10% null class, moving average of the weights.
+"""
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler, DiTTransformer2DModel
+from torch import Tensor, nn
+
+from ..conditioning import prepare_dit
+from ..diffusion import add_noise, alphas_cumprod_of, eps_error, linear_betas
+from ..scenes import CLASSES
+from .data import training_set
+from .training import Schedule
+
+CONFIG = dict(
+    num_attention_heads=6,
+    attention_head_dim=32,
+    in_channels=3,
+    num_layers=6,
+    sample_size=32,
+    patch_size=4,
+    num_embeds_ada_norm=len(CLASSES),
+)
+SCENES = 60_000
+NULL_SHARE = 0.1
+SCHEDULE = Schedule(steps=24_000, batch=64, lr=1.2e-3, warmup=300, flat=0.5, final=0.02, ema=0.9995, snapshots=(3000,))
+
+
+def scheduler() -> DDPMScheduler:
+    """The schedule that the model is trained with, in the library's own format."""
+    return DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
+
+
+def build(seed: int = 0) -> DiTTransformer2DModel:
+    """A fresh network with adaLN-zero and a zero final layer, which the diffusers class leaves to the recipe."""
+    torch.manual_seed(seed)
+    network = prepare_dit(DiTTransformer2DModel(**CONFIG))
+    nn.init.normal_(network.transformer_blocks[0].norm1.emb.class_embedder.embedding_table.weight, std=0.02)
+    zeroed = [network.proj_out_1, network.proj_out_2, *(b.norm1.linear for b in network.transformer_blocks)]
+    for layer in zeroed:
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    return network
+
+
+def timesteps(n: int, T: int, generator: torch.Generator) -> Tensor:
+    """n timesteps, one in each n-th of the range, 60% of them moved to the lower two thirds: (n,) int64."""
+    t = ((torch.arange(n) + torch.rand(n, generator=generator)) / n * T).long().clamp_max(T - 1)
+    return torch.where(torch.rand(n, generator=generator) < 0.6, (t * 0.65).long(), t)
+
+
+def make_loss(device: str = "cpu", scenes: int = SCENES, batch: int = SCHEDULE.batch):
+    """The loss function of `training.train`, with its data loaded."""
+    images, labels = training_set(scenes)
+    alphas_cumprod = alphas_cumprod_of(linear_betas()).float()
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    weights = (snr.clamp_max(5) / snr).to(device)
+
+    def loss_of(model: nn.Module, generator: torch.Generator, step: int) -> Tensor:
+        rows = torch.randint(0, len(images), (batch,), generator=generator)
+        flip = torch.rand(batch, generator=generator) < 0.5
+        y = torch.where(torch.rand(batch, generator=generator) < NULL_SHARE, len(CLASSES), labels[rows])
+        t = timesteps(batch, len(alphas_cumprod), generator)
+        x = images[rows].float()
+        x = torch.where(flip[:, None, None, None], x.flip(-1), x)
+        x0 = F.avg_pool2d(x / 127.5 - 1, x.shape[-1] // CONFIG["sample_size"])
+        eps = torch.randn(x0.shape, generator=generator)
+        x0, t, eps, y = x0.to(device), t.to(device), eps.to(device), y.to(device)
+        x_t = add_noise(x0, t, eps, alphas_cumprod)
+        eps_hat = model(x_t, timestep=t, class_labels=y, return_dict=False)[0]
+        return (weights[t] * eps_error(eps_hat.float(), eps)).mean()
+
+    return loss_of

@@ -1,0 +1,73 @@
+"""What a trained model is worth, for its card: on selection scenes and held-out corruptions, never on the test ones."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..classifier import Classifier
+from ..conditioning import Denoiser
+from ..corruptions import HELD_OUT
+from ..datasets import SceneSpec, stream
+from ..diffusion import diffusion_loss
+from ..draws import draw_pairs
+from ..errors import error_table
+from ..views import low_pass
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Percent, one decimal."""
+    return round(100 * (logits.argmax(1) == labels).float().mean().item(), 1)
+
+
+def calibration_error(logits: Tensor, labels: Tensor, bins: int = 10) -> float:
+    """Expected calibration error in points: |accuracy - confidence| over confidence bins (Guo et al., 2017)."""
+    confidence, predicted = logits.softmax(1).max(1)
+    bin_of = (confidence * bins).long().clamp_max(bins - 1)
+    gaps = [(confidence[bin_of == b] - (predicted == labels)[bin_of == b].float()).sum().abs() for b in range(bins)]
+    return round(100 * float(sum(gaps)) / len(labels), 1)
+
+
+@torch.no_grad()
+def of_classifier(classifier: Classifier, n: int = 500) -> dict:
+    """Clean accuracy and calibration; accuracy under the held-out corruptions at severity 5, on both views; percent."""
+    clean = stream(SceneSpec(n, split="select", start=1000))
+    logits = classifier(clean.images)
+    out = {
+        "clean": accuracy(logits, clean.labels),
+        "clean_low_pass": accuracy(classifier(low_pass(clean.images)), clean.labels),
+    }
+    out |= {
+        "ece": calibration_error(logits, clean.labels),
+        "nll": round(F.cross_entropy(logits, clean.labels).item(), 3),
+    }
+    for name in HELD_OUT:
+        shifted = stream(SceneSpec(n // 2, name, 5, "select", 1000))
+        out[f"{name}_5"] = accuracy(classifier(shifted.images), shifted.labels)
+        out[f"{name}_5_low_pass"] = accuracy(classifier(low_pass(shifted.images)), shifted.labels)
+    return out
+
+
+@torch.no_grad()
+def of_denoiser(denoiser: Denoiser, n: int = 50, pairs: int = 24, window: tuple[int, int] = (150, 600)) -> dict:
+    """Accuracy as a Diffusion Classifier (percent), and the loss with the true, a wrong and the null class."""
+    out = {"pairs": pairs, "window": list(window)}
+    for name, severity in [("clean", 0), *((name, 5) for name in HELD_OUT)]:
+        s = stream(SceneSpec(n, name, severity, "select", 1000))
+        out[f"{name}_{severity}" if severity else name] = accuracy(
+            -error_table(denoiser, s.images, s.ids, pairs, window).scores(), s.labels
+        )
+    s = stream(SceneSpec(200, split="select", start=1000))
+    x0 = denoiser.encode(s.images)
+    t, eps = draw_pairs(s.ids, 4, denoiser.shape, purpose="quality")
+    x0, t, eps = x0.repeat_interleave(4, 0), t.flatten(), eps.flatten(0, 1)
+    labels = s.labels.repeat_interleave(4)
+    wrong = (labels + 1) % denoiser.classes
+    for kind, cond in {
+        "true": F.one_hot(labels, denoiser.classes).float(),
+        "wrong": F.one_hot(wrong, denoiser.classes).float(),
+        "null": None,
+    }.items():
+        out[f"loss_{kind}_class"] = round(
+            diffusion_loss(denoiser, x0, t, eps, cond, denoiser.alphas_cumprod).mean().item(), 5
+        )
+    return out

@@ -1,0 +1,112 @@
+"""The only place that knows models' names and paths: `load("classifier/resnet", profile)`.
+
+Profile "scenes" is shipped: small models in the libraries' own formats under data/models, float16 safetensors, each
+with a card and a checksum. Nothing but safetensors is ever read.
+"""
+
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .files import check_weights, sha256, write_json
+from .paths import MODELS
+
+PROFILES = ("scenes", "imagenet")
+CHECKSUMS = MODELS / "checksums.json"
+IMAGE_SIZE = 64  # of the scenes profile's task models
+
+
+def names() -> list[str]:
+    """Every model of the scenes profile that is shipped."""
+    return sorted({str(Path(file).parent).removesuffix("/transformer") for file in checksums()})
+
+
+def checksums() -> dict[str, str]:
+    """Weights file (relative to data/models) -> SHA-256."""
+    return json.loads(CHECKSUMS.read_text()) if CHECKSUMS.is_file() else {}
+
+
+def weights_of(name: str) -> list[str]:
+    """The weight files of a model, relative to data/models. Raises ValueError for an unknown name."""
+    files = [f for f in checksums() if f.startswith(f"{name}/")]
+    if not files:
+        raise ValueError(f"unknown model {name!r}: choose one of {', '.join(names()) or 'none, none is shipped'}")
+    return files
+
+
+def fingerprint(name: str) -> str:
+    """First 12 digits of the checksum of a model's weights, for records."""
+    return "-".join(checksums()[f][:12] for f in weights_of(name))
+
+
+def card(name: str) -> dict:
+    """The model's card: data, recipe, time, quality."""
+    weights_of(name)
+    return json.loads((MODELS / name / "card.json").read_text())
+
+
+def load(
+    name: str, profile: str = "scenes", device: str = "cpu", precision: str = "auto", folder: Path = MODELS
+) -> nn.Module:
+    """A model ready to use, frozen and in eval mode: a `Classifier` or a `Denoiser`.
+
+    Args:
+        name: e.g. "classifier/resnet", "classifier/vit", "denoiser/dit".
+        precision: of a denoiser: "fp32", "bf16" (autocast), or "auto": bf16 where the processor is fast at it.
+        folder: where the models are; elsewhere than data/models (candidates) no checksum is asked for.
+
+    Raises:
+        ValueError: unknown name or profile, damaged weights. FileNotFoundError: missing weights.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"unknown profile {profile!r}: choose one of {', '.join(PROFILES)}")
+    if profile == "imagenet":
+        raise NotImplementedError('profile="imagenet" is not there yet: use profile="scenes", whose models are shipped')
+    if folder == MODELS:
+        for file in weights_of(name):
+            check_weights(MODELS / file, checksums()[file])
+    path = folder / name
+    model = _load_classifier(name, path) if name.startswith("classifier/") else _load_dit(path, device, precision)
+    return model.to(device).requires_grad_(False)
+
+
+@lru_cache(maxsize=16)
+def cached(name: str, precision: str = "auto") -> nn.Module:
+    """`load` on the CPU, once a process."""
+    return load(name, precision=precision)
+
+
+def _load_classifier(name: str, path: Path) -> nn.Module:
+    import timm
+
+    from .classifier import Classifier
+
+    timm.layers.set_fused_attn(False)  # the fused kernel has no per-sample rule for `vmap`
+    network = timm.create_model(f"local-dir:{path}", pretrained=True)
+    config = network.pretrained_cfg
+    return Classifier(
+        network.float(), config["mean"], config["std"], config["input_size"][-1], network.num_classes, name
+    )
+
+
+def _load_dit(path: Path, device: str, precision: str) -> nn.Module:
+    from diffusers import DDPMScheduler, DiTTransformer2DModel
+
+    from .conditioning import PixelDiT, has_fast_bf16
+
+    if precision == "auto":
+        precision = "bf16" if has_fast_bf16(device) else "fp32"
+    network = DiTTransformer2DModel.from_pretrained(path, subfolder="transformer", torch_dtype=torch.float32)
+    scheduler = DDPMScheduler.from_pretrained(path, subfolder="scheduler")
+    return PixelDiT(network, scheduler.alphas_cumprod, IMAGE_SIZE, scheduler.config.prediction_type, precision)
+
+
+def register(name: str) -> None:
+    """Write the checksums of a model's weights, after it was promoted."""
+    found = {f: c for f, c in checksums().items() if not f.startswith(f"{name}/")}
+    for path in sorted((MODELS / name).rglob("*.safetensors")):
+        found[str(path.relative_to(MODELS))] = sha256(path)
+    write_json(CHECKSUMS, dict(sorted(found.items())))

@@ -1,0 +1,129 @@
+"""python -m gentta_utils doctor | run | publish | train | measure | report"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from .paths import ROOT
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m gentta_utils", description="A course on generative test-time adaptation."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    commands.add_parser("doctor", help="check the environment, one OK or FAIL a line")
+
+    run = commands.add_parser("run", help="execute notebooks headless, write executed copies and a summary")
+    run.add_argument("notebooks", nargs="*", help="paths or beginnings of names; all when none is given")
+    run.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    run.add_argument("--fast", action="store_true", help="smallest sizes: does every cell run?")
+    run.add_argument("--out", type=Path, default=ROOT / "runs" / "course")
+    run.add_argument("--cell-timeout", type=int, default=900, metavar="SECONDS")
+
+    publish = commands.add_parser("publish", help="execute notebooks and commit-clean them in place")
+    publish.add_argument("notebooks", nargs="*")
+
+    train = commands.add_parser("train", help="train a model of the scenes profile into data/models/candidates")
+    train.add_argument("name", help="e.g. denoiser/dit, classifier/resnet, classifier/vit")
+    train.add_argument("--device", default="cpu")
+    train.add_argument("--minutes", type=float, help="a shorter or longer schedule than the recipe's")
+    train.add_argument("--scratch", action="store_true", help="forget the checkpoint and start anew")
+    train.add_argument("--promote", action="store_true", help="ship the finished candidate (trains first if need be)")
+
+    measure = commands.add_parser("measure", help="make tables of the course; resumes where it stopped")
+    measure.add_argument("names", nargs="+", help="select, reading, heldout, test, clean, why")
+
+    report = commands.add_parser("report", help="print tables of the course from their records")
+    report.add_argument("names", nargs="*", help="all when none is given")
+    return parser
+
+
+def _value(text: str):
+    """A parameter's value: JSON where it is JSON (numbers, true, lists), else the text itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _run(args) -> int:
+    from . import batch
+
+    paths = [batch.find(name) for name in args.notebooks] or batch.notebooks()
+    parameters = {name: _value(value) for name, value in args.parameter} | ({"fast": True} if args.fast else {})
+    records = batch.run(paths, args.out, parameters, args.cell_timeout)
+    print((args.out / "summary.md").read_text())
+    for record in records:
+        if record["status"] != "ok":
+            print(f"{record['notebook']} failed: {record['error']}", file=sys.stderr)
+    return int(any(r["status"] != "ok" for r in records))
+
+
+def _publish(args) -> int:
+    from . import batch
+
+    for path in [batch.find(name) for name in args.notebooks] or batch.notebooks():
+        record = batch.publish(path)
+        print(f"{path.name}: {record['seconds']} s, {record['peak_memory_mb']} MB, {path.stat().st_size // 1000} kB")
+    return 0
+
+
+def _train(args) -> int:
+    from . import recipes
+
+    names = [args.name] if args.name in recipes.names() else []
+    if names or not args.promote:  # a by-product such as denoiser/dit-10min has no recipe of its own
+        print(f"candidate: {recipes.train(args.name, args.device, args.minutes, args.scratch)}")
+    if args.promote:
+        stale = recipes.promote(args.name)
+        print(f"{args.name} is shipped now." + (f" Make these tables again: {', '.join(stale)}" if stale else ""))
+    return 0
+
+
+def _measure(args) -> int:
+    from .experiments import EXPERIMENTS
+    from .report import TABLES
+
+    for name in args.names:
+        if name not in EXPERIMENTS:
+            raise ValueError(f"unknown table {name!r}: choose one of {', '.join(EXPERIMENTS)}")
+    for name in args.names:
+        print(f"\n{name}\n{TABLES[name](EXPERIMENTS[name]())}")
+    return 0
+
+
+def _report(args) -> int:
+    from .report import TABLES, report
+
+    for name in args.names or TABLES:
+        print(f"\n{name}\n{report(name)}")
+    return 0
+
+
+def _doctor(args) -> int:
+    from .doctor import doctor
+
+    return int(not doctor())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status. What the user can mend is one sentence on stderr, not a traceback."""
+    args = _parser().parse_args(argv)
+    commands = {
+        "doctor": _doctor, "run": _run, "publish": _publish, "train": _train, "measure": _measure, "report": _report,
+    }  # fmt: skip
+    try:
+        return commands[args.command](args)
+    except (ValueError, OSError, FloatingPointError, NotImplementedError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,239 @@
+"""Method x stream -> one record an image; tables that resume; paired intervals; the protocol line.
+
+Every table and plot of the course is made from records, and every table carries the line that `protocol_line` makes
+from them.
+"""
+
+import hashlib
+import json
+import time
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .datasets import Stream
+from .files import atomic_write
+from .methods.base import Output
+from .paths import CACHE, RESULTS
+from .progress import progress
+
+VERSION = 1  # raise it when a change of code changes numbers: no older run is then taken up again
+RESETS = ("per_image", "per_shift", "never")
+_COLUMNS = ("id", "label", "before", "after", "loss", "seconds")
+
+
+@dataclass(frozen=True)
+class Records:
+    """One row an image of one run, as arrays of length N.
+
+    Attributes:
+        id, label: (N,) int64. before, after: (N, K) float32 logits. loss: (N, S) float32. seconds: (N,) float32.
+        nfe: network evaluations an image, by network and kind.
+        about: method, settings, stream, models with checksums, protocol: all that the numbers depend on.
+    """
+
+    id: np.ndarray
+    label: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    loss: np.ndarray
+    seconds: np.ndarray
+    nfe: dict[str, float]
+    about: dict
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    @property
+    def right_before(self) -> np.ndarray:
+        """(N,) bool."""
+        return self.before.argmax(1) == self.label
+
+    @property
+    def right_after(self) -> np.ndarray:
+        """(N,) bool."""
+        return self.after.argmax(1) == self.label
+
+
+def run(method, stream: Stream, reset: str = "per_image", batch: int = 32, about: dict | None = None) -> Records:
+    """Run a method over a stream.
+
+    Args:
+        reset: "per_image": every image starts from the source. "per_shift": the state is carried through the stream and
+            dropped before it. "never": as it was left by the stream before.
+        about: what to remember of models and settings, for the records.
+
+    Raises ValueError where `reset` and the method's own mode contradict each other."""
+    if reset not in RESETS:
+        raise ValueError(f"reset={reset!r}: choose one of {', '.join(RESETS)}")
+    online = getattr(method, "online", None)
+    if online is not None and online != (reset != "per_image"):
+        raise ValueError(
+            f"reset={reset!r} with online={online}: an online method keeps its state, an episodic one does not"
+        )
+    if reset != "never":
+        method.reset()
+    outputs: list[Output] = []
+    seconds = []
+    for index in progress(torch.arange(len(stream)).split(batch), desc=_name(stream.about), unit="batch", leave=False):
+        start = time.perf_counter()
+        part = stream.rows(index)
+        outputs.append(method.adapt(part.images, part.ids))
+        seconds += [(time.perf_counter() - start) / len(index)] * len(index)
+    nfe: dict[str, float] = {}
+    for out in outputs:
+        for kind, n in out.nfe.items():
+            nfe[kind] = nfe.get(kind, 0) + n / len(stream)
+    protocol = {"order": stream.order, "reset": reset, "batch": batch, "device": _device(method)}
+    return Records(
+        id=stream.ids.numpy(),
+        label=stream.labels.numpy(),
+        before=torch.cat([o.before for o in outputs]).float().numpy(),
+        after=torch.cat([o.logits for o in outputs]).float().numpy(),
+        loss=torch.cat([o.loss for o in outputs], 1).T.float().numpy(),
+        seconds=np.array(seconds, np.float32),
+        nfe=nfe,
+        about={"stream": stream.about, "protocol": protocol, **(about or {})},
+    )
+
+
+def _device(method) -> str:
+    denoiser = method.models.denoiser
+    return str(method.models.classifier.mean.device) + ("" if denoiser is None else f" {denoiser.precision}")
+
+
+def _name(about: dict) -> str:
+    return f"{about.get('shift', 'stream')} {about.get('severity') or ''}".strip()
+
+
+# --- records on disk -------------------------------------------------------------------------------------------------
+
+
+def fingerprint(content: dict) -> str:
+    """Hash of a description, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=_plain).encode()).hexdigest()[:20]
+
+
+def _plain(value):
+    if is_dataclass(value):
+        return asdict(value)
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def save(path: Path, runs: list[Records]) -> None:
+    """Write runs to one compressed npz, atomically."""
+    columns = {f"{i}.{name}": getattr(r, name) for i, r in enumerate(runs) for name in _COLUMNS}
+    about = json.dumps([{"nfe": r.nfe, **r.about} for r in runs], sort_keys=True, default=_plain)
+    atomic_write(path, lambda temporary: np.savez_compressed(temporary, about=np.array(about), **columns))
+
+
+def load(path: Path) -> list[Records]:
+    """Read what `save` wrote. Raises FileNotFoundError or ValueError with a sentence that says how to make it again."""
+    path = Path(path)
+    mend = "make it with `python -m gentta_utils measure`, or run `git checkout -- data/results`"
+    if not path.is_file():
+        raise FileNotFoundError(f"no records at {path}: {mend}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            abouts = json.loads(str(file["about"]))
+            rows = [{name: file[f"{i}.{name}"] for name in _COLUMNS} for i in range(len(abouts))]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged ({error}): {mend}") from error
+    return [Records(**row, nfe=about.pop("nfe"), about=about) for row, about in zip(rows, abouts, strict=True)]
+
+
+def results(table: str) -> list[Records]:
+    """The committed records of a table in data/results."""
+    return load(RESULTS / f"{table}.npz")
+
+
+Job = tuple[dict, Callable[[], Records]]  # a description that determines the numbers, and the call that makes them
+
+
+def table(name: str, jobs: Iterable[Job], folder: Path = RESULTS, cache: Path = CACHE / "runs") -> list[Records]:
+    """Do the jobs that have no record yet, then write all records as one table `folder`/<name>.npz.
+
+    Each finished job is kept at once under its fingerprint, so an interrupted table goes on where it stopped."""
+    runs = []
+    for about, work in progress(list(jobs), desc=name, unit="run"):
+        path = cache / f"{fingerprint({**about, 'version': VERSION})}.npz"
+        if not path.is_file():
+            save(path, [work()])
+        runs += load(path)
+    save(folder / f"{name}.npz", runs)
+    return runs
+
+
+# --- statistics ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95% bootstrap interval, in points (hundredths)."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
+
+
+def paired_interval(
+    after: np.ndarray, before: np.ndarray, scene: np.ndarray, draws: int = 10_000, seed: int = 0
+) -> Interval:
+    """Mean of after - before (N,) in points, with a percentile bootstrap over scenes.
+
+    Rows of one scene (several classifiers, severities, seeds) are resampled together, or the interval is too narrow."""
+    difference = 100 * (np.asarray(after, float) - np.asarray(before, float))
+    _, index = np.unique(scene, return_inverse=True)
+    total, count = np.bincount(index, difference), np.bincount(index)
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(len(total), np.full(len(total), 1 / len(total)), size=draws)  # (draws, scenes)
+    means = (weights @ total) / (weights @ count)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Interval(difference.mean(), low, high)
+
+
+def gain(runs: list[Records]) -> Interval:
+    """Paired gain of after over before, over all rows of these runs."""
+    return paired_interval(
+        *(np.concatenate([getattr(r, k) for r in runs]) for k in ("right_after", "right_before", "id"))
+    )
+
+
+def summary(runs: list[Records]) -> dict:
+    """Accuracies in percent, counts of fixed and broken predictions, the paired gain, cost an image."""
+    before, after = (np.concatenate([getattr(r, k) for r in runs]) for k in ("right_before", "right_after"))
+    return {
+        "n": len(before),
+        "before": 100 * before.mean(),
+        "after": 100 * after.mean(),
+        "fixed": int((after & ~before).sum()),
+        "broken": int((before & ~after).sum()),
+        "gain": gain(runs),
+        "seconds": float(np.concatenate([r.seconds for r in runs]).mean()),
+    }
+
+
+def protocol_line(runs: list[Records], predict: str = "after") -> str:
+    """The line under the title of every results table (METHODS 0.4), made from the records, never typed."""
+
+    def all_of(values: Iterable) -> str:
+        return "|".join(sorted({str(v) for v in values}))
+
+    splits = {r.about["stream"].get("split") for r in runs}
+    select = all_of(r.about.get("select", "none") for r in runs)
+    seeds = len({(r.about.get("settings") or {}).get("seed", 0) for r in runs})
+    nfe = {f"{k.replace(' ', ':')}:{v:g}" for r in runs for k, v in r.nfe.items()}
+    seconds = np.concatenate([r.seconds for r in runs]).mean()
+    get = lambda key: all_of(r.about["protocol"][key] for r in runs)  # noqa: E731
+    return (
+        f"protocol: stream={get('order')} reset={get('reset')} predict={predict} batch={get('batch')} "
+        f"n={sum(map(len, runs))} split={all_of(splits)} seeds={seeds} select={select} nfe={','.join(sorted(nfe))} "
+        f"time={seconds:.2f} s/img, {get('device')}"
+    )

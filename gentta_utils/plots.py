@@ -1,0 +1,81 @@
+"""Figures that read everywhere: one palette, one size, alternative text inside the output."""
+
+import base64
+import io
+
+import matplotlib.pyplot as plt
+from IPython.display import display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+# Okabe and Ito (2008): told apart by colour-blind readers, and in grey by their order
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000",
+)  # fmt: skip
+PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK)
+STYLE = {
+    "axes.prop_cycle": plt.cycler(color=PALETTE),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "figure.dpi": 80,
+    "font.size": 9,
+    "image.interpolation": "nearest",
+    "legend.frameon": False,
+    "savefig.bbox": "tight",
+}
+
+
+def figure(rows: int = 1, columns: int = 1, width: float = 8.0, height: float = 2.6, **kwargs):
+    """`plt.subplots` in the course's style; width of the whole in inches (8 is the column), height of one row."""
+    with plt.rc_context(STYLE):
+        return plt.subplots(rows, columns, figsize=(width, height * rows), layout="constrained", **kwargs)
+
+
+def show(fig: Figure, alt: str) -> None:
+    """Show a figure with its alternative text (also in the file, as the image's `alt` metadata) and close it.
+
+    Raises ValueError for an empty text: a picture that cannot be read aloud is not shown."""
+    if not alt.strip():
+        raise ValueError("a figure needs alternative text: say in a sentence what it shows")
+    buffer = io.BytesIO()
+    with plt.rc_context(STYLE):
+        fig.savefig(buffer, format="png", dpi=STYLE["figure.dpi"])
+    plt.close(fig)
+    png = base64.b64encode(buffer.getvalue()).decode()
+    display({"image/png": png, "text/plain": f"Figure: {alt}"}, metadata={"image/png": {"alt": alt}}, raw=True)
+
+
+def picture(ax: Axes, image: Tensor, title: str = "", frame: str | None = None) -> None:
+    """One image (3, H, W) in [0, 1] or a map (H, W) on an axes without ticks; `frame` is the colour of a border."""
+    if image.ndim == 3:
+        ax.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy())
+    else:
+        ax.imshow(image.numpy(), cmap="viridis")
+    ax.set(xticks=[], yticks=[], title=title)
+    for spine in ax.spines.values():
+        spine.set(visible=frame is not None, color=frame or "white", linewidth=3)
+
+
+def gallery(images: list[Tensor], titles: list[str], columns: int = 8, frames: list | None = None, width=8.0) -> Figure:
+    """A grid of images (3, H, W) with short titles, column width, read row by row."""
+    rows = -(-len(images) // columns)
+    fig, axes = figure(rows, columns, width=width, height=width / columns * 1.2, squeeze=False)
+    for i, ax in enumerate(axes.flat):
+        if i < len(images):
+            picture(ax, images[i], titles[i], None if frames is None else frames[i])
+        else:
+            ax.axis("off")
+    return fig
+
+
+def bars(ax: Axes, names: list[str], series: dict[str, list[float]], unit: str) -> None:
+    """Grouped horizontal bars, one group a name and one bar a series, first name on top."""
+    height = 0.8 / len(series)
+    for j, (label, values) in enumerate(series.items()):
+        at = [i + (j - (len(series) - 1) / 2) * height for i in range(len(names))]
+        ax.barh(at, values, height=height * 0.9, label=label, color=PALETTE[j % len(PALETTE)])
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    ax.set_xlabel(unit)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import resource
 import subprocess
 import tempfile
@@ -180,12 +181,17 @@ def as_table(rows: list[dict]) -> str:
 def publish(notebook: Path) -> dict:
     """Execute a notebook at its defaults and put the result in its place, without run metadata and widget state.
 
+    Its line "**Cost**: ..." is rewritten with what was measured.
+
     Raises RuntimeError, leaving the notebook as it was, if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         record = run([notebook], Path(folder))[0]
         if record["status"] != "ok":
             raise RuntimeError(f"{notebook.name} failed and was left as it was: {record['error']}")
         content = json.loads((Path(folder) / notebook.name).read_text())
+    cost = f"**Cost**: {record['seconds']:.0f} seconds on two CPU cores, {record['peak_memory_mb']} MB of memory."
+    for cell in content["cells"]:
+        cell["source"] = re.sub(r"\*\*Cost\*\*: .*", cost, "".join(cell["source"]))
     for key in ("widgets", "papermill"):
         content["metadata"].pop(key, None)
     for cell in content["cells"]:

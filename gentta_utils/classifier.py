@@ -3,8 +3,11 @@
 import copy
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+
+from .arrays import Probs
 
 PARAM_SETS = ("all", "logits", "bn", "norm", "head", "lora", "leaf_no_head")
 
@@ -26,7 +29,7 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.count = {"fwd": 0, "fwd+bwd": 0}
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Float[Tensor, "B 3 S S"]) -> Probs:
         """Logits (B, K) float32 of images (B, 3, S, S) in [0, 1]."""
         self.count["fwd+bwd" if torch.is_grad_enabled() else "fwd"] += len(images)
         return self.network((images - self.mean) / self.std).float()
@@ -114,7 +117,7 @@ class Copies(nn.Module):
         """The adapted tensors, each with a leading dimension n unless the copy is shared."""
         return list(self.values.values())
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Float[Tensor, "B 3 S S"]) -> Probs:
         """Logits (B, K) of images (B, 3, S, S), image b through copy b."""
         classifier = self.classifier[0]
         classifier.count["fwd+bwd" if torch.is_grad_enabled() else "fwd"] += len(images)

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from diffusers import DiTTransformer2DModel
 from diffusers.models.attention_processor import Attention, AttnProcessor
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from .arrays import Images, Index, Levels, Probs
 from .diffusion import to_eps
 
 
@@ -37,7 +39,7 @@ class Denoiser(nn.Module):
         count: evaluations so far, {"fwd": n, "fwd+bwd": n}, one for each image of each batch.
     """
 
-    def __init__(self, alphas_cumprod: Tensor, classes: int, image_size: int, shape: tuple, precision: str):
+    def __init__(self, alphas_cumprod: Levels, classes: int, image_size: int, shape: tuple, precision: str):
         super().__init__()
         if precision not in ("fp32", "bf16"):
             raise ValueError(f"precision={precision!r}: choose fp32 or bf16")
@@ -49,7 +51,7 @@ class Denoiser(nn.Module):
         """The network's own output as noise; implemented by each wrapper."""
         raise NotImplementedError
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Images, t: Index, cond: Probs | None = None) -> Images:
         """eps_hat (B, C, H, W) float32 for x_t (B, C, H, W), t (B,) int64 and p (B, K) or None.
 
         p is not checked here, because this runs in every inner loop: see `inputs.check_probabilities`."""
@@ -58,11 +60,11 @@ class Denoiser(nn.Module):
         with torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             return self.predict(x_t, t, cond).float()
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Float[Tensor, "B 3 S S"]) -> Images:
         """Task images (B, 3, S, S) in [0, 1] to the network's clean input x0 (B, C, H, W)."""
         raise NotImplementedError
 
-    def decode(self, x0: Tensor) -> Tensor:
+    def decode(self, x0: Images) -> Float[Tensor, "B 3 S S"]:
         """x0 (B, C, H, W) to task images (B, 3, S, S) in [0, 1]."""
         raise NotImplementedError
 
@@ -83,7 +85,7 @@ class PixelDiT(Denoiser):
     def __init__(
         self,
         network: DiTTransformer2DModel,
-        alphas_cumprod: Tensor,
+        alphas_cumprod: Levels,
         image_size: int = 64,
         prediction_type: str = "epsilon",
         precision: str = "fp32",
@@ -100,10 +102,10 @@ class PixelDiT(Denoiser):
         output = output[:, : x_t.shape[1]]  # a learned variance, if any, comes after the mean
         return to_eps(output.float(), x_t, t, self.alphas_cumprod, self.prediction_type)
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Float[Tensor, "B 3 S S"]) -> Images:
         return F.interpolate(images, self.shape[-2:], mode="area") * 2 - 1
 
-    def decode(self, x0: Tensor) -> Tensor:
+    def decode(self, x0: Images) -> Float[Tensor, "B 3 S S"]:
         size = (self.image_size, self.image_size)
         return F.interpolate(x0 / 2 + 0.5, size, mode="bilinear", align_corners=False).clamp(0, 1)
 

@@ -13,6 +13,7 @@ import math
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
 from scipy import ndimage
 from skimage.color import hsv2rgb, rgb2hsv
@@ -20,91 +21,23 @@ from skimage.exposure import equalize_hist
 from skimage.feature import canny
 from torch import Tensor
 
+from .arrays import Index, Number
+from .corruption_constants import ALL, CONSTANTS, HELD_OUT, TEST  # noqa: F401 (the lists belong here for users)
+
 Array = np.ndarray  # one image, float64 (H, W, 3) in [0, 1]
 Rng = np.random.Generator
 
-# fmt: off
-TEST = [  # the 15 of the benchmark: for tables only
-    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
-    "frost", "fog", "brightness", "contrast", "elastic", "pixelate", "jpeg",
-]
-# fmt: on
-HELD_OUT = ["speckle_noise", "gaussian_blur", "spatter", "saturate"]  # settings are chosen on these four only
-ALL = TEST + HELD_OUT
-
-_FIVE = (1, 2, 3, 4, 5)
-CONSTANTS = {  # side -> name -> constants of severity 1 to 5
-    64: {
-        "gaussian_noise": (0.04, 0.08, 0.12, 0.15, 0.18),
-        "shot_noise": (250, 100, 50, 30, 15),
-        "impulse_noise": (0.01, 0.02, 0.05, 0.08, 0.14),
-        "defocus_blur": ((0.5, 0.6), (1, 0.1), (1.5, 0.1), (2.5, 0.01), (3, 0.1)),
-        "glass_blur": ((0.1, 1, 1), (0.5, 1, 1), (0.6, 1, 2), (0.7, 2, 1), (0.9, 2, 2)),
-        "motion_blur": ((10, 1), (10, 1.5), (10, 2), (10, 2.5), (12, 3)),
-        "zoom_blur": ((7, 0.01), (12, 0.01), (16, 0.01), (21, 0.01), (26, 0.01)),  # length and step of the zoom list
-        "snow": (
-            (0.1, 0.2, 1, 0.6, 8, 3, 0.8),
-            (0.1, 0.2, 1, 0.5, 10, 4, 0.8),
-            (0.15, 0.3, 1.75, 0.55, 10, 4, 0.7),
-            (0.25, 0.3, 2.25, 0.6, 12, 6, 0.65),
-            (0.3, 0.3, 1.25, 0.65, 14, 12, 0.6),
-        ),
-        "frost": ((1, 0.3), (0.9, 0.4), (0.8, 0.45), (0.75, 0.5), (0.7, 0.55)),
-        "fog": ((0.4, 3), (0.7, 3), (1, 2.5), (1.5, 2), (2, 1.75)),
-        "brightness": (0.1, 0.2, 0.3, 0.4, 0.5),
-        "contrast": (0.4, 0.3, 0.2, 0.1, 0.05),
-        "elastic": ((0, 0, 0.08), (0.05, 0.3, 0.06), (0.1, 0.08, 0.06), (0.1, 0.03, 0.03), (0.16, 0.03, 0.02)),
-        "pixelate": (0.9, 0.8, 0.7, 0.6, 0.5),
-        "jpeg": (65, 58, 50, 40, 25),
-        "speckle_noise": (0.15, 0.2, 0.25, 0.3, 0.35),
-        "gaussian_blur": (0.5, 0.75, 1, 1.25, 1.5),
-        "spatter": (
-            (0.62, 0.1, 0.7, 0.7, 0.6, 0),
-            (0.65, 0.1, 0.8, 0.7, 0.6, 0),
-            (0.65, 0.3, 1, 0.69, 0.6, 0),
-            (0.65, 0.1, 0.7, 0.68, 0.6, 1),
-            (0.65, 0.1, 0.5, 0.67, 0.6, 1),
-        ),
-        "saturate": ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (30, 0.2)),
-    },
-    224: {
-        "gaussian_noise": (0.08, 0.12, 0.18, 0.26, 0.38),
-        "shot_noise": (60, 25, 12, 5, 3),
-        "impulse_noise": (0.03, 0.06, 0.09, 0.17, 0.27),
-        "defocus_blur": ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
-        "glass_blur": ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
-        "motion_blur": ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
-        "zoom_blur": ((12, 0.01), (16, 0.01), (11, 0.02), (13, 0.02), (11, 0.03)),
-        "snow": (
-            (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
-            (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
-            (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
-            (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
-            (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
-        ),
-        "frost": ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
-        "fog": ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
-        "brightness": (0.1, 0.2, 0.3, 0.4, 0.5),
-        "contrast": (0.4, 0.3, 0.2, 0.1, 0.05),
-        "elastic": ((2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02)),
-        "pixelate": (0.6, 0.5, 0.4, 0.3, 0.25),
-        "jpeg": (25, 18, 15, 10, 7),
-        "speckle_noise": (0.15, 0.2, 0.35, 0.45, 0.6),
-        "gaussian_blur": (1, 2, 3, 4, 6),
-        "spatter": (
-            (0.65, 0.3, 4, 0.69, 0.6, 0),
-            (0.65, 0.3, 3, 0.68, 0.6, 0),
-            (0.65, 0.3, 2, 0.68, 0.5, 0),
-            (0.65, 0.3, 1, 0.65, 1.5, 1),
-            (0.67, 0.4, 1, 0.65, 1.5, 1),
-        ),
-        "saturate": ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)),
-    },
-}
 _ELASTIC_UNIT = {64: 64, 224: 244}  # 244 is the benchmark's own (for 224)
 
 
-def corrupt(images: Tensor, name: str, severity: int, ids: Tensor | None = None, seed: int = 0, **options) -> Tensor:
+def corrupt(
+    images: Float[Tensor, "..."],
+    name: str,
+    severity: int,
+    ids: Index | None = None,
+    seed: int = 0,
+    **options,
+) -> Float[Tensor, "B 3 S S"]:
     """Corrupt images (B, 3, S, S) in [0, 1], S = 64 or 224; returns the same shape, whole multiples of 1/255.
 
     Args:
@@ -118,7 +51,7 @@ def corrupt(images: Tensor, name: str, severity: int, ids: Tensor | None = None,
     """
     if name not in ALL:
         raise ValueError(f"unknown corruption {name!r}: choose one of {', '.join(ALL)}")
-    if severity not in _FIVE:
+    if severity not in (1, 2, 3, 4, 5):
         raise ValueError(f"severity {severity!r}: choose 1, 2, 3, 4 or 5 (clean images need no call)")
     side = images.shape[-1]
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != side or side not in CONSTANTS:
@@ -140,7 +73,7 @@ def _seed(*parts) -> int:
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big")
 
 
-def _blur(image: Array, sigma: float) -> Array:
+def _blur(image: Array, sigma: Number) -> Array:
     return ndimage.gaussian_filter(image, (sigma, sigma) + (0,) * (image.ndim - 2), truncate=4, mode="nearest")
 
 
@@ -148,7 +81,7 @@ def _uint8(image: Array) -> Array:
     return np.uint8(np.round(np.clip(image, 0, 1) * 255))
 
 
-def _zoom_centre(layer: Array, factor: float) -> Array:
+def _zoom_centre(layer: Array, factor: Number) -> Array:
     """Enlarge the middle of (H, W) or (H, W, 3) by `factor` >= 1, linearly, keeping the shape."""
     side = layer.shape[0]
     kept = math.ceil(side / factor)
@@ -159,7 +92,7 @@ def _zoom_centre(layer: Array, factor: float) -> Array:
     return big[trim : trim + side, trim : trim + side]
 
 
-def _motion(layer: Array, radius: int, sigma: float, angle: float) -> Array:
+def _motion(layer: Array, radius: int, sigma: Number, angle: float) -> Array:
     """Blur (H, W) or (H, W, 3) along `angle` degrees: weights exp(-i^2 / 2 sigma^2), i = 0 .. 2 radius, one-sided."""
     weights = np.exp(-(np.arange(2 * radius + 1) ** 2) / (2 * sigma**2))
     weights /= weights.sum()
@@ -183,7 +116,7 @@ def _gray(image: Array) -> Array:
     return image @ np.array([0.299, 0.587, 0.114])
 
 
-def plasma(side: int, decay: float, rng: Rng) -> Array:
+def plasma(side: int, decay: Number, rng: Rng) -> Array:
     """Diamond-square map (side, side) in [0, 1]; side a power of two, edges wrap; larger `decay`, smoother."""
     field, step, wibble = np.zeros((side, side)), side, 100.0
 
@@ -206,24 +139,24 @@ def plasma(side: int, decay: float, rng: Rng) -> Array:
 # --- the corruptions: (image, constant, rng) -> image, clipped by the caller ------------------------------------------
 
 
-def _gaussian_noise(x: Array, sigma: float, rng: Rng) -> Array:
+def _gaussian_noise(x: Array, sigma: Number, rng: Rng) -> Array:
     return x + rng.normal(0, sigma, x.shape)
 
 
-def _shot_noise(x: Array, c: float, rng: Rng) -> Array:
+def _shot_noise(x: Array, c: Number, rng: Rng) -> Array:
     return rng.poisson(x * c) / c
 
 
-def _impulse_noise(x: Array, share: float, rng: Rng) -> Array:
+def _impulse_noise(x: Array, share: Number, rng: Rng) -> Array:
     u = rng.random(x.shape)  # every channel value on its own
     return np.where(u < share / 2, 0, np.where(u < share, 1, x))
 
 
-def _speckle_noise(x: Array, sigma: float, rng: Rng) -> Array:
+def _speckle_noise(x: Array, sigma: Number, rng: Rng) -> Array:
     return x + x * rng.normal(0, sigma, x.shape)
 
 
-def _gaussian_blur(x: Array, sigma: float, rng: Rng) -> Array:
+def _gaussian_blur(x: Array, sigma: Number, rng: Rng) -> Array:
     return _blur(x, sigma)
 
 
@@ -292,11 +225,11 @@ def _fog(x: Array, c: tuple, rng: Rng) -> Array:
     return (x + strength * fog) * x.max() / (x.max() + strength)
 
 
-def _brightness(x: Array, c: float, rng: Rng) -> Array:
+def _brightness(x: Array, c: Number, rng: Rng) -> Array:
     return _hsv(x, lambda hsv: hsv + np.array([0, 0, c]))
 
 
-def _contrast(x: Array, c: float, rng: Rng) -> Array:
+def _contrast(x: Array, c: Number, rng: Rng) -> Array:
     mean = x.mean((0, 1))
     return (x - mean) * c + mean
 
@@ -337,7 +270,7 @@ def _spatter(x: Array, c: tuple, rng: Rng) -> Array:
     return _wet(x, liquid, strength)
 
 
-def _wet(x: Array, liquid: Array, strength: float) -> Array:
+def _wet(x: Array, liquid: Array, strength: Number) -> Array:
     """Water drops in pale blue: brightest where the distance to a drop's edge falls towards the lower right."""
     layer = np.floor(liquid * 255)
     distance = ndimage.distance_transform_edt(~canny(layer, sigma=0, low_threshold=12.5, high_threshold=37.5))
@@ -348,7 +281,7 @@ def _wet(x: Array, liquid: Array, strength: float) -> Array:
     return x + strength * mask[..., None] * np.array([175, 238, 238]) / 255
 
 
-def _pixelate(x: Array, factor: float, rng: Rng) -> Array:
+def _pixelate(x: Array, factor: Number, rng: Rng) -> Array:
     side = x.shape[0]
     small = Image.fromarray(_uint8(x)).resize((int(side * factor),) * 2, Image.Resampling.BOX)
     return np.asarray(small.resize((side, side), Image.Resampling.BOX)) / 255.0

@@ -9,7 +9,10 @@ import math
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
+
+from .arrays import Batch, Index, Levels, PerImage, Probs
 
 Denoiser = Callable[..., Tensor]  # (x_t (B, C, H, W), t (B,), cond) -> eps_hat (B, C, H, W)
 
@@ -17,28 +20,28 @@ Denoiser = Callable[..., Tensor]  # (x_t (B, C, H, W), t (B,), cond) -> eps_hat 
 # --- schedules -------------------------------------------------------------------------------------------------------
 
 
-def linear_betas(T: int = 1000, start: float = 1e-4, end: float = 0.02) -> Tensor:
+def linear_betas(T: int = 1000, start: float = 1e-4, end: float = 0.02) -> Levels:
     """Ho et al. (2020), section 4: betas (T,) float64; used by DDPM, ADM 256 and DiT."""
     return torch.linspace(start, end, T, dtype=torch.float64)
 
 
-def scaled_linear_betas(T: int = 1000, start: float = 0.00085, end: float = 0.012) -> Tensor:
+def scaled_linear_betas(T: int = 1000, start: float = 0.00085, end: float = 0.012) -> Levels:
     """Linear in sqrt(beta), betas (T,) float64; used by Stable Diffusion 1.x and 2.x."""
     return torch.linspace(start**0.5, end**0.5, T, dtype=torch.float64) ** 2
 
 
-def cosine_betas(T: int = 1000, s: float = 0.008, largest: float = 0.999) -> Tensor:
+def cosine_betas(T: int = 1000, s: float = 0.008, largest: float = 0.999) -> Levels:
     """Nichol and Dhariwal (2021), eq. 17: betas (T,) float64 from abar = cos^2, clipped."""
     f = torch.cos((torch.arange(T + 1, dtype=torch.float64) / T + s) / (1 + s) * math.pi / 2) ** 2
     return (1 - f[1:] / f[:-1]).clamp_max(largest)
 
 
-def alphas_cumprod_of(betas: Tensor) -> Tensor:
+def alphas_cumprod_of(betas: Levels) -> Levels:
     """abar_t = prod_{s<=t} (1 - beta_s), (T,), in the precision of `betas`."""
     return torch.cumprod(1 - betas, dim=0)
 
 
-def expand(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
+def expand(values: Levels, t: Index, like: Shaped[Tensor, "B *dims"]) -> Shaped[Tensor, "B *ones"]:
     """values[t] shaped (B, 1, ..., 1) so that it broadcasts against `like` (B, ...)."""
     return values.to(like.device)[t].to(like.dtype).view(-1, *[1] * (like.ndim - 1))
 
@@ -46,37 +49,68 @@ def expand(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
 # --- forward process and conversions ---------------------------------------------------------------------------------
 
 
-def add_noise(x0: Tensor, t: Tensor, eps: Tensor, alphas_cumprod: Tensor) -> Tensor:
+def add_noise(
+    x0: Batch,
+    t: Index,
+    eps: Batch,
+    alphas_cumprod: Levels,
+) -> Batch:
     """x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps (Ho et al., eq. 4)."""
     abar = expand(alphas_cumprod, t, x0)  # (B, 1, 1, 1)
     return abar.sqrt() * x0 + (1 - abar).sqrt() * eps
 
 
-def eps_to_x0(eps: Tensor, x_t: Tensor, t: Tensor, alphas_cumprod: Tensor) -> Tensor:
+def eps_to_x0(
+    eps: Batch,
+    x_t: Batch,
+    t: Index,
+    alphas_cumprod: Levels,
+) -> Batch:
     """x0_hat = (x_t - sqrt(1 - abar_t) eps) / sqrt(abar_t)."""
     abar = expand(alphas_cumprod, t, x_t)
     return (x_t - (1 - abar).sqrt() * eps) / abar.sqrt()
 
 
-def x0_to_eps(x0: Tensor, x_t: Tensor, t: Tensor, alphas_cumprod: Tensor) -> Tensor:
+def x0_to_eps(
+    x0: Batch,
+    x_t: Batch,
+    t: Index,
+    alphas_cumprod: Levels,
+) -> Batch:
     """eps = (x_t - sqrt(abar_t) x0) / sqrt(1 - abar_t), the inverse of `eps_to_x0`."""
     abar = expand(alphas_cumprod, t, x_t)
     return (x_t - abar.sqrt() * x0) / (1 - abar).sqrt()
 
 
-def eps_to_v(eps: Tensor, x0: Tensor, t: Tensor, alphas_cumprod: Tensor) -> Tensor:
+def eps_to_v(
+    eps: Batch,
+    x0: Batch,
+    t: Index,
+    alphas_cumprod: Levels,
+) -> Batch:
     """v = sqrt(abar_t) eps - sqrt(1 - abar_t) x0 (Salimans and Ho, 2022)."""
     abar = expand(alphas_cumprod, t, x0)
     return abar.sqrt() * eps - (1 - abar).sqrt() * x0
 
 
-def v_to_eps(v: Tensor, x_t: Tensor, t: Tensor, alphas_cumprod: Tensor) -> Tensor:
+def v_to_eps(
+    v: Batch,
+    x_t: Batch,
+    t: Index,
+    alphas_cumprod: Levels,
+) -> Batch:
     """eps = sqrt(abar_t) v + sqrt(1 - abar_t) x_t."""
     abar = expand(alphas_cumprod, t, x_t)
     return abar.sqrt() * v + (1 - abar).sqrt() * x_t
 
 
-def to_eps(output: Tensor, x_t: Tensor, t: Tensor, alphas_cumprod: Tensor, prediction_type: str) -> Tensor:
+def to_eps(
+    output: Batch,
+    x_t: Batch,
+    t: Index,
+    alphas_cumprod: Levels,
+    prediction_type: str,
+) -> Batch:
     """The noise that a network's output stands for; `prediction_type` as in the schedulers of diffusers."""
     if prediction_type == "epsilon":
         return output
@@ -90,20 +124,25 @@ def to_eps(output: Tensor, x_t: Tensor, t: Tensor, alphas_cumprod: Tensor, predi
 # --- losses ----------------------------------------------------------------------------------------------------------
 
 
-def eps_error(eps_hat: Tensor, eps: Tensor) -> Tensor:
+def eps_error(eps_hat: Batch, eps: Batch) -> PerImage:
     """Mean over all dimensions of (eps_hat - eps)^2, one number an image: (B,)."""
     return (eps_hat - eps).square().flatten(1).mean(1)
 
 
 def diffusion_loss(
-    denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: Tensor | None, alphas_cumprod: Tensor
-) -> Tensor:
+    denoiser: Denoiser,
+    x0: Batch,
+    t: Index,
+    eps: Batch,
+    cond: Probs | None,
+    alphas_cumprod: Levels,
+) -> PerImage:
     """L_simple for given draws, (B,): |eps_hat(x_t, t, cond) - eps|^2 / dimensions (Ho et al., eq. 14)."""
     x_t = add_noise(x0, t, eps, alphas_cumprod)
     return eps_error(denoiser(x_t, t, cond), eps)
 
 
-def bound_weights(betas: Tensor) -> Tensor:
+def bound_weights(betas: Levels) -> Levels:
     """Weights (T,) which turn the *sum* of squared errors into the bound in nats, with sigma_t^2 = beta_tilde_t.
 
     w_t = beta_t^2 / (2 beta_tilde_t alpha_t (1 - abar_t)) (Ho et al., eq. 12); w_0 is infinite there, because
@@ -118,14 +157,14 @@ def bound_weights(betas: Tensor) -> Tensor:
 # --- sampling --------------------------------------------------------------------------------------------------------
 
 
-def respaced(n: int, T: int = 1000) -> Tensor:
+def respaced(n: int, T: int = 1000) -> Int[Tensor, " n"]:
     """n of T timesteps, rising, first and last kept: a fractional stride (T-1)/(n-1), rounded (Dhariwal and Nichol)."""
     if not 1 <= n <= T:
         raise ValueError(f"n={n} levels asked for: choose 1 to {T}")
     return (torch.arange(n, dtype=torch.float64) * ((T - 1) / max(n - 1, 1))).round().long()
 
 
-def previous(timesteps: Tensor, t: int) -> int:
+def previous(timesteps: Int[Tensor, " n"], t: int) -> int:
     """The kept level below t, or -1 for the clean image."""
     below = timesteps[timesteps < t]
     return int(below[-1]) if len(below) else -1
@@ -144,8 +183,14 @@ def predicted_x0(x_t: Tensor, eps_hat: Tensor, abar: Tensor, clip: bool) -> Tens
 
 
 def ddpm_step(
-    x_t: Tensor, eps_hat: Tensor, t: int, t_prev: int, alphas_cumprod: Tensor, noise: Tensor, clip: bool = True
-) -> Tensor:
+    x_t: Float[Tensor, "*dims"],
+    eps_hat: Float[Tensor, "*dims"],
+    t: int,
+    t_prev: int,
+    alphas_cumprod: Levels,
+    noise: Float[Tensor, "*dims"],
+    clip: bool = True,
+) -> Float[Tensor, "*dims"]:
     """One ancestral step t -> t_prev with the fixed small variance beta_tilde (Ho et al., eq. 6, 7).
 
     `noise` is standard normal, of the shape of x_t; it is not used on the way to the clean image (t_prev = -1)."""
@@ -158,15 +203,15 @@ def ddpm_step(
 
 
 def ddim_step(
-    x_t: Tensor,
-    eps_hat: Tensor,
+    x_t: Float[Tensor, "*dims"],
+    eps_hat: Float[Tensor, "*dims"],
     t: int,
     t_prev: int,
-    alphas_cumprod: Tensor,
+    alphas_cumprod: Levels,
     eta: float = 0.0,
-    noise: Tensor | None = None,
+    noise: Float[Tensor, "*dims"] | None = None,
     clip: bool = True,
-) -> Tensor:
+) -> Float[Tensor, "*dims"]:
     """One DDIM step (Song et al., 2021, eq. 12, 16); eta = 0 is deterministic, eta = 1 has the variance of DDPM."""
     abar, abar_prev = _levels(alphas_cumprod, t, t_prev, x_t)
     x0 = predicted_x0(x_t, eps_hat, abar, clip)
@@ -179,14 +224,14 @@ def ddim_step(
 @torch.no_grad()
 def sample(
     denoiser: Denoiser,
-    x_t: Tensor,
-    timesteps: Tensor,
-    cond: Tensor | None,
-    alphas_cumprod: Tensor,
+    x_t: Batch,
+    timesteps: Int[Tensor, " n"],
+    cond: Probs | None,
+    alphas_cumprod: Levels,
     eta: float = 0.0,
     clip: bool = True,
     generator: torch.Generator | None = None,
-) -> Tensor:
+) -> Batch:
     """Walk down all levels of `timesteps` (rising) from x_t (B, ...) at the highest; returns x0 (B, ...).
 
     A shorter `timesteps` is a partial run in the manner of SDEdit: start from `add_noise(x0, timesteps[-1], ...)`."""

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from . import TORCHVISION, zoo
+from . import TORCHVISION, __version__, zoo
 from .files import check_weights
 from .paths import MODELS, ROOT
 
@@ -88,6 +88,12 @@ CHECKS: dict[str, Callable[[], tuple[bool, str, str]]] = {
     "models": _models,
     "disk": _disk,
 }
+
+
+def environment() -> str:
+    """One line: versions and device, for the top of a notebook."""
+    names = ("torch", "diffusers", "timm")
+    return " | ".join([f"gentta {__version__}", *(f"{n} {version(n)}" for n in names), _device()[1], _bf16()[1]])
 
 
 def doctor() -> bool:

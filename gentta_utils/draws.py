@@ -7,7 +7,10 @@ that use the same purpose see the same (t, eps) pairs.
 import hashlib
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
+
+from .arrays import Index
 
 TIMESTEP_MODES = ("stratified", "even", "iid", "fixed")
 NOISE_MODES = ("fresh", "antithetic", "shared")
@@ -21,7 +24,7 @@ def generator(seed: int, image_id: int, purpose: str, step: int = 0) -> torch.Ge
     return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 
-def draw_timesteps(n: int, window: tuple[int, int], mode: str, generator: torch.Generator) -> Tensor:
+def draw_timesteps(n: int, window: tuple[int, int], mode: str, generator: torch.Generator) -> Int[Tensor, " n"]:
     """Always exactly n timesteps (n,) int64 in [low, high) of `window`.
 
     "stratified": one in each n-th of the window, independently within it. "even": a stride with one random offset.
@@ -37,7 +40,7 @@ def draw_timesteps(n: int, window: tuple[int, int], mode: str, generator: torch.
     return (low + (torch.arange(n) + jitter) / n * (high - low)).long().clamp_max(high - 1)
 
 
-def draw_noise(n: int, shape: tuple, mode: str, generator: torch.Generator) -> Tensor:
+def draw_noise(n: int, shape: tuple, mode: str, generator: torch.Generator) -> Float[Tensor, "n *shape"]:
     """n noises (n, *shape) float32. "fresh": independent. "antithetic": pairs eps, -eps. "shared": one for all n."""
     if mode not in NOISE_MODES:
         raise ValueError(f"unknown noise={mode!r}: choose one of {', '.join(NOISE_MODES)}")
@@ -49,7 +52,7 @@ def draw_noise(n: int, shape: tuple, mode: str, generator: torch.Generator) -> T
 
 
 def draw_pairs(
-    ids: Tensor,
+    ids: Index,
     n: int,
     shape: tuple,
     window: tuple[int, int] = (0, 1000),
@@ -58,7 +61,7 @@ def draw_pairs(
     seed: int = 0,
     purpose: str = "pairs",
     step: int = 0,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Int[Tensor, "B n"], Float[Tensor, "B n *shape"]]:
     """The n (t, eps) pairs of each image with these ids (B,): t (B, n) int64 and eps (B, n, *shape) float32."""
     t, eps = [], []
     for i in ids.tolist():

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .arrays import Index
 from .diffusion import add_noise
 from .draws import draw_pairs
 from .files import atomic_write
@@ -24,12 +26,12 @@ from .progress import progress
 class ErrorTable:
     """Gram matrices of B images and N pairs; pairs are in rising order of t when the draws are stratified."""
 
-    gram: Tensor  # (B, N, k, k) float32, mean over dimensions; k = K unless only some classes were asked for
-    t: Tensor  # (B, N) int64
-    classes: Tensor  # (B, k) int64: which class each row of the Gram matrix stands for
+    gram: Float[Tensor, "B N k k"]  # float32, mean over dimensions; k = K unless only some classes were asked for
+    t: Int[Tensor, "B N"]
+    classes: Int[Tensor, "B k"]  # which class each row of the Gram matrix stands for
 
     @property
-    def error(self) -> Tensor:
+    def error(self) -> Float[Tensor, "B N k"]:
         """err[image, pair, class], (B, N, k): mean squared error per dimension."""
         return self.gram.diagonal(dim1=-2, dim2=-1)
 
@@ -41,7 +43,7 @@ class ErrorTable:
         keep = torch.arange(n) * (N // n) + N // n // 2
         return ErrorTable(self.gram[:, keep], self.t[:, keep], self.classes)
 
-    def scores(self, window: tuple[int, int] = (0, 1000)) -> Tensor:
+    def scores(self, window: tuple[int, int] = (0, 1000)) -> Float[Tensor, "B k"]:
         """Mean error of each class over the pairs with t in [low, high), (B, k): the lowest is the predicted class."""
         inside = ((self.t >= window[0]) & (self.t < window[1])).float()
         if not bool(inside.any(1).all()):
@@ -50,7 +52,14 @@ class ErrorTable:
 
 
 @torch.no_grad()
-def gram(denoiser, x0: Tensor, t: Tensor, eps: Tensor, classes: Tensor | None = None, micro_batch: int = 640) -> Tensor:
+def gram(
+    denoiser,
+    x0: Float[Tensor, "M C H W"],
+    t: Int[Tensor, " M"],
+    eps: Float[Tensor, "M C H W"],
+    classes: Int[Tensor, "M k"] | None = None,
+    micro_batch: int = 640,
+) -> Float[Tensor, "M k k"]:
     """Gram matrices (M, k, k) float32 of M given pairs: x0 and eps (M, C, H, W), t (M,), classes (M, k) or all K.
 
     Costs k forward evaluations a pair."""
@@ -68,14 +77,14 @@ def gram(denoiser, x0: Tensor, t: Tensor, eps: Tensor, classes: Tensor | None = 
 
 def error_table(
     denoiser,
-    images: Tensor,
-    ids: Tensor,
+    images: Float[Tensor, "B C S S"],
+    ids: Index,
     pairs: int = 48,
     window: tuple[int, int] = (0, 1000),
     timesteps: str = "stratified",
     noise: str = "fresh",
     seed: int = 0,
-    classes: Tensor | None = None,
+    classes: Int[Tensor, "B k"] | None = None,
     cache: Path | None = None,
     chunk: int = 10,
 ) -> ErrorTable:

@@ -138,7 +138,7 @@ def load(path: Path) -> list[Records]:
     if not path.is_file():
         raise FileNotFoundError(f"no records at {path}: {mend}")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
             abouts = json.loads(str(file["about"]))
             rows = [{name: file[f"{i}.{name}"] for name in _COLUMNS} for i in range(len(abouts))]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

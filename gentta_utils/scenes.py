@@ -7,24 +7,23 @@ rounding). Images come with their class, colours, caption, per-pixel class mask 
 Lengths are in metres. x points right, y up, z away from the camera; the floor is y = 0, the wall z = WALL.
 """
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .files import atomic_write
+from .labels import CLASSES, COLOURS, LABELS, MATERIALS
 from .paths import DATA
 from .shapes import SHAPES
+from .tracing import WALL, camera_rays, intersect, shade  # noqa: F401 (WALL is part of the world)
 
 VERSION = "1.0"  # part of every record: raise it when any pixel of any scene changes
-LABELS = json.loads((DATA / "scenes" / "labels.json").read_text())
-CLASSES: list[str] = LABELS["classes"]
-COLOURS: list[str] = list(LABELS["colours"])
-MATERIALS: list[str] = LABELS["materials"]
-WALL = 3.5
+SHIPPED = DATA / "scenes" / "test.npz"
 SPLITS = {"train": 0, "select": 1, "test": 2, "filter": 3}  # disjoint seeds: to fit, to choose settings, for tables
 SPLIT_SIZE = 100_000_000
 _SLOTS = 128  # uniform numbers drawn for a scene, more than are used: a new attribute takes a free slot
@@ -187,7 +186,7 @@ def render(scenes: Scenes, size: int = 64, supersample: int = 2, device: str = "
     """
     world = scenes.map(lambda v: v.to(device))
     origin, direction, _ = camera_rays(world, size * supersample)
-    colour = _shade(world, origin, direction)  # (B, S*S, 3)
+    colour = shade(world, origin, direction)  # (B, S*S, 3)
     side = size * supersample
     image = F.avg_pool2d(colour.transpose(1, 2).reshape(-1, 3, side, side), supersample).cpu()
     image = image + scenes.noise * _sensor_noise(scenes.id, size)
@@ -195,7 +194,7 @@ def render(scenes: Scenes, size: int = 64, supersample: int = 2, device: str = "
     if not dense:
         return scenes
     origin, direction, axis = camera_rays(world, size)
-    t, instance, _ = _intersect(world, origin, direction)
+    t, instance, _ = intersect(world, origin, direction)
     label = torch.cat([torch.full_like(world.classes[:, :1], -1), world.classes], 1).gather(1, instance) + 1
     maps = {"mask": label.byte(), "instance": instance.byte(), "depth": t * (direction * axis[:, None]).sum(-1)}
     return replace(scenes, **{k: v.view(-1, size, size).cpu() for k, v in maps.items()})
@@ -212,19 +211,25 @@ def batches(n: int, split: str, start: int = 0, size: int = 64, chunk: int = 50,
         yield make(min(chunk, start + n - first), split, first, size, **kwargs)
 
 
-def camera_rays(scenes: Scenes, side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Rays through the pixel centres of a side x side image.
+def ship(n: int = 120, start: int = 90_000) -> None:
+    """Write the n test scenes that travel with the repository, rendered at 64 px, to data/scenes/test.npz."""
+    world = make(n, "test", start)
+    arrays = {
+        "id": world.id.numpy(),
+        "image": (world.image * 255).round().byte().numpy(),
+        "mask": world.mask.numpy(),
+        "instance": world.instance.numpy(),
+        "depth": world.depth.half().numpy(),
+    }
+    atomic_write(SHIPPED, lambda path: np.savez_compressed(path, **arrays))
 
-    Returns origin (B, 1, 3), unit directions (B, side*side, 3) in row order, and the optical axis (B, 3)."""
-    axis = F.normalize(scenes.target - scenes.camera, dim=-1)
-    up = torch.tensor([[0.0, 1.0, 0.0]], device=axis.device).expand_as(axis)
-    right = F.normalize(torch.cross(up, axis, dim=-1), dim=-1)
-    up = torch.cross(axis, right, dim=-1)
-    grid = (torch.arange(side, device=axis.device) + 0.5) / side * 2 - 1
-    y, x = torch.meshgrid(-grid, grid, indexing="ij")
-    plane = x.reshape(-1, 1) * right[:, None] + y.reshape(-1, 1) * up[:, None]  # (B, side*side, 3)
-    direction = F.normalize(axis[:, None] + scenes.tan_half_fov[:, None, None] * plane, dim=-1)
-    return scenes.camera[:, None], direction, axis
+
+def shipped() -> Scenes:
+    """The test scenes that travel with the repository, at once and without rendering: (120, 3, 64, 64) and maps."""
+    with np.load(SHIPPED, allow_pickle=False) as file:
+        maps = {name: torch.from_numpy(file[name]) for name in ("image", "mask", "instance", "depth")}
+        world = sample(torch.from_numpy(file["id"]))
+    return replace(world, **{**maps, "image": maps["image"].float() / 255, "depth": maps["depth"].float()})
 
 
 def _rotation(yaw: Tensor, tilt: Tensor) -> Tensor:
@@ -241,114 +246,6 @@ def _standing_height(classes: Tensor, rotation: Tensor, scale: Tensor) -> Tensor
     for k, name in enumerate(CLASSES):
         height[classes == k] = SHAPES[name].support(down[classes == k])
     return height * scale
-
-
-def _to_object(scenes: Scenes, o: int, rows: Tensor, point: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    """Rays of scenes `rows` in the coordinates of their object `o`: there one unit is `scale` metres."""
-    R, scale = scenes.rotation[rows, o], scenes.scale[rows, o, None, None]
-    return (point - scenes.position[rows, o, None]) @ R / scale, direction @ R
-
-
-def _groups(scenes: Scenes) -> Iterator[tuple[int, int, Tensor]]:
-    """(object, class, rows of the scenes whose object is of that class): each group shares one distance field."""
-    for o in range(scenes.classes.shape[1]):
-        for k in range(len(CLASSES)):
-            rows = (scenes.classes[:, o] == k).nonzero()[:, 0]
-            if len(rows):
-                yield o, k, rows
-
-
-def _trace(sdf, origin: Tensor, direction: Tensor, near: Tensor, far: Tensor, steps: int = 48) -> Tensor:
-    """Sphere tracing of rays (M, 3) between near and far (M,): distance to the surface, inf where it is missed."""
-    out, t = torch.full_like(near, math.inf), near.clone()
-    todo = torch.arange(len(near), device=near.device)
-    for step in range(steps):
-        distance = sdf(origin[todo] + t[todo, None] * direction[todo])
-        t[todo] += distance
-        if step % 4 == 3 or step == steps - 1:  # drop the rays that have arrived or left
-            hit = distance < (1e-4 if step < steps - 1 else 1e-2)
-            out[todo[hit]] = t[todo[hit]]
-            todo = todo[~hit & (t[todo] < far[todo])]
-            if not len(todo):
-                break
-    return out
-
-
-def _intersect(scenes: Scenes, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """First hit of camera rays (B, N, 3): distance (B, N), object (B, N; 0 background, o + 1) and normal (B, N, 3)."""
-    down, ahead = direction[..., 1], direction[..., 2]
-    t_floor = torch.where(down < -1e-3, -origin[..., 1] / down.clamp_max(-1e-3), math.inf)
-    t_wall = (WALL - origin[..., 2]) / ahead.clamp_min(1e-3)
-    t = torch.minimum(t_floor, t_wall)
-    instance = torch.zeros_like(t, dtype=torch.long)
-    normal = torch.zeros_like(direction)
-    normal[..., 1], normal[..., 2] = (t_floor < t_wall).float(), -(t_floor >= t_wall).float()
-    for o, k, rows in _groups(scenes):
-        shape = SHAPES[CLASSES[k]]
-        p, d = _to_object(scenes, o, rows, origin[rows], direction[rows])
-        p = p.expand_as(d)
-        middle = -(p * d).sum(-1)
-        chord = middle**2 - (p * p).sum(-1) + shape.radius**2
-        scene, ray = (chord > 0).nonzero(as_tuple=True)  # only rays that meet the bounding sphere
-        p, d, half, middle = p[scene, ray], d[scene, ray], chord[scene, ray].sqrt(), middle[scene, ray]
-        t_object = _trace(shape.sdf, p, d, middle - half, middle + half)
-        scene_id, scale = rows[scene], scenes.scale[rows[scene], o]
-        hit = t_object * scale < t[scene_id, ray]
-        p, d, t_object, scale = p[hit], d[hit], t_object[hit], scale[hit]
-        at = (scene_id[hit], ray[hit])
-        t[at], instance[at] = t_object * scale, o + 1
-        local = _gradient(shape.sdf, p + t_object[:, None] * d)
-        normal[at] = (scenes.rotation[at[0], o] @ local[..., None])[..., 0]
-    return t, instance, normal
-
-
-def _gradient(sdf, p: Tensor, h: float = 0.005) -> Tensor:
-    """Unit gradient of a distance field at p (M, 3) by central differences."""
-    steps = torch.eye(3, device=p.device) * h
-    return F.normalize(torch.stack([sdf(p + e) - sdf(p - e) for e in steps], -1), dim=-1)
-
-
-def _shadow(scenes: Scenes, point: Tensor) -> Tensor:
-    """Light that reaches the points (B, N, 3), in [0, 1]: soft shadow, min of 8 h / t along the way to the light."""
-    lit = torch.ones(point.shape[:2], device=point.device)
-    for o, k, rows in _groups(scenes):
-        shape, light = SHAPES[CLASSES[k]], scenes.light[rows, None].expand(-1, point.shape[1], -1)
-        p, d = _to_object(scenes, o, rows, point[rows], light)
-        scale = scenes.scale[rows, o, None]
-        nearest = (-(p * d).sum(-1)).clamp_min(0)  # where the ray passes closest to the object's centre
-        gap = (p + nearest[..., None] * d).norm(dim=-1) - shape.radius
-        scene, ray = (gap * 8 < nearest + shape.radius).nonzero(as_tuple=True)  # elsewhere 8 h / t stays above 1
-        p, d, scale = p[scene, ray], d[scene, ray], scale[scene, 0]
-        end = nearest[scene, ray] + shape.radius
-        t, dark = 0.08 / scale, torch.ones_like(scale)
-        for _ in range(12):
-            h = shape.sdf(p + t[:, None] * d)
-            dark = torch.minimum(dark, torch.where(t < end, (8 * h / t).clamp(0, 1), 1.0))
-            t = t + torch.minimum(torch.maximum(h, 0.05 / scale), 0.6 / scale)
-        at = (rows[scene], ray)
-        lit[at] = torch.minimum(lit[at], dark)
-    return lit
-
-
-def _shade(scenes: Scenes, origin: Tensor, direction: Tensor) -> Tensor:
-    """Colour of camera rays (B, N, 3): Lambert with ambient light, Blinn highlight on shiny objects, soft shadow."""
-    t, instance, normal = _intersect(scenes, origin, direction)
-    point = origin + t[..., None] * direction
-    lit = _shadow(scenes, point + 0.02 * normal)
-    light = scenes.light[:, None]
-    diffuse = (normal * light).sum(-1).clamp_min(0) * lit
-    half = F.normalize(light - direction, dim=-1)
-    shiny = torch.cat([torch.zeros_like(scenes.material[:, :1]), scenes.material], 1).gather(1, instance)
-    highlight = 0.6 * (normal * half).sum(-1).clamp_min(0) ** 40 * lit * shiny
-    on_floor = (normal[..., 1:2] == 1) & (instance == 0)[..., None]
-    background = torch.where(on_floor, scenes.floor_rgb[:, None], scenes.wall_rgb[:, None])
-    palette = torch.cat([torch.zeros_like(scenes.object_rgb[:, :1]), scenes.object_rgb], 1)
-    surface = palette.gather(1, instance[..., None].expand(-1, -1, 3))
-    base = torch.where((instance > 0)[..., None], surface, background)
-    w = (point @ scenes.wave + scenes.phase[:, None]).sin()  # (B, N, 4)
-    texture = w[..., 0] * w[..., 1] + 0.6 * w[..., 2] * w[..., 3]
-    base = base * (1 + scenes.amplitude[:, None] * texture)[..., None]
-    return (base * (0.38 + 0.72 * diffuse[..., None]) + highlight[..., None]).clamp(0, 1)
 
 
 def _sensor_noise(ids: Tensor, size: int) -> Tensor:

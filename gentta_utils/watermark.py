@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -31,7 +32,7 @@ def font_size(side: int) -> int:
     return _FONT_SIZES.get(side, int(side / 6.22))
 
 
-def coverage(height: int, width: int, font: str | Path | None = None) -> Tensor:
+def coverage(height: int, width: int, font: str | Path | None = None) -> Float[Tensor, "height width"]:
     """Where the watermark lies: (height, width) float32 in [0, 1]. Anchor at (.01 width, .4 height).
 
     Args:
@@ -55,7 +56,7 @@ def coverage(height: int, width: int, font: str | Path | None = None) -> Tensor:
     return torch.from_numpy(np.asarray(layer, dtype=np.float32) / 255)
 
 
-def watermark(images: Tensor, font: str | Path | None = None) -> Tensor:
+def watermark(images: Float[Tensor, "B 3 H W"], font: str | Path | None = None) -> Float[Tensor, "B 3 H W"]:
     """Images (B, 3, H, W) in [0, 1] with the watermark alpha-composited in white; same shape and range."""
     alpha = ALPHA * coverage(*images.shape[-2:], font).to(images.device)  # (H, W)
     return images + alpha * (1 - images)

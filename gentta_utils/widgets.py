@@ -6,9 +6,10 @@ A kernel cannot know whether anybody looks at it, so the environment says so: GE
 import os
 from collections.abc import Callable, Sequence
 
+from .arrays import Number
 from .plots import figure, show
 
-Control = tuple[float, float, float] | Sequence[str]  # (low, high, initial), or the options, first one initial
+Control = tuple[Number, Number, Number] | Sequence[str]  # (low, high, initial), or the options, first one initial
 
 
 def is_live() -> bool:

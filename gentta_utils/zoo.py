@@ -70,7 +70,7 @@ def load(
             check_weights(MODELS / file, checksums()[file])
     path = folder / name
     model = _load_classifier(name, path) if name.startswith("classifier/") else _load_dit(path, device, precision)
-    return model.to(device).requires_grad_(False)
+    return model.to(device).eval().requires_grad_(False)
 
 
 @lru_cache(maxsize=16)
@@ -88,7 +88,12 @@ def _load_classifier(name: str, path: Path) -> nn.Module:
     network = timm.create_model(f"local-dir:{path}", pretrained=True)
     config = network.pretrained_cfg
     return Classifier(
-        network.float(), config["mean"], config["std"], config["input_size"][-1], network.num_classes, name
+        network.float(),
+        tuple(config["mean"]),
+        tuple(config["std"]),
+        config["input_size"][-1],
+        network.num_classes,
+        name,
     )
 
 

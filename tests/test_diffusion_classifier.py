@@ -167,13 +167,13 @@ def test_interval_is_over_scenes_and_paired():
     """Each scene counted twice must not narrow the interval; identical predictions have no spread."""
     g = torch.Generator().manual_seed(0)
     after, before = (torch.rand(2, 80, generator=g) > 0.4).numpy()
-    once = paired_interval(after, before, range(80))
+    once = paired_interval(after, before, np.arange(80))
     twice = paired_interval(np.tile(after, 2), np.tile(before, 2), np.tile(np.arange(80), 2))
     assert twice.mean == pytest.approx(once.mean)
     assert twice.high - twice.low == pytest.approx(once.high - once.low, rel=0.05)
     naive = paired_interval(np.tile(after, 2), np.tile(before, 2), np.arange(160))
     assert naive.high - naive.low < 0.8 * (once.high - once.low)
-    same = paired_interval(after, after, range(80))
+    same = paired_interval(after, after, np.arange(80))
     assert (same.mean, same.low, same.high) == (0, 0, 0)
     assert once.low < once.mean < once.high
     assert once.mean == pytest.approx(100 * (after.mean() - before.mean()))

@@ -143,6 +143,15 @@ def test_everything_varies_and_classes_are_even():
     assert s.scale.max() <= world.scale[1]
 
 
+def test_shipped_scenes_are_fresh_ones():
+    shipped = scenes.shipped()
+    fresh = render(sample(shipped.id))
+    assert (shipped.image - fresh.image).abs().max() <= 1 / 255 + 1e-6
+    assert (shipped.mask == fresh.mask).float().mean() > 0.999
+    torch.testing.assert_close(shipped.depth, fresh.depth, atol=0.01, rtol=0.01)
+    assert shipped.caption == fresh.caption
+
+
 def test_captions_name_what_is_seen():
     s = sample(scene_ids(3))
     for b, caption in enumerate(s.caption):

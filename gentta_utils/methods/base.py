@@ -10,10 +10,13 @@
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from ..arrays import Probs
 from ..classifier import Classifier
 from ..conditioning import Denoiser
+from ..mixture import GaussianMixture
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Models:
     """What a method may use: the task model, and the diffusion model where there is one."""
 
     classifier: Classifier
-    denoiser: Denoiser | None = None
+    denoiser: Denoiser | GaussianMixture | None = None
 
     def counts(self) -> dict[str, int]:
         """Network evaluations so far, e.g. {"classifier fwd": 3, "denoiser fwd+bwd": 160}; one for each image."""
@@ -41,11 +44,11 @@ class Output:
         images: (B, 3, H, W) the changed images, for methods that adapt the input.
     """
 
-    logits: Tensor
-    before: Tensor
-    loss: Tensor
+    logits: Probs
+    before: Probs
+    loss: Float[Tensor, "S B"]
     nfe: dict[str, int] = field(default_factory=dict)
-    images: Tensor | None = None
+    images: Float[Tensor, "B 3 H W"] | None = None
 
 
 def spent(models: Models, before: dict[str, int]) -> dict[str, int]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..arrays import Index, Probs
 from ..errors import ErrorTable, error_table
 from ..inputs import check_images
 from .base import Models, Output, no_loss, spent
@@ -24,18 +25,18 @@ class Settings:
     seed: int = 0
 
 
-def log_posterior(error: Tensor, dims: int, temperature: float) -> Tensor:
+def log_posterior(error: Probs, dims: int, temperature: float) -> Probs:
     """log p (B, K) from mean errors per dimension (B, K): softmax of -dims * error / tau, uniform prior."""
     return (-dims * error / temperature).log_softmax(1)
 
 
-def paired_difference(table: ErrorTable, best: Tensor) -> tuple[Tensor, Tensor]:
+def paired_difference(table: ErrorTable, best: Index) -> tuple[Probs, Probs]:
     """Mean and standard error over pairs of err_k - err_best, each (B, K); `best` (B,) is the class compared with."""
     difference = table.error - table.error.gather(2, best[:, None, None].expand(-1, table.t.shape[1], 1))
     return difference.mean(1), difference.std(1) / table.t.shape[1] ** 0.5
 
 
-def staged(table: ErrorTable, pairs: tuple[int, ...], keep: tuple[int, ...]) -> Tensor:
+def staged(table: ErrorTable, pairs: tuple[int, ...], keep: tuple[int, ...]) -> Index:
     """Adaptive elimination (their algorithm 2): the predicted class (B,).
 
     Stage i scores the remaining classes by the mean error over pairs[i] evenly spread pairs and keeps the keep[i] best;

@@ -10,9 +10,11 @@ detached, then one backward of (p * G).sum() through the classifier, which there
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.func import functional_call
 
+from ..arrays import Images, PerImage, Probs
 from ..classifier import PARAM_SETS, Copies, parameter_names, with_lora
 from ..diffusion import add_noise, eps_error
 from ..draws import NOISE_MODES, TIMESTEP_MODES, draw_pairs
@@ -77,7 +79,7 @@ PUBLISHED = dict(
 )  # METHODS C9, the "adam" row; SGD 5e-3 with momentum .9 is the other
 
 
-def probabilities(logits: Tensor, temperature: float, dropped: Tensor | None = None) -> Tensor:
+def probabilities(logits: Probs, temperature: float, dropped: Bool[Tensor, "B K"] | None = None) -> Probs:
     """p = softmax(z / T) over the classes that are not dropped (B, K), renormalised."""
     z = logits / temperature
     return (z if dropped is None else z.masked_fill(dropped, -torch.inf)).softmax(1)
@@ -85,14 +87,14 @@ def probabilities(logits: Tensor, temperature: float, dropped: Tensor | None = N
 
 def condition_gradient(
     denoiser,
-    x0: Tensor,
-    p: Tensor,
-    t: Tensor,
-    eps: Tensor,
+    x0: Images,
+    p: Probs,
+    t: Int[Tensor, "B n"],
+    eps: Float[Tensor, "B n C H W"],
     mixing: str = "embedding",
     micro_batch: int = 512,
     phi: dict[str, Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Probs, PerImage]:
     """G = dL/dp (B, K) and L (B,) of each image: the mean diffusion error over its n pairs.
 
     Args:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..arrays import Probs
 from . import diffusion_classifier
 from .base import Models, Output
 
@@ -15,7 +16,7 @@ class Settings:
     reader: diffusion_classifier.Settings = field(default_factory=diffusion_classifier.Settings)
 
 
-def mix(p_classifier: Tensor, p_diffusion: Tensor, weight: float = 0.5) -> Tensor:
+def mix(p_classifier: Probs, p_diffusion: Probs, weight: float = 0.5) -> Probs:
     """(1 - w) p_theta + w p_phi, (B, K)."""
     return (1 - weight) * p_classifier + weight * p_diffusion
 

@@ -181,7 +181,7 @@ def train(
                 loss = loss_of(model, generator, run.step)
             if not torch.isfinite(loss):
                 raise FloatingPointError(
-                    f"the loss of {folder.name} is {float(loss)} at step {run.step}: lower the learning rate; "
+                    f"the loss of {folder.name} is {float(loss.detach())} at step {run.step}: lower the learning rate; "
                     f"the last checkpoint is {run.checkpoint}"
                 )
             run.update(loss)

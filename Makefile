@@ -1,0 +1,33 @@
+# Two commands do all the set-up: `make course` runs every notebook, `make test` runs the tests.
+PYTHON ?= python3.11
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/ready
+
+.PHONY: course fast test lab doctor clean
+
+course: $(READY)
+	$(BIN)/python -m gentta_utils run
+
+fast: $(READY)
+	$(BIN)/python -m gentta_utils run --fast
+
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+	GENTTA_PROGRESS=0 $(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=120 --nbval-current-env notebooks
+
+lab: $(READY)
+	GENTTA_INTERACTIVE=1 $(BIN)/jupyter lab notebooks
+
+doctor: $(READY)
+	$(BIN)/python -m gentta_utils doctor
+
+clean:
+	rm -rf $(VENV) runs
+
+$(READY): constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	touch $@

@@ -1,0 +1,185 @@
+"""How fast is one update of Diffusion-TTA, stage by stage, and how much signal does it buy? Ratios within one run.
+
+    python bench/speed.py [--images 8] [--pairs 60] [--repeats 3]
+
+The plain loop is fixed here, after the published procedure: one image at a time, float32, micro-batches of 15 pairs,
+the classifier run again in each, weight gradients of the diffusion model computed, the state deep-copied for the reset.
+"""
+
+import argparse
+import copy
+import time
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from gentta_utils import zoo
+from gentta_utils.classifier import Copies
+from gentta_utils.conditioning import Denoiser
+from gentta_utils.corruptions import HELD_OUT
+from gentta_utils.datasets import SceneSpec, stream
+from gentta_utils.diffusion import add_noise, eps_error
+from gentta_utils.draws import draw_pairs
+from gentta_utils.methods.diffusion_tta import condition_gradient, probabilities
+
+WINDOW, TEMPERATURE, MICRO = (150, 600), 3.0, 15
+
+
+def plain(classifier, denoiser, images, t, eps, once=False, frozen=False, copied=True, micro=MICRO) -> Tensor:
+    """One image after the other; the three switches take away one waste each. Returns dL/dp (B, K)."""
+    classifier.requires_grad_(True)
+    denoiser.requires_grad_(not frozen)
+    out = []
+    for b in range(len(images)):
+        kept = copy.deepcopy((classifier.state_dict(), denoiser.state_dict())) if copied else None
+        x0 = denoiser.encode(images[b : b + 1])
+        total = torch.zeros(1, classifier.classes)
+        p = None
+        for part in torch.arange(t.shape[1]).split(micro):
+            if p is None or not once:
+                p = probabilities(classifier(images[b : b + 1]), TEMPERATURE)
+            cond = p.detach().requires_grad_() if once else p
+            if not once:
+                p.retain_grad()
+            x_t = add_noise(x0.expand(len(part), -1, -1, -1), t[b, part], eps[b, part], denoiser.alphas_cumprod)
+            eps_hat = denoiser(x_t, t[b, part], cond.expand(len(part), -1))
+            (eps_error(eps_hat, eps[b, part]).sum() / t.shape[1]).backward()
+            total += cond.grad
+        if once:
+            (p * total).sum().backward()
+        classifier.zero_grad()
+        denoiser.zero_grad()
+        if copied:
+            classifier.load_state_dict(kept[0])
+            denoiser.load_state_dict(kept[1])
+        out.append(total[0].detach())
+    classifier.requires_grad_(False)
+    denoiser.requires_grad_(False)
+    return torch.stack(out)
+
+
+def ours(classifier, denoiser, images, t, eps, micro=512) -> Tensor:
+    """The package's update: copies of the classifier side by side, gradient gathered on p."""
+    task = Copies(classifier, "all", len(images))
+    p = probabilities(task(images), TEMPERATURE)
+    G, _ = condition_gradient(denoiser, denoiser.encode(images), p, t, eps, micro_batch=micro)
+    (p * G).sum().backward()
+    return G
+
+
+def timed(call, repeats: int) -> tuple[float, Tensor]:
+    """Fastest of `repeats` calls after a warm-up, in seconds, with what it returned."""
+    result, seconds = call(), []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        result = call()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds), result
+
+
+def stages(classifier, fp32: Denoiser, bf16: Denoiser, images: Tensor, pairs: int, repeats: int) -> float:
+    """Print the time of each stage and its agreement with the plain loop; returns the last one's seconds an image."""
+    t, eps = draw_pairs(torch.arange(len(images)), pairs, fp32.shape, WINDOW)
+    rows = {
+        "plain loop": lambda: plain(classifier, fp32, images, t, eps),
+        "classifier once": lambda: plain(classifier, fp32, images, t, eps, once=True),
+        "+ frozen denoiser": lambda: plain(classifier, fp32, images, t, eps, once=True, frozen=True),
+        "+ no deep copy": lambda: plain(classifier, fp32, images, t, eps, once=True, frozen=True, copied=False),
+        "+ images side by side": lambda: ours(classifier, fp32, images, t, eps),
+        "+ bf16": lambda: ours(classifier, bf16, images, t, eps),
+    }
+    first = reference = None
+    for name, call in rows.items():
+        seconds, G = timed(call, repeats)
+        first, reference = first or seconds, G if reference is None else reference
+        error = float((G - reference).norm() / reference.norm())
+        cosine = float(torch.cosine_similarity(G.flatten(), reference.flatten(), 0))
+        print(
+            f"  {name:<22} {1000 * seconds / len(images) / pairs:6.2f} ms a pair   {first / seconds:5.2f} x   "
+            f"relative error of dL/dp {error:.1e}   cosine {cosine:.5f}",
+            flush=True,
+        )
+    return seconds / len(images) / pairs
+
+
+def samples(denoiser, images: Tensor, p: Tensor, pairs: int, draws: int, window, timesteps: str, noise: str) -> Tensor:
+    """Independent estimates of what reaches the logits, p_i (G_i - <p, G>): (draws, B, K)."""
+    x0, out = denoiser.encode(images), []
+    for seed in range(draws):
+        t, eps = draw_pairs(torch.arange(len(images)), pairs, denoiser.shape, window, timesteps, noise, seed, "bench")
+        G, _ = condition_gradient(denoiser, x0, p, t, eps)
+        out.append(p * (G - (p * G).sum(1, keepdim=True)))
+    return torch.stack(out)
+
+
+def signal_to_noise(estimates: Tensor) -> tuple[Tensor, Tensor]:
+    """|mean|^2 and trace of the covariance of each image's estimates (B,), the first freed of its own noise."""
+    variance = estimates.var(0).sum(-1)
+    signal = estimates.mean(0).square().sum(-1) - variance / len(estimates)
+    return signal.clamp_min(0), variance
+
+
+def peak(dtype: torch.dtype, n: int = 1536) -> float:
+    """Best matrix product here, in FLOP/s."""
+    a, b = torch.randn(2, n, n).to(dtype)
+    seconds, _ = timed(lambda: a @ b, 8)
+    return 2 * n**3 / seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--pairs", type=int, default=60)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--draws", type=int, default=24)
+    args = parser.parse_args()
+    classifier = zoo.load("classifier/resnet")
+    fp32 = zoo.load("denoiser/dit", precision="fp32")
+    bf16 = zoo.load("denoiser/dit", precision="bf16")
+    parts = [stream(SceneSpec(args.images // 4 or 1, name, 5, "select", 4500)) for name in HELD_OUT]
+    images = torch.cat([p.images for p in parts])
+    print(f"{len(images)} images under the held-out corruptions, {torch.get_num_threads()} threads")
+
+    print(f"\none update of {args.pairs} pairs, stage by stage")
+    per_pair = stages(classifier, fp32, bf16, images, args.pairs, args.repeats)
+    with FlopCounterMode(display=False) as counter:
+        t, eps = draw_pairs(torch.arange(len(images)), 8, fp32.shape, WINDOW)
+        ours(classifier, fp32, images, t, eps)
+    rate = counter.get_total_flops() / len(images) / 8 / per_pair
+    print(f"  {rate / 1e9:.0f} GFLOP/s in bf16, {100 * rate / peak(torch.bfloat16):.0f}% of this machine's matmul peak")
+
+    print("\nvariance of what reaches the logits, 16 pairs in the same window (iid draws = 1)")
+    with torch.no_grad():
+        logits = classifier(images)
+    soft = probabilities(logits, TEMPERATURE)
+    reference = None
+    for timesteps, noise in (
+        ("iid", "fresh"),
+        ("stratified", "fresh"),
+        ("iid", "antithetic"),
+        ("stratified", "antithetic"),
+    ):
+        estimates = samples(bf16, images, soft, 16, args.draws, WINDOW, timesteps, noise)
+        signal, variance = signal_to_noise(estimates)
+        reference = variance if reference is None else reference
+        print(f"  {timesteps:<11} {noise:<11} {float((variance / reference).median()):.3f}")
+        if (timesteps, noise) == ("stratified", "fresh"):
+            our_ratio = signal / variance
+
+    print("\npublished against ours: time to the same signal-to-noise of what reaches the logits")
+    hard = probabilities(logits, 1.0)
+    signal, variance = signal_to_noise(samples(bf16, images, hard, 16, args.draws, (0, 1000), "iid", "fresh"))
+    published = signal / variance
+    pairs_ratio = float(our_ratio.median() / published.median().clamp_min(1e-12))
+
+    seconds_plain, _ = timed(
+        lambda: plain(classifier, fp32, images, *draw_pairs(torch.arange(len(images)), 30, fp32.shape)), 1
+    )
+    speed_ratio = seconds_plain / len(images) / 30 / per_pair
+    print(f"  signal-to-noise of 16 pairs: published {published.median():.4f}, ours {our_ratio.median():.4f}")
+    print(f"  {pairs_ratio:.1f} x fewer pairs, each {speed_ratio:.1f} x faster: {pairs_ratio * speed_ratio:.0f} x")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""Names for the shapes that recur. The tests enforce them (jaxtyping with beartype): a call that torch would broadcast
+silently raises there. Letters mean the same in one signature: B images, n or N pairs, K classes, T timesteps.
+"""
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Batch = Float[Tensor, "B *dims"]  # images or latents, whatever their dimensions
+Images = Float[Tensor, "B C H W"]
+Probs = Float[Tensor, "B K"]  # logits, probabilities, errors: one number a class
+PerImage = Float[Tensor, " B"]
+Index = Int[Tensor, " B"]  # timesteps, labels, ids: one an image
+Levels = Float[Tensor, " T"]  # betas, alphas_cumprod
+Pairs = Int[Tensor, "B n"]  # timesteps of n pairs an image
+Noises = Float[Tensor, "B n *dims"]
+Number = float | int

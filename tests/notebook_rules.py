@@ -1,0 +1,81 @@
+"""The rules of the notebooks that a program can check, as functions over a loaded notebook."""
+
+import ast
+import builtins
+import json
+from pathlib import Path
+
+REQUIRED = {"profile": "str", "data_root": "str", "device": "str", "seed": "int", "fast": "bool"}
+
+
+def load(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def source(cell: dict) -> str:
+    return "".join(cell["source"])
+
+
+def code_cells(nb: dict) -> list[dict]:
+    return [c for c in nb["cells"] if c["cell_type"] == "code"]
+
+
+def tagged(nb: dict) -> list[dict]:
+    return [c for c in code_cells(nb) if "parameters" in c["metadata"].get("tags", [])]
+
+
+def parameters(nb: dict) -> dict[str, tuple[str, object, str]]:
+    """name -> (type, value, help) of the parameters cell. Raises AssertionError for a line of another form."""
+    (cell,) = tagged(nb)
+    out = {}
+    for line in source(cell).splitlines():
+        statement, _, comment = line.partition("  # ")
+        (node,) = ast.parse(statement).body
+        assert isinstance(node, ast.AnnAssign), f"not `name: type = value  # help`: {line}"
+        assert comment.strip(), f"no help: {line}"
+        out[node.target.id] = (ast.unparse(node.annotation), ast.literal_eval(node.value), comment)
+    return out
+
+
+def global_reads(tree: ast.Module) -> set[str]:
+    """Lower-case globals that functions of the notebook read: neither imports, functions, classes nor arguments."""
+    free = set(dir(builtins))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            free |= {(a.asname or a.name).split(".")[0] for a in node.names}
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            free.add(node.name)
+    found = set()
+    for function in (n for n in tree.body if isinstance(n, ast.FunctionDef)):
+        inner = {a.arg for n in ast.walk(function) if isinstance(n, ast.arguments) for a in all_arguments(n)}
+        inner |= {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        inner |= {n.name for n in ast.walk(function) if isinstance(n, ast.FunctionDef)}
+        reads = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+        found |= {name for name in reads - inner - free if not name.isupper()}
+    return found
+
+
+def all_arguments(node: ast.arguments) -> list[ast.arg]:
+    return [*node.posonlyargs, *node.args, *node.kwonlyargs, *filter(None, (node.vararg, node.kwarg))]
+
+
+def notebook_tree(nb: dict) -> ast.Module:
+    lines = "\n".join(source(c) for c in code_cells(nb)).splitlines()
+    return ast.parse("\n".join(line for line in lines if not line.startswith(("%", "!"))))
+
+
+def bare(node: ast.AST) -> str:
+    """A function's syntax tree without docstring and annotations, as text."""
+    node = ast.parse(ast.unparse(node)).body[0]
+    for n in ast.walk(node):
+        if isinstance(n, ast.FunctionDef):
+            n.returns, n.decorator_list = None, []
+            if ast.get_docstring(n) is not None:
+                n.body = n.body[1:] or [ast.Pass()]
+        if isinstance(n, ast.arg):
+            n.annotation = None
+    return ast.dump(node)
+
+
+def functions(tree: ast.Module) -> dict[str, ast.FunctionDef]:
+    return {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}

@@ -1,0 +1,178 @@
+"""Headless runs: a record for every outcome, unknown parameters refused, nothing green that is not."""
+
+import json
+import os
+
+import matplotlib.pyplot as plt
+import nbformat
+import pytest
+
+from gentta_utils import batch, widgets
+from gentta_utils.__main__ import main
+from gentta_utils.plots import show
+
+PARAMETERS = "n: int = 2  # how many\nfast: bool = False  # small"
+
+
+def notebook(folder, *cells, name="10_test.ipynb"):
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in (PARAMETERS, *cells)])
+    nb.cells[0].metadata["tags"] = ["parameters"]
+    nb.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nb.metadata["language_info"] = {"name": "python"}
+    folder.mkdir(exist_ok=True)
+    nbformat.write(nb, folder / name)
+    return folder / name
+
+
+HEADLINE = "from gentta_utils.batch import headline\nheadline(answer=n * 21)"
+
+
+def test_a_good_run_is_recorded_with_its_headline(tmp_path):
+    path = notebook(tmp_path / "in", HEADLINE)
+    (record,) = batch.run([path], tmp_path / "out", {"n": 3})
+    assert record["status"] == "ok"
+    assert record["headline"] == {"answer": 63}
+    assert record["seconds"] > 0
+    assert record["peak_memory_mb"] > 10
+    assert json.loads((tmp_path / "out" / "10_test.json").read_text()) == record
+    assert "answer 63" in (tmp_path / "out" / "summary.md").read_text()
+    assert (tmp_path / "out" / "summary.csv").read_text().startswith("notebook,status,seconds")
+
+
+def test_failures_are_failures(tmp_path, capsys):
+    """An error in a cell, a dead kernel, a timeout, an error inside a widget; the others still run."""
+    paths = [
+        notebook(tmp_path / "in", "1 / 0", name="10_error.ipynb"),
+        notebook(tmp_path / "in", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", name="11_dead.ipynb"),
+        notebook(tmp_path / "in", "import time\ntime.sleep(60)", name="12_slow.ipynb"),
+        notebook(
+            tmp_path / "in",
+            "import ipywidgets\nout = ipywidgets.Output()\nwith out:\n    1 / 0\nout",
+            name="13_widget.ipynb",
+        ),
+        notebook(tmp_path / "in", HEADLINE, name="14_good.ipynb"),
+    ]
+    records = batch.run(paths, tmp_path / "out", cell_timeout=4)
+    assert [r["status"] for r in records] == ["failed"] * 4 + ["ok"]
+    errors = ("ZeroDivisionError", "DeadKernelError", "CellTimeoutError", "in a widget")
+    for record, says in zip(records, errors, strict=False):
+        assert says in record["error"]
+    assert main(["run", str(paths[0]), "--out", str(tmp_path / "again")]) == 1
+    assert "10_error failed" in capsys.readouterr().err
+
+
+def test_unknown_parameters_are_refused_before_anything_runs(tmp_path, capsys):
+    path = notebook(tmp_path / "in", HEADLINE)
+    with pytest.raises(ValueError, match="has no parameter m: it has fast, n"):
+        batch.run([path], tmp_path / "out", {"m": 3})
+    assert not (tmp_path / "out").exists()
+    assert main(["run", str(path), "-p", "m", "3", "--out", str(tmp_path / "out")]) == 2
+    assert "has no parameter m" in capsys.readouterr().err
+
+
+def test_finding_notebooks():
+    assert batch.find("00").name == "00_start_here.ipynb"
+    with pytest.raises(ValueError, match="0 notebooks match 'zz'"):
+        batch.find("zz")
+
+
+def test_publishing_cleans_and_states_the_cost_and_failure_changes_nothing(tmp_path):
+    path = notebook(tmp_path / "in", HEADLINE)
+    nb = nbformat.read(path, 4)
+    nb.cells.insert(0, nbformat.v4.new_markdown_cell("**Cost**: unknown"))
+    nbformat.write(nb, path)
+    batch.publish(path)
+    content = json.loads(path.read_text())
+    assert "seconds on two CPU cores" in "".join(content["cells"][0]["source"])
+    assert set(content["metadata"]) <= {"kernelspec", "language_info"}
+    assert all(not set(c["metadata"]) - {"tags"} for c in content["cells"])
+    assert content["cells"][-1]["execution_count"] == 2
+    bad = notebook(tmp_path / "in", "1 / 0", name="11_bad.ipynb")
+    before = bad.read_text()
+    with pytest.raises(RuntimeError, match="was left as it was"):
+        batch.publish(bad)
+    assert bad.read_text() == before
+
+
+@pytest.mark.parametrize(
+    "argv, says",
+    [
+        (["train", "denoiser/none"], "no recipe for 'denoiser/none'"),
+        (["train", "classifier/none", "--promote"], "no finished candidate"),
+        (["measure", "none"], "unknown table 'none'"),
+        (["report", "none"], "unknown table 'none'"),
+        (["run", "zz"], "notebooks match 'zz'"),
+    ],
+)
+def test_wrong_commands_are_one_sentence(argv, says, capsys):
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+
+
+# --- figures and widgets ---------------------------------------------------------------------------------------------
+
+
+def bars(ax, height, kind="a"):
+    if height > 9:
+        raise ValueError("too high")
+    ax.bar([kind], [height])
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    calls = []
+    monkeypatch.setattr("gentta_utils.plots.display", lambda data, metadata, raw: calls.append((data, metadata)))
+    return calls
+
+
+def test_figures_carry_their_text(shown):
+    fig, ax = plt.subplots()
+    ax.plot([1, 2])
+    show(fig, "a rising line")
+    ((data, metadata),) = shown
+    assert metadata == {"image/png": {"alt": "a rising line"}}
+    assert data["image/png"].startswith("iVBOR")
+    with pytest.raises(ValueError, match="alternative text"):
+        show(fig, " ")
+
+
+def test_static_twin_shows_the_start_and_the_ends(shown, monkeypatch):
+    monkeypatch.delenv("GENTTA_INTERACTIVE", raising=False)
+    controls = {"height": (0.0, 5.0, 2.0), "kind": ["a", "b"]}
+    assert widgets.settings_shown(controls) == [
+        {"height": 2.0, "kind": "a"}, {"height": 0.0, "kind": "a"}, {"height": 5.0, "kind": "a"},
+        {"height": 2.0, "kind": "b"},
+    ]  # fmt: skip
+    widgets.explore(bars, "bars of some height", **controls)
+    assert len(shown) == 1
+    with pytest.raises(ValueError, match="too high"):
+        widgets.explore(bars, "bars", height=(0.0, 10.0, 2.0))
+
+
+def test_live_widget_is_wired(shown, monkeypatch):
+    monkeypatch.setenv("GENTTA_INTERACTIVE", "1")
+    boxes = []
+    monkeypatch.setattr("IPython.display.display", boxes.append)
+    widgets.explore(bars, "bars of some height", height=(0, 20, 2), kind=["a", "b"])
+    slider, dropdown, _ = boxes[0].children
+    assert (slider.min, slider.max, slider.value) == (0, 20, 2)
+    drawn = len(shown)
+    slider.value = 3
+    dropdown.value = "b"
+    assert len(shown) == drawn + 2
+    with pytest.raises(ValueError, match="too high"):
+        slider.value = 15
+
+
+def test_progress_can_be_switched_off(monkeypatch, capsys):
+    from gentta_utils.progress import progress
+
+    monkeypatch.setenv("GENTTA_PROGRESS", "0")
+    assert list(progress(range(3))) == [0, 1, 2]
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("GENTTA_PROGRESS", "1")
+    assert list(progress(range(3), desc="bar")) == [0, 1, 2]
+    assert "bar" in capsys.readouterr().err
+    assert os.environ["GENTTA_PROGRESS"] == "1"

@@ -1,0 +1,395 @@
+"""Nothing is lost and nothing damaged is read: atomic writes, checksums, the zoo, records, recipes that resume."""
+
+import errno
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gentta_utils import evaluate, recipes, zoo
+from gentta_utils.classifier import Classifier
+from gentta_utils.conditioning import PixelDiT
+from gentta_utils.datasets import SceneSpec, shifted, stream
+from gentta_utils.files import atomic_write, check_weights, sha256, write_json
+from gentta_utils.methods import diffusion_tta, source
+from gentta_utils.paths import MODELS
+from gentta_utils.recipes import classifiers, training
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def full_disk(path):
+    path.write_text("half of it")
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / "results.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(OSError, match="free some space") as error:
+        atomic_write(path, full_disk)
+    assert "\n" not in str(error.value)
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_a_writer_that_dies_leaves_nothing_half_written(tmp_path):
+    def dies(path):
+        path.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        atomic_write(tmp_path / "x.npz", dies)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="choose another folder"):
+        write_json(tmp_path / "file" / "x.json", {})
+
+
+def test_weights_are_checked(tmp_path):
+    path = tmp_path / "w.safetensors"
+    with pytest.raises(FileNotFoundError, match="no weights at"):
+        check_weights(path)
+    save_file({"a": torch.rand(100)}, path)
+    check_weights(path, sha256(path))
+    with pytest.raises(ValueError, match="does not have the checksum"):
+        check_weights(path, "0" * 64)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        check_weights(path)
+
+
+# --- the zoo ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_shipped_models_load_and_have_a_card(name):
+    model = zoo.load(name)
+    assert isinstance(model, Classifier if name.startswith("classifier") else PixelDiT)
+    assert not any(p.requires_grad for p in model.parameters())
+    assert not model.training
+    card = zoo.card(name)
+    assert {"world", "recipe", "schedule", "steps", "minutes", "quality", "licence", "parameters"} <= set(card)
+    assert card["parameters"] == sum(p.numel() for p in model.parameters())
+    for file in zoo.weights_of(name):
+        assert all(v.dtype in (torch.float16, torch.int64) for v in load_file(MODELS / file).values())
+
+
+def test_classifiers_are_honest():
+    """Label-poor, 85 to 93% clean, at least 10 points worse over the held-out corruptions, calibrated."""
+    for name in ("classifier/resnet", "classifier/vit"):
+        card = zoo.card(name)
+        quality = card["quality"]
+        held_out = [v for k, v in quality.items() if k.endswith("_5")]
+        assert len(held_out) == 4
+        assert 85 <= quality["clean"] <= 93
+        assert quality["clean"] - np.mean(held_out) >= 10
+        assert quality["ece"] < 5
+        assert card["recipe"]["labels"] <= 4000
+
+
+def test_the_null_class_is_a_true_one():
+    quality = zoo.card("denoiser/dit")["quality"]
+    assert quality["loss_true_class"] < quality["loss_null_class"] < quality["loss_wrong_class"]
+
+
+def test_unknown_names_and_profiles():
+    with pytest.raises(ValueError, match="unknown model 'classifier/none'"):
+        zoo.load("classifier/none")
+    with pytest.raises(ValueError, match="unknown profile"):
+        zoo.load("classifier/resnet", "cifar")
+    with pytest.raises(NotImplementedError, match="imagenet"):
+        zoo.load("classifier/resnet", "imagenet")
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "other"])
+def test_damaged_shipped_weights_are_refused(tmp_path, monkeypatch, damage):
+    shutil.copytree(MODELS / "classifier" / "resnet", tmp_path / "classifier" / "resnet")
+    shutil.copy(MODELS / "checksums.json", tmp_path)
+    monkeypatch.setattr(zoo, "MODELS", tmp_path)
+    monkeypatch.setattr(zoo, "CHECKSUMS", tmp_path / "checksums.json")
+    path = tmp_path / "classifier" / "resnet" / "model.safetensors"
+    says = {"missing": "no weights", "truncated": "not a whole", "other": "checksum"}[damage]
+    if damage == "missing":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[:1000])
+    else:
+        save_file({k: v + 1 for k, v in load_file(path).items()}, path)
+    with pytest.raises((ValueError, FileNotFoundError), match=says):
+        zoo.load("classifier/resnet", folder=tmp_path)
+
+
+def test_shipped_dit_shares_one_embedder_and_keeps_its_outputs(shipped):
+    network = shipped.denoiser.network
+    assert len({id(b.norm1.emb) for b in network.transformer_blocks}) == 1
+    x, t = torch.randn(2, *shipped.denoiser.shape), torch.tensor([100, 500])
+    with torch.no_grad():
+        ours = shipped.denoiser(x, t, torch.eye(10)[:2])
+        from diffusers import DiTTransformer2DModel
+
+        fresh = DiTTransformer2DModel.from_pretrained(
+            MODELS / "denoiser/dit", subfolder="transformer", torch_dtype=torch.float32
+        )
+        theirs = fresh.eval()(x, timestep=t, class_labels=torch.tensor([0, 1])).sample
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_encode_is_area_averaging_and_decode_its_way_back(shipped):
+    images = torch.rand(2, 3, 64, 64)
+    x0 = shipped.denoiser.encode(images)
+    torch.testing.assert_close(x0, torch.nn.functional.avg_pool2d(images, 2) * 2 - 1)
+    back = shipped.denoiser.decode(x0)
+    assert back.shape == images.shape
+    assert float(back.min()) >= 0
+    assert float(back.max()) <= 1
+
+
+# --- streams and records ---------------------------------------------------------------------------------------------
+
+
+def test_streams_are_labelled_scenes_under_a_shift():
+    clean, noisy = (stream(SceneSpec(6, name, s, "test", 70)) for name, s in (("clean", 0), ("fog", 5)))
+    assert torch.equal(clean.labels, noisy.labels)
+    assert torch.equal(clean.ids, noisy.ids)
+    assert not torch.equal(clean.images, noisy.images)
+    order = torch.tensor([4, 1])
+    assert torch.equal(noisy.rows(order).images, noisy.images[order])
+    with pytest.raises(ValueError, match="severity=3"):
+        shifted(clean.images, "clean", 3, clean.ids)
+
+
+@pytest.fixture
+def records(tiny):
+    s = stream(SceneSpec(7, "fog", 3, "test", 70))
+    small = type(s)(torch.nn.functional.avg_pool2d(s.images, 4), s.labels % 4, s.ids, s.about)
+    method = diffusion_tta.configure(tiny, diffusion_tta.Settings(lr=0.3, updates=2, pairs=3))
+    return evaluate.run(method, small, batch=3, about={"method": "diffusion_tta", "settings": {"seed": 0}})
+
+
+def test_records_hold_what_happened(records):
+    assert len(records) == 7
+    assert records.loss.shape == (7, 2)
+    assert records.before.shape == records.after.shape == (7, 4)
+    assert records.nfe == {"classifier fwd": 1, "classifier fwd+bwd": 2, "denoiser fwd+bwd": 6}
+    summary = evaluate.summary([records])
+    assert summary["fixed"] - summary["broken"] == records.right_after.sum() - records.right_before.sum()
+    line = evaluate.protocol_line([records])
+    for part in (
+        "stream=iid",
+        "reset=per_image",
+        "predict=after",
+        "batch=3",
+        "n=7",
+        "denoiser:fwd+bwd:6",
+        "s/img, cpu",
+    ):
+        assert part in line
+
+
+def test_records_survive_the_disk_and_damage_is_named(records, tmp_path):
+    path = tmp_path / "t.npz"
+    evaluate.save(path, [records, records])
+    again = evaluate.load(path)
+    assert len(again) == 2
+    for name in ("id", "label", "before", "after", "loss", "seconds"):
+        np.testing.assert_array_equal(getattr(again[1], name), getattr(records, name))
+    assert again[0].about == records.about
+    assert again[0].nfe == records.nfe
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(ValueError, match="is damaged"):
+        evaluate.load(path)
+    with pytest.raises(FileNotFoundError, match="no records at"):
+        evaluate.load(tmp_path / "none.npz")
+
+
+def test_batch_size_does_not_change_records(tiny):
+    s = stream(SceneSpec(7, "fog", 3, "test", 70))
+    small = type(s)(torch.nn.functional.avg_pool2d(s.images, 4), s.labels % 4, s.ids, s.about)
+    exact = diffusion_tta.Settings(lr=0.3, updates=2, pairs=3, images_at_once=4, fixed_chunk=True)
+    runs = [evaluate.run(diffusion_tta.configure(tiny, exact), small, batch=b) for b in (1, 3, 7)]
+    order = torch.randperm(7)
+    mixed = evaluate.run(diffusion_tta.configure(tiny, exact), small.rows(order), batch=5)
+    for name in ("before", "after", "loss"):
+        for other in runs[1:]:
+            np.testing.assert_array_equal(getattr(runs[0], name), getattr(other, name))
+        np.testing.assert_array_equal(getattr(runs[0], name)[order.numpy()], getattr(mixed, name))
+
+
+def test_reset_and_mode_must_agree(tiny):
+    s = stream(SceneSpec(2, "fog", 3, "test", 70))
+    episodic = diffusion_tta.configure(tiny, diffusion_tta.Settings(lr=0.3))
+    with pytest.raises(ValueError, match="online=False"):
+        evaluate.run(episodic, s, reset="per_shift")
+    with pytest.raises(ValueError, match="choose one of per_image"):
+        evaluate.run(episodic, s, reset="sometimes")
+
+
+def test_tables_resume_and_do_only_what_is_missing(records, tmp_path):
+    done = []
+
+    def job(name, fails=False):
+        def work():
+            if fails:
+                raise RuntimeError("interrupted")
+            done.append(name)
+            return records
+
+        return {"name": name}, work
+
+    with pytest.raises(RuntimeError):
+        evaluate.table("t", [job("a"), job("b", fails=True), job("c")], tmp_path, tmp_path / "cache")
+    assert done == ["a"]
+    assert not (tmp_path / "t.npz").exists()
+    evaluate.table("t", [job("a"), job("b"), job("c")], tmp_path, tmp_path / "cache")
+    assert done == ["a", "b", "c"]
+    evaluate.table("t", [job("c"), job("b"), job("a")], tmp_path, tmp_path / "cache")
+    assert done == ["a", "b", "c"]
+    assert len(evaluate.load(tmp_path / "t.npz")) == 3
+
+
+def test_online_state_is_kept_within_a_shift_and_dropped_between(tiny):
+    s = stream(SceneSpec(4, "fog", 3, "test", 70))
+    small = type(s)(torch.nn.functional.avg_pool2d(s.images, 4), s.labels % 4, s.ids, s.about)
+    online = diffusion_tta.configure(tiny, diffusion_tta.Settings(lr=0.3, updates=2, pairs=3, online=True))
+    first = evaluate.run(online, small, reset="per_shift", batch=1)
+    again = evaluate.run(online, small, reset="per_shift", batch=1)
+    np.testing.assert_array_equal(first.after, again.after)
+    carried = evaluate.run(online, small, reset="never", batch=1)
+    assert not np.array_equal(first.after, carried.after)
+    frozen = evaluate.run(source.configure(tiny), small)
+    np.testing.assert_allclose(first.before[0], frozen.before[0], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(first.before[3], frozen.before[3])
+
+
+# --- recipes ---------------------------------------------------------------------------------------------------------
+
+SCHEDULE = training.Schedule(steps=12, batch=4, lr=1e-2, warmup=2, flat=0.5, ema=0.9, snapshots=(5,))
+
+
+def toy():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.BatchNorm1d(5), torch.nn.Linear(5, 1))
+
+
+def toy_loss(model, generator, step):
+    x = torch.randn(4, 3, generator=generator)
+    return (model(x)[:, 0] - x.sum(1)).square().mean()
+
+
+def test_interrupted_training_ends_where_uninterrupted_does(tmp_path):
+    whole = training.train(toy(), toy_loss, SCHEDULE, tmp_path / "whole")
+
+    def interrupted(model, generator, step):
+        if step == 7:
+            raise KeyboardInterrupt
+        return toy_loss(model, generator, step)
+
+    with pytest.raises(KeyboardInterrupt):
+        training.train(toy(), interrupted, SCHEDULE, tmp_path / "parts")
+    resumed = training.train(toy(), toy_loss, SCHEDULE, tmp_path / "parts")
+    assert resumed.step == 12
+    ended, expected = resumed.tensors(), whole.tensors()
+    assert set(ended) == set(expected)
+    assert all(torch.equal(ended[name], expected[name]) for name in expected)
+    assert (tmp_path / "parts" / "after-5-steps.safetensors").is_file()
+    early = training.Run(toy(), SCHEDULE, tmp_path, "cpu")
+    early.load(tmp_path / "whole" / "after-5-steps.safetensors")
+    assert early.step == 5
+    assert training.Run.steps_of(tmp_path / "parts") == 12
+
+
+def test_scratch_forgets_and_a_finished_run_stays(tmp_path):
+    first = training.train(toy(), toy_loss, SCHEDULE, tmp_path)
+    called = []
+    training.train(toy(), lambda *a: called.append(1), SCHEDULE, tmp_path)
+    assert not called
+    again = training.train(toy(), toy_loss, SCHEDULE, tmp_path, scratch=True)
+    assert torch.equal(first.tensors()["model.0.weight"], again.tensors()["model.0.weight"])
+
+
+def test_bad_checkpoints_and_losses_are_named(tmp_path):
+    training.train(toy(), toy_loss, SCHEDULE, tmp_path)
+    with pytest.raises(ValueError, match="another architecture"):
+        training.train(torch.nn.Linear(2, 2), toy_loss, SCHEDULE, tmp_path)
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        training.train(toy(), toy_loss, SCHEDULE, tmp_path)
+    nan = lambda model, generator, step: toy_loss(model, generator, step) * float("nan")  # noqa: E731
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        training.train(toy(), nan, SCHEDULE, tmp_path / "nan")
+
+
+def test_schedule_rises_stays_and_falls():
+    s = training.Schedule(steps=100, batch=1, lr=1.0, warmup=10, flat=0.5, final=0.1)
+    assert s.lr_at(0) == pytest.approx(0.1)
+    assert s.lr_at(20) == s.lr_at(49) == 1
+    assert 0.1 < s.lr_at(75) < 1
+    assert s.lr_at(99) == pytest.approx(0.1, abs=0.01)
+
+
+def test_temperature_is_found_and_folded():
+    g = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 4, (4000,), generator=g)
+    honest = torch.randn(4000, 4, generator=g)
+    labels = torch.multinomial(honest.softmax(1), 1, generator=g)[:, 0]
+    assert classifiers.fit_temperature(honest * 2.5, labels) == pytest.approx(2.5, rel=0.1)
+    head = torch.nn.Linear(6, 4)
+    model = torch.nn.Sequential(head)
+    model.get_classifier = lambda: head
+    x = torch.randn(3, 6)
+    before = model(x)
+    classifiers.fold_temperature(model, 2.0)
+    torch.testing.assert_close(model(x), before / 2)
+
+
+def test_augmentation_is_flip_and_shift_only():
+    x = torch.rand(64, 3, 64, 64)
+    y = classifiers.augment(x, torch.Generator().manual_seed(0))
+    for a, b in zip(x, y, strict=True):
+        inner = b[:, 4:-4, 4:-4]
+        found = any(
+            torch.equal(source_[:, i : i + 56, j : j + 56], inner)
+            for source_ in (a, a.flip(-1))
+            for i in range(9)
+            for j in range(9)
+        )
+        assert found
+
+
+def test_promotion_ships_registers_and_names_stale_tables(tmp_path, monkeypatch):
+    for module in (zoo, recipes):
+        monkeypatch.setattr(module, "MODELS", tmp_path)
+    monkeypatch.setattr(zoo, "CHECKSUMS", tmp_path / "checksums.json")
+    monkeypatch.setattr(recipes, "CANDIDATES", tmp_path / "candidates")
+    monkeypatch.setattr(recipes, "RESULTS", tmp_path / "results")
+    candidate = tmp_path / "candidates" / "classifier" / "resnet"
+    with pytest.raises(FileNotFoundError, match="no finished candidate"):
+        recipes.promote("classifier/resnet")
+    candidate.mkdir(parents=True)
+    save_file({"a": torch.zeros(3)}, candidate / "model.safetensors")
+    save_file({"a": torch.zeros(3)}, candidate / "checkpoint.safetensors")
+    (candidate / "card.json").write_text("{}")
+    assert recipes.promote("classifier/resnet") == []
+    assert zoo.names() == ["classifier/resnet"]
+    assert not (tmp_path / "classifier" / "resnet" / "checkpoint.safetensors").exists()
+    old = zoo.fingerprint("classifier/resnet")
+    one = evaluate.Records(
+        *(np.zeros((1, 2)) for _ in range(6)), nfe={}, about={"models": {"classifier": old}, "stream": {}}
+    )
+    evaluate.save(tmp_path / "results" / "test.npz", [one])
+    save_file({"a": torch.ones(3)}, candidate / "model.safetensors")
+    assert recipes.promote("classifier/resnet") == ["test"]
+    assert zoo.fingerprint("classifier/resnet") != old
+
+
+def test_unknown_recipe():
+    with pytest.raises(ValueError, match="choose one of denoiser/dit"):
+        recipes.train("denoiser/none")

@@ -1,0 +1,148 @@
+"""Every committed notebook obeys the rules; every code cell can be run twice with the same output."""
+
+import ast
+import copy
+import json
+import statistics
+
+import nbformat
+import notebook_rules as rules
+import pytest
+from nbclient import NotebookClient
+
+from gentta_utils.batch import notebooks
+from gentta_utils.paths import ROOT
+
+NOTEBOOKS = notebooks()
+each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+TOURS = ("00", "07")  # they keep the spirit of the skeleton, not its headings and counts
+
+
+def test_there_are_notebooks():
+    assert [p.name[:2] for p in NOTEBOOKS] == [f"{i:02d}" for i in range(len(NOTEBOOKS))]
+    assert NOTEBOOKS
+
+
+@each
+def test_parameters(path):
+    nb = rules.load(path)
+    assert len(rules.tagged(nb)) == 1
+    found = rules.parameters(nb)
+    for name, kind in rules.REQUIRED.items():
+        assert found[name][0] == kind
+    for name, (kind, value, _) in found.items():
+        assert type(value).__name__ == kind, name
+
+
+@each
+def test_import_order_and_functions(path):
+    nb = rules.load(path)
+    tree = rules.notebook_tree(nb)
+    first = next(n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom))
+    assert isinstance(first, ast.Import)
+    assert first.names[0].name == "gentta_utils"
+    assert rules.global_reads(tree) == set()
+
+
+@each
+def test_cells_are_short(path):
+    lengths = [len(rules.source(c).splitlines()) for c in rules.code_cells(rules.load(path))]
+    assert max(lengths) <= 40
+    assert statistics.median(lengths) <= 8
+    if path.name[:2] not in TOURS:
+        assert 25 <= len(lengths) <= 45
+
+
+@each
+def test_committed_as_executed(path):
+    nb = rules.load(path)
+    assert path.stat().st_size <= 1_000_000
+    assert "widgets" not in nb["metadata"]
+    assert "papermill" not in nb["metadata"]
+    assert nb["metadata"]["language_info"]["name"] == "python"
+    assert nb["metadata"]["kernelspec"]["language"] == "python"
+    counts = [c["execution_count"] for c in rules.code_cells(nb)]
+    assert counts == list(range(1, len(counts) + 1))
+    for cell in rules.code_cells(nb):
+        assert not set(cell["metadata"]) - {"tags"}
+        for output in cell["outputs"]:
+            assert output["output_type"] != "error"
+            assert output.get("name") != "stderr", output.get("text")
+
+
+@each
+def test_every_picture_has_alternative_text(path):
+    pictures = 0
+    for cell in rules.code_cells(rules.load(path)):
+        for output in cell["outputs"]:
+            if "image/png" in output.get("data", {}):
+                pictures += 1
+                assert len(output["metadata"]["image/png"]["alt"]) > 20
+    assert pictures >= 3
+
+
+@each
+def test_cost_is_measured_and_prose_is_there(path):
+    nb = rules.load(path)
+    text = "\n".join(rules.source(c) for c in nb["cells"] if c["cell_type"] == "markdown")
+    import re
+
+    assert re.search(r"\*\*Cost\*\*: \d+ seconds on two CPU cores, \d+ MB of memory\.", text)
+    if path.name[:2] not in TOURS:
+        assert 1500 <= len(text.split()) <= 3000
+        for heading in ("Before you start", "Parameters", "Set-up", "The smallest version", "The method", "Check it"):
+            assert f"## {heading}" in text
+        for heading in ("Run it", "Look inside", "Where it fails", "Play", "Exercises", "With real weights", "Summary"):
+            assert f"## {heading}" in text
+
+
+@each
+def test_primitives_are_those_of_the_package(path):
+    """A function of a notebook with the name of a public one of the package has its syntax tree."""
+    package = {}
+    for module in (ROOT / "gentta_utils").rglob("*.py"):
+        package |= {n: f for n, f in rules.functions(ast.parse(module.read_text())).items() if not n.startswith("_")}
+    for name, function in rules.functions(rules.notebook_tree(rules.load(path))).items():
+        if name in package:
+            assert rules.bare(function) == rules.bare(package[name]), name
+
+
+def test_the_rules_find_what_they_look_for():
+    tree = ast.parse(
+        "import torch\nx = 3\nN = 4\ndef f(a):\n    b = a + x + N\n    return torch.add(b, g(b))\ndef g(c): return c"
+    )
+    assert rules.global_reads(tree) == {"x"}
+    one, two = (ast.parse(t).body[0] for t in ("def f(a: int) -> int:\n  'doc'\n  return a", "def f(a):\n  return a"))
+    assert rules.bare(one) == rules.bare(two)
+    assert rules.bare(one) != rules.bare(ast.parse("def f(a):\n  return -a").body[0])
+    cell = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": "a = 1"}
+    with pytest.raises(AssertionError):
+        rules.parameters({"cells": [cell]})
+
+
+@each
+def test_every_cell_runs_twice_with_the_same_output(path):
+    """In fast mode: each cell is followed by itself, and both leave the same text."""
+    nb = nbformat.read(path, as_version=4)
+    cells = []
+    for cell in nb.cells:
+        if cell.cell_type != "code":
+            continue
+        if "parameters" in cell.metadata.get("tags", []):
+            cell.source += "\nfast = True"
+        cell.outputs = []
+        twin = copy.deepcopy(cell)
+        twin["id"] = cell["id"] + "-2"
+        cells += [cell, twin]
+    nb.cells = cells
+    NotebookClient(nb, timeout=120, resources={"metadata": {"path": str(path.parent)}}).execute()
+    for one, two in zip(cells[::2], cells[1::2], strict=True):
+        assert texts(one) == texts(two), one.source
+
+
+def texts(cell) -> list[str]:
+    """All text that a cell leaves, without timings."""
+    import re
+
+    out = [o.get("text", "") + json.dumps(o.get("data", {}).get("text/plain", "")) for o in cell.outputs]
+    return [re.sub(r"time=\S+|\d+\.\d+( s/img|(?= *\|\n))|\d+ GB", "", t) for t in out]

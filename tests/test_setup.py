@@ -1,0 +1,181 @@
+"""Pins agree everywhere, torchvision imports beside a CPU-only torch, the package stays small and speaks of itself."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+
+from gentta_utils import doctor
+from gentta_utils.paths import ROOT
+from gentta_utils.torchvision_shim import ensure_torchvision
+
+PACKAGE = sorted((ROOT / "gentta_utils").rglob("*.py"))
+
+
+def pins() -> dict[str, str]:
+    lines = [line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    return {name.lower().replace("_", "-"): version for name, version in lines}
+
+
+def test_environment_yml_and_pyproject_hold_the_locked_versions():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *conda, pip = environment["dependencies"]
+    assert conda == ["python=3.11", "pip"]
+    first, *wanted, last = pip["pip"]
+    assert (first, last) == ("-c constraints.txt", "-e .[test]")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    direct = {re.split(r"[=<>]", d)[0] for d in project["dependencies"]}
+    assert {w.split("==")[0] for w in wanted} == direct
+    for requirement in [*wanted, *(d for d in project["dependencies"] if "==" in d)]:
+        name, version = requirement.split("==")
+        assert pins()[name.lower().replace("_", "-")] == version, requirement
+    for name in project["optional-dependencies"]["test"]:
+        assert name.lower() in pins(), name
+
+
+def test_torchvision_and_all_that_stands_on_it_import_in_a_fresh_interpreter():
+    code = """
+import gentta_utils
+import torchvision, timm, open_clip
+from torchvision.transforms import v2
+from diffusers import DiTTransformer2DModel, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel
+from peft import LoraConfig
+import torch
+assert v2.Resize(4)(torch.rand(3, 8, 8)).shape == (3, 4, 4)
+assert torchvision.ops.box_iou(torch.tensor([[0, 0, 2, 2.]]), torch.tensor([[1, 1, 3, 3.]])).item() > 0
+assert gentta_utils.TORCHVISION in ("native", "shim")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_shim_does_nothing_where_torchvision_is_loaded():
+    import torchvision
+
+    before = torchvision.__dict__.copy()
+    first, second = ensure_torchvision(), ensure_torchvision()
+    assert first == second
+    assert sys.modules["torchvision"].__dict__ == before
+
+
+def test_the_shim_reraises_other_errors():
+    code = """
+import sys, types
+class Broken:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torchvision":
+            raise RuntimeError("something else")
+sys.meta_path.insert(0, Broken())
+try:
+    import gentta_utils
+except RuntimeError as error:
+    assert "something else" in str(error)
+else:
+    raise SystemExit("nothing was raised")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def code_lines(path) -> int:
+    """Lines without blanks, comments and docstrings."""
+    tree = ast.parse(path.read_text())
+    docstrings = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
+            docstrings |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    lines = enumerate(path.read_text().splitlines(), start=1)
+    return sum(1 for i, line in lines if i not in docstrings and line.strip() and not line.strip().startswith("#"))
+
+
+def test_the_package_can_be_read_in_an_evening():
+    sizes = {str(p.relative_to(ROOT)): code_lines(p) for p in PACKAGE}
+    assert max(sizes.values()) <= 250, sizes
+    assert sum(n for name, n in sizes.items() if "recipes" not in name) <= 3500
+
+
+def test_every_public_function_and_class_has_a_docstring():
+    for path in PACKAGE:
+        tree = ast.parse(path.read_text())
+        assert ast.get_docstring(tree) or not tree.body, path
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                assert ast.get_docstring(node), f"{path.name}: {node.name}"
+
+
+def test_no_import_cycle_inside_the_package():
+    edges = {}
+    for path in PACKAGE:
+        module = path.relative_to(ROOT).with_suffix("").parts
+        for node in ast.parse(path.read_text()).body:  # module level only: late imports do not make a cycle
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = module[: len(module) - node.level]
+                names = [node.module] if node.module else [a.name for a in node.names]
+                edges.setdefault(".".join(module), set()).update(".".join((*base, *n.split("."))) for n in names)
+    done, active = set(), []
+
+    def visit(name: str) -> None:
+        assert name not in active, " -> ".join([*active, name])
+        if name in done:
+            return
+        active.append(name)
+        for other in sorted(edges.get(name, ())):
+            visit(other)
+        done.add(active.pop())
+
+    for name in list(edges):
+        visit(name)
+
+
+def test_the_repository_speaks_of_the_project_alone():
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    bad = re.compile(r"(?<![\w.])/(home|root|work|tmp|mnt|opt)/\w")
+    for name in files:
+        path = ROOT / name
+        if path.suffix in {".py", ".md", ".toml", ".yml", ".ipynb", ".json", ".txt", ".cff"} and path.is_file():
+            found = bad.search(path.read_text())
+            assert not found or path.name == "test_setup.py", f"{name}: {found.group()}"
+
+
+def test_doctor_is_well_and_names_what_is_not(capsys, monkeypatch):
+    assert doctor.doctor()
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in printed] == list(doctor.CHECKS)
+    assert all(line.startswith("OK") for line in printed)
+    monkeypatch.setattr(doctor, "version", lambda name: "0.0")
+    monkeypatch.setattr(doctor, "FREE_GB", 1e9)
+    assert not doctor.doctor()
+    printed = capsys.readouterr().out.splitlines()
+    failed = [line for line in printed if line.startswith("FAIL")]
+    assert [line.split()[1] for line in failed] == ["versions", "disk"]
+    assert all("->" in line for line in failed)
+
+
+def test_doctor_survives_a_broken_check(capsys, monkeypatch):
+    monkeypatch.setitem(doctor.CHECKS, "device", lambda: 1 / 0)
+    assert not doctor.doctor()
+    assert "ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_jaxtyping_is_on():
+    """The test of the test: torch would broadcast (2, 3) with (1, 3) silently."""
+    import torch
+
+    from gentta_utils.diffusion import eps_error
+
+    with pytest.raises(TypeError):
+        eps_error(torch.zeros(2, 3), torch.zeros(1, 3))
+
+
+def test_labels_are_complete():
+    labels = json.loads((ROOT / "data" / "scenes" / "labels.json").read_text())
+    assert len(labels["classes"]) == 10
+    assert len(labels["colours"]) == 8
+    assert labels["watermark_class"] in labels["classes"]
+    assert all("{}" in t for t in [labels["prompt"], *labels["templates"]])

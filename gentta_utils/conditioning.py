@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .arrays import Images, Index, Levels, Probs
 from .diffusion import to_eps
+from .inputs import check_probabilities
 
 
 class SoftEmbedding(nn.Embedding):
@@ -54,7 +55,9 @@ class Denoiser(nn.Module):
     def forward(self, x_t: Images, t: Index, cond: Probs | None = None) -> Images:
         """eps_hat (B, C, H, W) float32 for x_t (B, C, H, W), t (B,) int64 and p (B, K) or None.
 
-        p is not checked here, because this runs in every inner loop: see `inputs.check_probabilities`."""
+        Raises ValueError unless the rows of p are probabilities."""
+        if cond is not None and not cond.is_meta:
+            check_probabilities(cond, self.classes)
         differentiated = torch.is_grad_enabled() and ((cond is not None and cond.requires_grad) or x_t.requires_grad)
         self.count["fwd+bwd" if differentiated else "fwd"] += len(x_t)
         with torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.precision == "bf16"):

@@ -130,6 +130,7 @@ def test_respacing_keeps_the_published_levels():
     assert ABAR[hundred[50]].item() == pytest.approx(0.0739, abs=1e-4)
     assert D.respaced(250)[[0, 1, 2, -2, -1]].tolist() == [0, 4, 8, 995, 999]
     assert torch.equal(D.respaced(1000), torch.arange(1000))
+    assert D.respaced(50, integer=True)[[0, 1, 2, -1]].tolist() == [0, 20, 40, 980]
     for wrong in (0, 1001):
         with pytest.raises(ValueError, match="choose 1 to 1000"):
             D.respaced(wrong)

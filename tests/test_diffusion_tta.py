@@ -412,7 +412,7 @@ def test_bad_images_are_refused_by_every_method(tiny, images, kind):
 
 
 def test_exploding_loss_is_named(tiny, images):
-    with pytest.raises(FloatingPointError, match=r"of image 4[0-4] is not finite at update 1: lower the learning rate"):
+    with pytest.raises(FloatingPointError, match=r"to image 4[0-4] diverged at update 1: lower the learning rate"):
         configure(tiny, replace(S, lr=1e38, updates=4)).adapt(images, IDS)
 
 

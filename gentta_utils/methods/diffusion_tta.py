@@ -179,6 +179,14 @@ class DiffusionTTA:
         logits, before, loss = self._adapt(images, ids, *self._fresh(len(images)))
         return logits[:B], before[:B], loss[:, :B]
 
+    def _check_finite(self, values: Tensor, ids: Tensor, step: int) -> None:
+        bad = ~torch.isfinite(values).cpu()
+        if bool(bad.any()):
+            raise FloatingPointError(
+                f"adaptation to image {int(ids[bad][0])} diverged at update {step}: lower the learning rate "
+                f"(lr={self.settings.lr:g})"
+            )
+
     def _adapt(self, images: Tensor, ids: Tensor, task: Copies, phi: dict | None, optimizer) -> tuple:
         s, denoiser = self.settings, self.models.denoiser
         with torch.no_grad():
@@ -196,12 +204,9 @@ class DiffusionTTA:
             )
             t, eps = (v.to(x0.device) for v in pairs)
             optimizer.zero_grad()
+            self._check_finite(p.sum(1), ids, step)
             G, loss = condition_gradient(denoiser, x0, p, t, eps, s.mixing, s.micro_batch, phi)
-            if not bool(torch.isfinite(loss).all()):
-                raise FloatingPointError(
-                    f"the diffusion loss of image {int(ids[~torch.isfinite(loss).cpu()][0])} is not finite at update "
-                    f"{step}: lower the learning rate (lr={s.lr:g})"
-                )
+            self._check_finite(loss, ids, step)
             (p * G).sum().div(len(images) if s.online else 1).backward()
             optimizer.step()
             losses.append(loss)

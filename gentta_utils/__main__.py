@@ -74,8 +74,8 @@ def _publish(args) -> int:
 def _train(args) -> int:
     from . import recipes
 
-    names = [args.name] if args.name in recipes.names() else []
-    if names or not args.promote:  # a by-product such as denoiser/dit-10min has no recipe of its own
+    finished = (recipes.CANDIDATES / args.name / "card.json").is_file()
+    if args.scratch or not (args.promote and finished):
         print(f"candidate: {recipes.train(args.name, args.device, args.minutes, args.scratch)}")
     if args.promote:
         stale = recipes.promote(args.name)

@@ -11,6 +11,4 @@ Probs = Float[Tensor, "B K"]  # logits, probabilities, errors: one number a clas
 PerImage = Float[Tensor, " B"]
 Index = Int[Tensor, " B"]  # timesteps, labels, ids: one an image
 Levels = Float[Tensor, " T"]  # betas, alphas_cumprod
-Pairs = Int[Tensor, "B n"]  # timesteps of n pairs an image
-Noises = Float[Tensor, "B n *dims"]
 Number = float | int

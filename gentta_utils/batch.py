@@ -64,6 +64,7 @@ def run_notebook(notebook: Path, output: Path, parameters: dict, cell_timeout: i
 
     start, error = time.monotonic(), None
     output.parent.mkdir(parents=True, exist_ok=True)
+    output.unlink(missing_ok=True)  # of an earlier run, which must not speak for this one
     with tempfile.TemporaryDirectory(prefix="gentta-") as sockets:  # one socket folder a run: no port can collide
         config = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/s"}}) if os.name != "nt" else None
         try:
@@ -184,6 +185,7 @@ def publish(notebook: Path) -> dict:
     Its line "**Cost**: ..." is rewritten with what was measured.
 
     Raises RuntimeError, leaving the notebook as it was, if it fails."""
+    os.environ["GENTTA_PROGRESS"] = "0"  # no bars in what is committed
     with tempfile.TemporaryDirectory() as folder:
         record = run([notebook], Path(folder))[0]
         if record["status"] != "ok":

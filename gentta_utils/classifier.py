@@ -32,7 +32,11 @@ class Classifier(nn.Module):
     def forward(self, images: Float[Tensor, "B 3 S S"]) -> Probs:
         """Logits (B, K) float32 of images (B, 3, S, S) in [0, 1]."""
         self.count["fwd+bwd" if torch.is_grad_enabled() else "fwd"] += len(images)
-        return self.network((images - self.mean) / self.std).float()
+        return self.network(self.normalise(images)).float()
+
+    def normalise(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
+        """Images in [0, 1] as the network wants them, on its device."""
+        return (images.to(self.mean.device) - self.mean) / self.std
 
 
 def parameter_names(classifier: Classifier, param_set: str) -> list[str]:
@@ -120,12 +124,13 @@ class Copies(nn.Module):
     def forward(self, images: Float[Tensor, "B 3 S S"]) -> Probs:
         """Logits (B, K) of images (B, 3, S, S), image b through copy b."""
         classifier = self.classifier[0]
-        classifier.count["fwd+bwd" if torch.is_grad_enabled() else "fwd"] += len(images)
-        x = (images - classifier.mean) / classifier.std
-        if "logits" in self.values:
+        x = classifier.normalise(images)
+        if "logits" in self.values:  # no gradient passes through the network
+            classifier.count["fwd"] += len(images)
             with torch.no_grad():
                 z = classifier.network(x).float()
             return z + self.values["logits"]
+        classifier.count["fwd+bwd" if torch.is_grad_enabled() else "fwd"] += len(images)
         values = {name.removeprefix("network."): v for name, v in self.values.items()}
         if self.n is None:
             return functional_call(classifier.network, values, (x,)).float()

@@ -3,7 +3,8 @@
 Written anew from the published description and constants, in numpy, scipy, scikit-image and Pillow alone. Every image
 has its own generator, so the result for an image does not depend on its neighbours. Differences from the public code:
 glass blur truly exchanges pixels (`swap=False` gives the benchmark's copy), frost is a procedural texture in the place
-of six photographs, motion blur is a shift-and-add with repeated edges, snow and fog need no external program.
+of six photographs, motion blur is a shift-and-add with repeated edges, values are rounded to 1/255 where the public
+code cuts them off.
 Severities are not comparable between image sizes.
 """
 
@@ -24,6 +25,7 @@ from torch import Tensor
 from .arrays import Index, Number
 from .corruption_constants import ALL, CONSTANTS, HELD_OUT, TEST  # noqa: F401 (the lists belong here for users)
 
+VERSION = 1  # part of every record: raise it when a corruption changes
 Array = np.ndarray  # one image, float64 (H, W, 3) in [0, 1]
 Rng = np.random.Generator
 
@@ -51,7 +53,7 @@ def corrupt(
     """
     if name not in ALL:
         raise ValueError(f"unknown corruption {name!r}: choose one of {', '.join(ALL)}")
-    if severity not in (1, 2, 3, 4, 5):
+    if isinstance(severity, bool) or severity not in range(1, 6) or not isinstance(severity, int):
         raise ValueError(f"severity {severity!r}: choose 1, 2, 3, 4 or 5 (clean images need no call)")
     side = images.shape[-1]
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != side or side not in CONSTANTS:
@@ -60,7 +62,7 @@ def corrupt(
         raise ValueError("images must be finite and in [0, 1]: divide by 255, look for NaN")
     ids = torch.arange(len(images)) if ids is None else ids
     constant = CONSTANTS[side][name][severity - 1]
-    apply = globals()[f"_{name}"]
+    apply = _APPLY[name]
     out = []
     for image, i in zip(images.permute(0, 2, 3, 1).cpu().double().numpy(), ids.tolist(), strict=True):
         rng = np.random.default_rng(_seed(seed, i, name, severity))
@@ -206,7 +208,7 @@ def _snow(x: Array, c: tuple, rng: Rng) -> Array:
 def frost_texture(side: int, rng: Rng) -> Array:
     """A window with ice flowers, (side, side, 3) in [0, 1]: bright ridges of two plasmas over a bluish veil.
 
-    The benchmark blends in photographs; this is a procedural stand-in, not the benchmark."""
+    The benchmark blends in photographs (rescaled to .3 for 64 px); this is a procedural stand-in, not the benchmark."""
     size = 2 ** math.ceil(math.log2(side))
     ridges = sum(w * (1 - np.abs(2 * plasma(size, d, rng) - 1)) ** 6 for w, d in ((0.6, 1.7), (0.5, 1.4)))
     veil = plasma(size, 2.0, rng)
@@ -273,7 +275,7 @@ def _spatter(x: Array, c: tuple, rng: Rng) -> Array:
 def _wet(x: Array, liquid: Array, strength: Number) -> Array:
     """Water drops in pale blue: brightest where the distance to a drop's edge falls towards the lower right."""
     layer = np.floor(liquid * 255)
-    distance = ndimage.distance_transform_edt(~canny(layer, sigma=0, low_threshold=12.5, high_threshold=37.5))
+    distance = ndimage.distance_transform_edt(~canny(layer, sigma=0, low_threshold=50, high_threshold=150))
     distance = equalize_hist(ndimage.uniform_filter(np.minimum(distance, 20), 3)) * 255
     emboss = ndimage.correlate(distance, np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]], float), mode="mirror")
     drops = layer * ndimage.uniform_filter(np.clip(emboss, 0, 255), 3)
@@ -291,3 +293,6 @@ def _jpeg(x: Array, quality: int, rng: Rng) -> Array:
     buffer = io.BytesIO()
     Image.fromarray(_uint8(x)).save(buffer, "JPEG", quality=quality)
     return np.asarray(Image.open(buffer)) / 255.0
+
+
+_APPLY = {name: globals()[f"_{name}"] for name in ALL}

@@ -1,6 +1,7 @@
 """Streams: the images that a method meets, in order, with labels and ids."""
 
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 
 from torch import Tensor
 
@@ -22,7 +23,7 @@ class SceneSpec:
     seed: int = 0  # of the corruption
 
     def describe(self) -> dict:
-        return {**asdict(self), "world": scenes.VERSION, "corruptions": "in-memory"}
+        return {**asdict(self), "world": scenes.VERSION, "corruptions": f"in-memory {corruptions.VERSION}"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def shifted(images: Tensor, shift: str, severity: int, ids: Tensor, seed: int = 
     return corruptions.corrupt(images, shift, severity, ids, seed)
 
 
+@lru_cache(maxsize=8)
 def stream(spec: SceneSpec) -> Stream:
     """Render the scenes of `spec` and put them under its shift."""
     world = scenes.make(spec.n, spec.split, spec.start, dense=False)

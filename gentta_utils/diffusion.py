@@ -13,8 +13,9 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from .arrays import Batch, Index, Levels, PerImage, Probs
+from .draws import generator
 
-Denoiser = Callable[..., Tensor]  # (x_t (B, C, H, W), t (B,), cond) -> eps_hat (B, C, H, W)
+EpsModel = Callable[..., Tensor]  # (x_t (B, C, H, W), t (B,), cond) -> eps_hat (B, C, H, W)
 
 
 # --- schedules -------------------------------------------------------------------------------------------------------
@@ -42,66 +43,39 @@ def alphas_cumprod_of(betas: Levels) -> Levels:
 
 
 def expand(values: Levels, t: Index, like: Shaped[Tensor, "B *dims"]) -> Shaped[Tensor, "B *ones"]:
-    """values[t] shaped (B, 1, ..., 1) so that it broadcasts against `like` (B, ...)."""
+    """values[t] shaped (B, 1, ..., 1) so that it broadcasts against `like` (B, ...).
+
+    Roots and differences are taken of `values` before this call, in their own precision: in half precision abar is 1 at
+    small t and nothing is left of 1 - abar."""
     return values.to(like.device)[t].to(like.dtype).view(-1, *[1] * (like.ndim - 1))
 
 
 # --- forward process and conversions ---------------------------------------------------------------------------------
 
 
-def add_noise(
-    x0: Batch,
-    t: Index,
-    eps: Batch,
-    alphas_cumprod: Levels,
-) -> Batch:
+def add_noise(x0: Batch, t: Index, eps: Batch, alphas_cumprod: Levels) -> Batch:
     """x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps (Ho et al., eq. 4)."""
-    abar = expand(alphas_cumprod, t, x0)  # (B, 1, 1, 1)
-    return abar.sqrt() * x0 + (1 - abar).sqrt() * eps
+    return expand(alphas_cumprod.sqrt(), t, x0) * x0 + expand((1 - alphas_cumprod).sqrt(), t, x0) * eps
 
 
-def eps_to_x0(
-    eps: Batch,
-    x_t: Batch,
-    t: Index,
-    alphas_cumprod: Levels,
-) -> Batch:
+def eps_to_x0(eps: Batch, x_t: Batch, t: Index, alphas_cumprod: Levels) -> Batch:
     """x0_hat = (x_t - sqrt(1 - abar_t) eps) / sqrt(abar_t)."""
-    abar = expand(alphas_cumprod, t, x_t)
-    return (x_t - (1 - abar).sqrt() * eps) / abar.sqrt()
+    return (x_t - expand((1 - alphas_cumprod).sqrt(), t, x_t) * eps) / expand(alphas_cumprod.sqrt(), t, x_t)
 
 
-def x0_to_eps(
-    x0: Batch,
-    x_t: Batch,
-    t: Index,
-    alphas_cumprod: Levels,
-) -> Batch:
+def x0_to_eps(x0: Batch, x_t: Batch, t: Index, alphas_cumprod: Levels) -> Batch:
     """eps = (x_t - sqrt(abar_t) x0) / sqrt(1 - abar_t), the inverse of `eps_to_x0`."""
-    abar = expand(alphas_cumprod, t, x_t)
-    return (x_t - abar.sqrt() * x0) / (1 - abar).sqrt()
+    return (x_t - expand(alphas_cumprod.sqrt(), t, x_t) * x0) / expand((1 - alphas_cumprod).sqrt(), t, x_t)
 
 
-def eps_to_v(
-    eps: Batch,
-    x0: Batch,
-    t: Index,
-    alphas_cumprod: Levels,
-) -> Batch:
+def eps_to_v(eps: Batch, x0: Batch, t: Index, alphas_cumprod: Levels) -> Batch:
     """v = sqrt(abar_t) eps - sqrt(1 - abar_t) x0 (Salimans and Ho, 2022)."""
-    abar = expand(alphas_cumprod, t, x0)
-    return abar.sqrt() * eps - (1 - abar).sqrt() * x0
+    return expand(alphas_cumprod.sqrt(), t, x0) * eps - expand((1 - alphas_cumprod).sqrt(), t, x0) * x0
 
 
-def v_to_eps(
-    v: Batch,
-    x_t: Batch,
-    t: Index,
-    alphas_cumprod: Levels,
-) -> Batch:
+def v_to_eps(v: Batch, x_t: Batch, t: Index, alphas_cumprod: Levels) -> Batch:
     """eps = sqrt(abar_t) v + sqrt(1 - abar_t) x_t."""
-    abar = expand(alphas_cumprod, t, x_t)
-    return abar.sqrt() * v + (1 - abar).sqrt() * x_t
+    return expand(alphas_cumprod.sqrt(), t, x_t) * v + expand((1 - alphas_cumprod).sqrt(), t, x_t) * x_t
 
 
 def to_eps(
@@ -130,7 +104,7 @@ def eps_error(eps_hat: Batch, eps: Batch) -> PerImage:
 
 
 def diffusion_loss(
-    denoiser: Denoiser,
+    denoiser: EpsModel,
     x0: Batch,
     t: Index,
     eps: Batch,
@@ -226,20 +200,26 @@ def ddim_step(
 
 @torch.no_grad()
 def sample(
-    denoiser: Denoiser,
+    denoiser: EpsModel,
     x_t: Batch,
     timesteps: Int[Tensor, " n"],
     cond: Probs | None,
     alphas_cumprod: Levels,
     eta: float = 0.0,
     clip: bool = True,
-    generator: torch.Generator | None = None,
+    ids: Index | None = None,
+    seed: int = 0,
 ) -> Batch:
     """Walk down all levels of `timesteps` (rising) from x_t (B, ...) at the highest; returns x0 (B, ...).
 
-    A shorter `timesteps` is a partial run in the manner of SDEdit: start from `add_noise(x0, timesteps[-1], ...)`."""
+    A shorter `timesteps` is a partial run in the manner of SDEdit: start from `add_noise(x0, timesteps[-1], ...)`.
+    With eta > 0 each image (0 .. B-1, or `ids`) draws its own noise: its sample does not depend on its neighbours."""
+    ids = torch.arange(len(x_t)) if ids is None else ids
     for t in reversed(timesteps.tolist()):
         eps_hat = denoiser(x_t, torch.full((len(x_t),), t, device=x_t.device), cond)
-        noise = torch.randn(x_t.shape, generator=generator, dtype=x_t.dtype).to(x_t.device) if eta else None
+        noise = None
+        if eta:
+            drawn = [torch.randn(x_t.shape[1:], generator=generator(seed, i, "sample", t)) for i in ids.tolist()]
+            noise = torch.stack(drawn).to(x_t)
         x_t = ddim_step(x_t, eps_hat, t, previous(timesteps, t), alphas_cumprod, eta, noise, clip)
     return x_t

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from . import TORCHVISION, __version__, zoo
-from .files import check_weights
+from .files import check_file
 from .paths import MODELS, ROOT
 
 FREE_GB = 2.0  # rendered training scenes take 0.8, runs and caches the rest
@@ -66,12 +66,12 @@ def _bf16() -> tuple[bool, str, str]:
 
 def _models() -> tuple[bool, str, str]:
     try:
-        for file, checksum in zoo.checksums().items():
-            check_weights(MODELS / file, checksum)
+        for name in zoo.SHIPPED:
+            for file in zoo.files_of(name):
+                check_file(MODELS / file, zoo.checksums()[file])
     except (OSError, ValueError) as error:
         return False, str(error), "git checkout -- data/models"
-    n = len(zoo.checksums())
-    return n > 0, f"{n} weight files with the right checksums", "git checkout -- data/models"
+    return True, f"{len(zoo.SHIPPED)} models with the right checksums", ""
 
 
 def _disk() -> tuple[bool, str, str]:

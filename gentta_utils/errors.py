@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from .arrays import Index
 from .diffusion import add_noise
 from .draws import draw_pairs
-from .files import atomic_write
+from .files import atomic_write, read_tensors
 from .progress import progress
 
 
@@ -37,10 +37,7 @@ class ErrorTable:
 
     def thin(self, n: int) -> "ErrorTable":
         """n of the N pairs, evenly spread over the strata. Raises ValueError unless n divides N."""
-        N = self.t.shape[1]
-        if n < 1 or N % n:
-            raise ValueError(f"{n} pairs asked of a table of {N}: choose a divisor")
-        keep = torch.arange(n) * (N // n) + N // n // 2
+        keep = evenly(n, self.t.shape[1])
         return ErrorTable(self.gram[:, keep], self.t[:, keep], self.classes)
 
     def scores(self, window: tuple[int, int] = (0, 1000)) -> Float[Tensor, "B k"]:
@@ -49,6 +46,13 @@ class ErrorTable:
         if not bool(inside.any(1).all()):
             raise ValueError(f"no pair of some image lies in the window {window}: widen it or draw more pairs")
         return (self.error * inside[..., None]).sum(1) / inside.sum(1, keepdim=True)
+
+
+def evenly(n: int, N: int) -> Int[Tensor, " n"]:
+    """Indices of n of N pairs, evenly spread. Raises ValueError unless n divides N."""
+    if n < 1 or N % n:
+        raise ValueError(f"{n} pairs asked of a table of {N}: choose a divisor")
+    return torch.arange(n) * (N // n) + N // n // 2
 
 
 @torch.no_grad()
@@ -98,15 +102,16 @@ def error_table(
     bar = progress(torch.arange(len(images)).split(chunk), desc="error table", unit="chunk", leave=False)
     for part, rows in enumerate(bar):
         path = None if cache is None else Path(cache) / f"{part:04d}.safetensors"
-        if path is not None and path.is_file():
-            parts.append(load_file(path))
+        kept = None if path is None else read_tensors(path)
+        if kept is not None and torch.equal(kept["id"], ids[rows]):
+            parts.append(kept)
             continue
         x0 = denoiser.encode(images[rows])
         t, eps = draw_pairs(ids[rows], pairs, denoiser.shape, window, timesteps, noise, seed, purpose="table")
         each = torch.arange(len(rows)).repeat_interleave(pairs)  # the image of each pair
         moved = [v.to(x0.device) for v in (t.flatten(), eps.flatten(0, 1), classes[rows][each])]
         g = gram(denoiser, x0[each.to(x0.device)], *moved).cpu()
-        parts.append({"gram": g.unflatten(0, (len(rows), pairs)), "t": t})
+        parts.append({"gram": g.unflatten(0, (len(rows), pairs)), "t": t, "id": ids[rows]})
         if path is not None:
             atomic_write(path, lambda temporary: save_file(parts[-1], temporary))
     return ErrorTable(torch.cat([p["gram"] for p in parts]), torch.cat([p["t"] for p in parts]), classes)

@@ -88,7 +88,8 @@ def run(method, stream: Stream, reset: str = "per_image", batch: int = 32, about
     for out in outputs:
         for kind, n in out.nfe.items():
             nfe[kind] = nfe.get(kind, 0) + n / len(stream)
-    protocol = {"order": stream.order, "reset": reset, "batch": batch, "device": _device(method)}
+    protocol = {"order": stream.order, "reset": reset, "predict": method.predict, "batch": batch}
+    protocol["device"] = _device(method)
     return Records(
         id=stream.ids.numpy(),
         label=stream.labels.numpy(),
@@ -114,8 +115,9 @@ def _name(about: dict) -> str:
 
 
 def fingerprint(content: dict) -> str:
-    """Hash of a description, independent of the order of its keys."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=_plain).encode()).hexdigest()[:20]
+    """Hash of a description and of VERSION, independent of the order of its keys."""
+    text = json.dumps({**content, "version": VERSION}, sort_keys=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def _plain(value):
@@ -157,10 +159,13 @@ Job = tuple[dict, Callable[[], Records]]  # a description that determines the nu
 def table(name: str, jobs: Iterable[Job], folder: Path = RESULTS, cache: Path = CACHE / "runs") -> list[Records]:
     """Do the jobs that have no record yet, then write all records as one table `folder`/<name>.npz.
 
-    Each finished job is kept at once under its fingerprint, so an interrupted table goes on where it stopped."""
-    runs = []
-    for about, work in progress(list(jobs), desc=name, unit="run"):
-        path = cache / f"{fingerprint({**about, 'version': VERSION})}.npz"
+    Each finished job is kept at once under its fingerprint, so an interrupted table goes on where it stopped. Raises
+    ValueError if two jobs have one description."""
+    jobs, runs = list(jobs), []
+    if len({fingerprint(about) for about, _ in jobs}) < len(jobs):
+        raise ValueError(f"two jobs of the table {name} have the same description: one of them would never run")
+    for about, work in progress(jobs, desc=name, unit="run"):
+        path = cache / f"{fingerprint(about)}.npz"
         if not path.is_file():
             save(path, [work()])
         runs += load(path)
@@ -220,12 +225,15 @@ def summary(runs: list[Records]) -> dict:
     }
 
 
-def protocol_line(runs: list[Records], predict: str = "after") -> str:
-    """The line under the title of every results table (METHODS 0.4), made from the records, never typed."""
+def protocol_line(runs: list[Records]) -> str:
+    """The line under the title of every results table (METHODS 0.4), made from the records, never typed.
+
+    n counts scenes, whatever number of methods and classifiers met them."""
 
     def all_of(values: Iterable) -> str:
         return "|".join(sorted({str(v) for v in values}))
 
+    scenes = len(np.unique(np.concatenate([r.id for r in runs])))
     splits = {r.about["stream"].get("split") for r in runs}
     select = all_of(r.about.get("select", "none") for r in runs)
     seeds = len({(r.about.get("settings") or {}).get("seed", 0) for r in runs})
@@ -233,7 +241,7 @@ def protocol_line(runs: list[Records], predict: str = "after") -> str:
     seconds = np.concatenate([r.seconds for r in runs]).mean()
     get = lambda key: all_of(r.about["protocol"][key] for r in runs)  # noqa: E731
     return (
-        f"protocol: stream={get('order')} reset={get('reset')} predict={predict} batch={get('batch')} "
-        f"n={sum(map(len, runs))} split={all_of(splits)} seeds={seeds} select={select} nfe={','.join(sorted(nfe))} "
+        f"protocol: stream={get('order')} reset={get('reset')} predict={get('predict')} batch={get('batch')} "
+        f"n={scenes} split={all_of(splits)} seeds={seeds} select={select} nfe={','.join(sorted(nfe))} "
         f"time={seconds:.2f} s/img, {get('device')}"
     )

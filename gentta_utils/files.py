@@ -8,13 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
 
 
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write(temporary path)`, then move the result to `path` in one step.
 
-    Raises OSError, with a sentence that says what to do, if the disk is full or the folder cannot be written; an
-    older file at `path` is then untouched."""
+    Raises OSError with a sentence that says what to do, if the disk is full or the folder cannot be written; an older
+    file at `path` is then untouched."""
     path = Path(path)
     temporary = None
     try:
@@ -25,10 +27,10 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors has an exception of its own for a full disk
         raise OSError(
-            f"could not write {path} ({error.strerror or error}): free some space or choose another folder; "
-            "what was there before is unchanged"
+            f"could not write {path} ({getattr(error, 'strerror', None) or error}): free some space or choose another "
+            "folder; what was there before is unchanged"
         ) from error
     finally:
         if temporary is not None:
@@ -41,23 +43,36 @@ def write_json(path: Path, content: object) -> None:
     atomic_write(path, lambda temporary: temporary.write_text(text))
 
 
+def read_tensors(path: Path) -> dict[str, Tensor] | None:
+    """Tensors of a safetensors file in a cache; None where it is missing or damaged, so that it is made again."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError):
+        return None
+
+
 def sha256(path: Path) -> str:
     """Checksum of a file, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_weights(path: Path, checksum: str | None = None) -> None:
-    """See that `path` is a whole safetensors file with this checksum.
+def check_file(path: Path, checksum: str | None = None) -> None:
+    """See that a model's file is there, whole (if it holds tensors) and has this checksum.
 
     Raises FileNotFoundError or ValueError with a sentence that says what is wrong and how to mend it."""
     mend = "run `git checkout -- data/models`, or make it again with `python -m gentta_utils train`"
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no weights at {path}: {mend}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            file.keys()
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}): {mend}") from error
+        raise FileNotFoundError(f"no weights at {path}: {mend}" if _holds_tensors(path) else f"no file {path}: {mend}")
+    if _holds_tensors(path):
+        try:
+            with safe_open(path, framework="pt") as file:
+                file.keys()
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a whole safetensors file ({error}): {mend}") from error
     if checksum is not None and sha256(path) != checksum:
         raise ValueError(f"{path} does not have the checksum that data/models/checksums.json states: {mend}")
+
+
+def _holds_tensors(path: Path) -> bool:
+    return Path(path).suffix == ".safetensors"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .batch import as_table
-from .evaluate import Records, gain, paired_interval, protocol_line, results, summary
+from .evaluate import Interval, Records, gain, paired_interval, protocol_line, results, summary
 from .experiments import EXPERIMENTS, UNTOUCHED
 
 
@@ -20,9 +20,9 @@ def pick(runs: list[Records], label: str | None = None, classifier: str | None =
     ]
 
 
-def labels(runs: list[Records]) -> list[str]:
-    """Row labels in the order of the runs."""
-    return list(dict.fromkeys(r.about["label"] for r in runs))
+def distinct(runs: list[Records], key: str) -> list[str]:
+    """Values of `about[key]` in the order of the runs."""
+    return list(dict.fromkeys(r.about[key] for r in runs))
 
 
 def accuracy(runs: list[Records]) -> float:
@@ -30,41 +30,43 @@ def accuracy(runs: list[Records]) -> float:
     return 100 * float(np.concatenate([r.right_after for r in runs]).mean())
 
 
-def shift_names(runs: list[Records]) -> list[str]:
-    """Shift and severity in the order of the runs."""
-    return list(dict.fromkeys(_shift(r) for r in runs))
-
-
-def _shift(r: Records) -> str:
+def shift_of(r: Records) -> str:
+    """Shift and severity of a run, e.g. "fog 5" or "clean"."""
     s = r.about["stream"]
     return f"{s['shift']} {s['severity'] or ''}".strip()
 
 
-def effect_rows(runs: list[Records], classifier: str) -> list[dict]:
-    """A row a shift: source, control, Diffusion-TTA on both views, fixed and broken; then the mean with intervals."""
-    rows = []
-    mine = pick(runs, classifier=classifier)
-    reader = [r for r in runs if r.about["method"] == "diffusion_classifier"]
-    for name in [*shift_names(mine), "mean"]:
-        here = [r for r in mine if name in ("mean", _shift(r))]
-        row = {"shift": name}
-        for label, head in (("source/full", "source"), ("source/low", "low-passed")):
-            row[head] = f"{accuracy(pick(here, label)):.1f}"
-        for view, head in (("full", "Diffusion-TTA"), ("low", "on the low view")):
-            s = summary(pick(here, f"diffusion_tta/{view}"))
-            row |= {head: f"{s['after']:.1f}", f"fixed/broken {view}": f"{s['fixed']}/{s['broken']}"}
-            row[f"gain {view}"] = str(s["gain"]) if name == "mean" else f"{s['gain'].mean:+.1f}"
-        if reader:
-            row["reader"] = f"{accuracy([r for r in reader if name in ('mean', _shift(r))]):.1f}"
-        rows.append(row)
-    return rows
+def is_clean(r: Records) -> bool:
+    """Whether a run saw unshifted scenes."""
+    return r.about["stream"]["shift"] == "clean"
+
+
+def versus(one: list[Records], other: list[Records]) -> Interval:
+    """Paired difference of two rows on the same scenes, `one` minus `other`, after adaptation.
+
+    Raises ValueError unless both met the same shifts and scenes."""
+
+    def by_scene(runs: list[Records]) -> dict:
+        return {(shift_of(r), i): right for r in runs for i, right in zip(r.id, r.right_after, strict=True)}
+
+    a, b = by_scene(one), by_scene(other)
+    if set(a) != set(b) or len(a) != sum(map(len, one)) or len(b) != sum(map(len, other)):
+        raise ValueError("the two rows did not meet the same scenes, each once: they cannot be paired")
+    return paired_interval(np.array(list(a.values())), np.array([b[key] for key in a]), np.array([i for _, i in a]))
 
 
 def effect(runs: list[Records]) -> str:
-    """The table of `heldout`, `test` and `clean`, one part a classifier, and the gains over both."""
-    parts = [protocol_line([r for r in runs if r.about["method"] == "diffusion_tta"])]
-    for classifier in dict.fromkeys(r.about["classifier"] for r in runs):
-        parts += [f"\n{classifier}", as_table(effect_rows(runs, classifier))]
+    """The tables of `heldout`, `test` and `clean`: one part a classifier, then the gains over both."""
+    adapted = [r for r in runs if r.about["method"] == "diffusion_tta"]
+    parts = [protocol_line(adapted)]
+    for classifier in distinct(adapted, "classifier"):
+        mine = pick(runs, classifier=classifier)
+        reader = [r for r in runs if r.about["method"] == "diffusion_classifier"]
+        names = list(dict.fromkeys(map(shift_of, mine)))
+        rows = [_effect_row(name, [r for r in mine + reader if shift_of(r) == name]) for name in names]
+        if len(names) > 1:
+            rows.append(_effect_row("mean", mine + reader))
+        parts += [f"\n{classifier}", as_table(rows)]
     for view in ("full", "low"):
         mine = pick(runs, f"diffusion_tta/{view}")
         parts.append(f"\ngain over both classifiers, {view} view: {gain(mine)} points")
@@ -74,35 +76,62 @@ def effect(runs: list[Records]) -> str:
     return "\n".join(parts)
 
 
+def _effect_row(name: str, runs: list[Records]) -> dict:
+    """Source, control, Diffusion-TTA on both views with fixed/broken counts and gain, the reader where it was run."""
+    row = {"shift": name}
+    for label, head in (("source/full", "source"), ("source/low", "low-passed")):
+        row[head] = f"{accuracy(pick(runs, label)):.1f}"
+    for view, head in (("full", "Diffusion-TTA"), ("low", "on the low view")):
+        s = summary(pick(runs, f"diffusion_tta/{view}"))
+        row |= {
+            head: f"{s['after']:.1f}",
+            f"fixed/broken {view}": f"{s['fixed']}/{s['broken']}",
+            f"gain {view}": s["gain"],
+        }
+    reader = [r for r in runs if r.about["method"] == "diffusion_classifier"]
+    return row | ({"reader": f"{accuracy(reader):.1f}"} if reader else {})
+
+
 def plain(runs: list[Records]) -> str:
-    """Rows by label and classifier, columns by shift: accuracy after; the paired gain where something was adapted."""
+    """Rows by label and classifier, columns by shift: accuracy after; paired gains where something was adapted."""
+    names = list(dict.fromkeys(map(shift_of, runs)))
     rows = []
-    for label in labels(runs):
-        for classifier in dict.fromkeys(r.about["classifier"] for r in pick(runs, label)):
+    for label in distinct(runs, "label"):
+        for classifier in distinct(pick(runs, label), "classifier"):
             mine = pick(runs, label, classifier)
             row = {"row": label, "classifier": classifier.split("/")[-1]}
-            row |= {name: f"{accuracy([r for r in mine if _shift(r) == name]):.1f}" for name in shift_names(runs)}
-            shifted = [r for r in mine if r.about["stream"]["shift"] != "clean"]
-            row["mean of shifts"] = f"{accuracy(shifted):.1f}" if shifted else ""
-            s = summary(shifted or mine)
-            adapted = mine[0].about["method"] == "diffusion_tta"
-            row |= {"gain": str(s["gain"]) if adapted else "", "s/img": f"{s['seconds']:.2f}" if adapted else ""}
-            rows.append(row)
-    return protocol_line(runs) + "\n" + as_table(rows)
+            for name in names:
+                here = [r for r in mine if shift_of(r) == name]
+                row[name] = f"{accuracy(here):.1f}" if here else ""
+            for kind, part in (
+                ("shifted", [r for r in mine if not is_clean(r)]),
+                ("clean", [r for r in mine if is_clean(r)]),
+            ):
+                adapted = part and part[0].about["method"] == "diffusion_tta"
+                row |= {f"mean {kind}": f"{accuracy(part):.1f}"} if part and kind == "shifted" else {}
+                if any(is_clean(r) for r in runs) or kind == "shifted":
+                    row[f"gain {kind}"] = str(gain(part)) if adapted else ""
+            rows.append(row | {"s/img": f"{summary(mine)['seconds']:.2f}"})
+    longest = [r for r in runs if r.about["method"] != "source"]
+    return protocol_line(longest) + "\n" + as_table(rows)
 
 
-def versus(runs: list[Records], one: str, other: str, classifier: str, shifts=None) -> str:
-    """Paired difference of two rows on the same scenes, `one` minus `other`, with its interval."""
-    a, b = pick(runs, one, shifts=shifts), pick(runs, other, classifier, shifts)
-    pairs = {(_shift(r), i): (right, None) for r in a for i, right in zip(r.id, r.right_after, strict=True)}
-    joined = [(pairs[_shift(r), i][0], right, i) for r in b for i, right in zip(r.id, r.right_after, strict=True)]
-    after, before, scene = map(np.array, zip(*joined, strict=True))
-    return f"{one} - {other} ({classifier}): {paired_interval(after, before, scene)}"
+def reading(runs: list[Records]) -> str:
+    """The plain table, and the reader against each classifier and its control on the same scenes."""
+    (reader,) = {r.about["label"] for r in runs if r.about["label"].startswith("reader/48")}
+    parts = [plain(runs), ""]
+    for kind, keep in (("held-out corruptions", lambda r: not is_clean(r)), ("clean", is_clean)):
+        here = [r for r in runs if keep(r)]
+        for label in ("source/full", "source/low"):
+            for classifier in distinct(pick(here, label), "classifier"):
+                difference = versus(pick(here, reader), pick(here, label, classifier))
+                parts.append(f"{kind}: {reader} minus {classifier} {label}: {difference} points")
+    return "\n".join(parts)
 
 
 TABLES: dict[str, Callable[[list[Records]], str]] = {
     "select": plain,
-    "reading": plain,
+    "reading": reading,
     "heldout": effect,
     "test": effect,
     "clean": effect,

@@ -57,6 +57,6 @@ def coverage(height: int, width: int, font: str | Path | None = None) -> Float[T
 
 
 def watermark(images: Float[Tensor, "B 3 H W"], font: str | Path | None = None) -> Float[Tensor, "B 3 H W"]:
-    """Images (B, 3, H, W) in [0, 1] with the watermark alpha-composited in white; same shape and range."""
+    """Images (B, 3, H, W) in [0, 1] with the watermark alpha-composited in white; whole multiples of 1/255."""
     alpha = ALPHA * coverage(*images.shape[-2:], font).to(images.device)  # (H, W)
-    return images + alpha * (1 - images)
+    return ((images + alpha * (1 - images)) * 255).round() / 255

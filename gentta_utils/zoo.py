@@ -11,40 +11,41 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .files import check_weights, sha256, write_json
+from .files import check_file, sha256, write_json
 from .paths import MODELS
 
 PROFILES = ("scenes", "imagenet")
+SHIPPED = ("classifier/resnet", "classifier/vit", "denoiser/dit", "denoiser/dit-10min")
 CHECKSUMS = MODELS / "checksums.json"
 IMAGE_SIZE = 64  # of the scenes profile's task models
 
 
 def names() -> list[str]:
-    """Every model of the scenes profile that is shipped."""
-    return sorted({str(Path(file).parent).removesuffix("/transformer") for file in checksums()})
+    """Every model of the scenes profile that is here."""
+    return sorted({"/".join(Path(file).parts[:2]) for file in checksums()})
 
 
 def checksums() -> dict[str, str]:
-    """Weights file (relative to data/models) -> SHA-256."""
+    """File of weights or configuration (relative to data/models) -> SHA-256."""
     return json.loads(CHECKSUMS.read_text()) if CHECKSUMS.is_file() else {}
 
 
-def weights_of(name: str) -> list[str]:
-    """The weight files of a model, relative to data/models. Raises ValueError for an unknown name."""
+def files_of(name: str) -> list[str]:
+    """The files of a model, relative to data/models, weights last. Raises ValueError for an unknown name."""
     files = [f for f in checksums() if f.startswith(f"{name}/")]
     if not files:
         raise ValueError(f"unknown model {name!r}: choose one of {', '.join(names()) or 'none, none is shipped'}")
-    return files
+    return sorted(files, key=lambda file: file.endswith(".safetensors"))
 
 
 def fingerprint(name: str) -> str:
     """First 12 digits of the checksum of a model's weights, for records."""
-    return "-".join(checksums()[f][:12] for f in weights_of(name))
+    return checksums()[files_of(name)[-1]][:12]
 
 
 def card(name: str) -> dict:
     """The model's card: data, recipe, time, quality."""
-    weights_of(name)
+    files_of(name)
     return json.loads((MODELS / name / "card.json").read_text())
 
 
@@ -66,8 +67,8 @@ def load(
     if profile == "imagenet":
         raise NotImplementedError('profile="imagenet" is not there yet: use profile="scenes", whose models are shipped')
     if folder == MODELS:
-        for file in weights_of(name):
-            check_weights(MODELS / file, checksums()[file])
+        for file in files_of(name):
+            check_file(MODELS / file, checksums()[file])
     path = folder / name
     model = _load_classifier(name, path) if name.startswith("classifier/") else _load_dit(path, device, precision)
     return model.to(device).eval().requires_grad_(False)
@@ -75,7 +76,7 @@ def load(
 
 @lru_cache(maxsize=16)
 def cached(name: str, precision: str = "auto") -> nn.Module:
-    """`load` on the CPU, once a process."""
+    """`load` on the CPU, once a process for each precision; treat it as read-only."""
     return load(name, precision=precision)
 
 
@@ -99,19 +100,21 @@ def _load_classifier(name: str, path: Path) -> nn.Module:
 
 def _load_dit(path: Path, device: str, precision: str) -> nn.Module:
     from diffusers import DDPMScheduler, DiTTransformer2DModel
+    from diffusers.utils import logging
 
     from .conditioning import PixelDiT, has_fast_bf16
 
     if precision == "auto":
         precision = "bf16" if has_fast_bf16(device) else "fp32"
+    logging.disable_progress_bar()  # it would stand in every committed notebook
     network = DiTTransformer2DModel.from_pretrained(path, subfolder="transformer", torch_dtype=torch.float32)
     scheduler = DDPMScheduler.from_pretrained(path, subfolder="scheduler")
     return PixelDiT(network, scheduler.alphas_cumprod, IMAGE_SIZE, scheduler.config.prediction_type, precision)
 
 
 def register(name: str) -> None:
-    """Write the checksums of a model's weights, after it was promoted."""
+    """Write the checksums of a model's files, after it was promoted; the card may be edited later."""
     found = {f: c for f, c in checksums().items() if not f.startswith(f"{name}/")}
-    for path in sorted((MODELS / name).rglob("*.safetensors")):
+    for path in (p for p in (MODELS / name).rglob("*") if p.is_file() and p.name != "card.json"):
         found[str(path.relative_to(MODELS))] = sha256(path)
     write_json(CHECKSUMS, dict(sorted(found.items())))

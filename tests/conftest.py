@@ -11,7 +11,7 @@ import pytest
 import torch
 from gentta_utils import zoo
 from gentta_utils.classifier import Classifier
-from gentta_utils.conditioning import PixelDiT
+from gentta_utils.conditioning import PixelDiT, share_embedder
 from gentta_utils.diffusion import alphas_cumprod_of, linear_betas
 from gentta_utils.methods.base import Models
 from gentta_utils.mixture import GaussianMixture
@@ -67,7 +67,7 @@ def make_dit(classes: int = 4, size: int = 8, image_size: int = 16, layers: int 
         patch_size=4,
         num_embeds_ada_norm=classes,
     )
-    return PixelDiT(network, alphas_cumprod_of(linear_betas()), image_size)
+    return PixelDiT(share_embedder(network), alphas_cumprod_of(linear_betas()), image_size)
 
 
 @pytest.fixture

@@ -54,6 +54,14 @@ def test_conversions_round_trip():
         D.to_eps(eps, x_t, t, ABAR, "noise")
 
 
+def test_half_precision_images_keep_a_full_precision_schedule():
+    """bf16 rounds abar_0 = .9999 to 1: taken there, no noise would be added at all."""
+    x0, eps = torch.zeros(2, 3, 4, 4, dtype=torch.bfloat16), torch.ones(2, 3, 4, 4, dtype=torch.bfloat16)
+    x_t = D.add_noise(x0, torch.tensor([0, 1]), eps, ABAR.float())
+    assert x_t.dtype == torch.bfloat16
+    assert x_t[0, 0, 0, 0].item() == pytest.approx((1 - ABAR[0].item()) ** 0.5, rel=0.01)
+
+
 def test_v_is_the_librarys():
     x0, eps = torch.randn(2, 3, 3, 4, 4)
     t = torch.tensor([5, 400, 990])
@@ -199,3 +207,21 @@ def test_sampling_is_deterministic_without_noise_and_stays_near_a_clean_start(mi
     assert torch.equal(*runs)
     near = D.sample(mixture, x, torch.tensor([0]), None, ABAR, clip=False)
     assert (near - x).abs().max() < 0.1
+
+
+def test_noisy_samples_belong_to_their_image(mixture):
+    x = torch.randn(4, 3, 4, 4, dtype=torch.float64)
+    ids = torch.tensor([5, 6, 7, 8])
+    whole = D.sample(mixture, x, D.respaced(10), None, ABAR, eta=1.0, ids=ids)
+    alone = D.sample(mixture, x[2:3], D.respaced(10), None, ABAR, eta=1.0, ids=ids[2:3])
+    torch.testing.assert_close(whole[2:3], alone)
+    assert not torch.allclose(whole, D.sample(mixture, x, D.respaced(10), None, ABAR, eta=1.0, ids=ids, seed=1))
+    deterministic = D.sample(mixture, x, D.respaced(10), None, ABAR)
+    assert not torch.allclose(whole, deterministic)
+
+
+def test_samples_of_the_mixture_are_of_the_asked_class(mixture):
+    labels = torch.arange(80) % 4
+    x = torch.randn(80, 3, 4, 4, dtype=torch.float64)
+    x0 = D.sample(mixture, x, D.respaced(50), torch.eye(4, dtype=torch.float64)[labels], ABAR, clip=False)
+    assert (mixture.posterior(x0).argmax(1) == labels).float().mean() > 0.97

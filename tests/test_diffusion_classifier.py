@@ -36,6 +36,22 @@ def test_one_stage_is_the_argmin_and_stages_agree_with_it(table):
     assert (staged(errors, (12, 48), (2, 1)) == plain).float().mean() > 0.95
 
 
+def test_stages_average_over_all_pairs_seen_so_far(mixture, table):
+    _, _, errors = table
+    stages = ((6, 3), (12, 2), (24, 1))
+    fast = staged(errors, *zip(*stages, strict=True))
+    for image in range(200):
+        alive, seen = [0, 1, 2, 3], set()
+        for n, kept in stages:
+            seen |= {48 // n // 2 + i * (48 // n) for i in range(n)}
+            score = {k: errors.error[image, sorted(seen), k].mean().item() for k in alive}
+            alive = sorted(alive, key=score.get)[:kept]
+        assert fast[image] == alive[0]
+    assert len(seen) > 24  # the grids are not nested: the last score rests on more than the last grid
+    some = ErrorTable(errors.gram[..., [3, 1], :][..., [3, 1]], errors.t, torch.tensor([3, 1]).expand(200, 2))
+    assert set(staged(some, (48,), (1,)).tolist()) <= {1, 3}
+
+
 def test_paired_differences_are_less_noisy_than_unpaired(mixture):
     """Over draws of the noise: with classes this close the errors of a pair go up and down together."""
     close = GaussianMixture(mixture.means * 0.2, mixture.std)

@@ -1,9 +1,11 @@
 """METHODS C9: the gradient, the cheap exact route, the batched episodes, resets and invariances of Diffusion-TTA."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
+from conftest import make_dit
 
 from gentta_utils.classifier import PARAM_SETS, Copies, parameter_names, with_lora
 from gentta_utils.diffusion import add_noise, diffusion_loss, eps_error
@@ -13,6 +15,7 @@ from gentta_utils.inputs import check_probabilities
 from gentta_utils.methods import diffusion_classifier, diffusion_tta, source
 from gentta_utils.methods.base import Models
 from gentta_utils.methods.diffusion_tta import Settings, condition_gradient, configure, learning_rate, probabilities
+from gentta_utils.views import low_pass
 
 S = Settings(lr=0.5, updates=3, pairs=6, window=(100, 800), images_at_once=4, micro_batch=16)
 IDS = torch.arange(5) + 40
@@ -46,28 +49,43 @@ def test_gradient_of_the_logits_is_the_closed_form_on_the_mixture(mixture):
 
 
 def test_gradient_of_the_logits_is_the_closed_form_in_the_dit(tiny):
-    """In a DiT with one label table c enters as p @ table, so dL/dp_i = <g, E_i> and dL/dz_i = p_i <g, E_i - c>."""
-    denoiser = tiny.denoiser
-    table = denoiser.network.transformer_blocks[0].norm1.emb.class_embedder.embedding_table.weight.detach()
+    """In a DiT with one label table c enters as c = p @ table, so dL/dp_i = <g, E_i> and dL/dz_i = p_i <g, E_i - c>.
+
+    g = dL/dc is read off the label embedder's outputs: each block, and the last layer, calls it."""
+    embedder = tiny.denoiser.network.transformer_blocks[0].norm1.emb.class_embedder
+    table = embedder.embedding_table.weight.detach()
+    seen = []
+
+    def keep(module, inputs, output):
+        output.retain_grad()
+        seen.append(output)
+
+    handle = embedder.register_forward_hook(keep)
     z = torch.randn(2, 4, requires_grad=True)
-    x0, (t, eps) = torch.randn(2, *denoiser.shape), draw(denoiser, 2, 1)
+    x0, (t, eps) = torch.randn(2, *tiny.denoiser.shape), draw(tiny.denoiser, 2, 1)
     p = z.softmax(1)
-    loss = diffusion_loss(denoiser, x0, t[:, 0], eps[:, 0], p, denoiser.alphas_cumprod).sum()
-    grad_p, grad_z = torch.autograd.grad(loss, (p, z))
-    g = torch.linalg.lstsq(table[:4], grad_p.T).solution.T  # any g with <g, E_i> = dL/dp_i
-    c = p.detach() @ table[:4]
+    p.retain_grad()
+    diffusion_loss(tiny.denoiser, x0, t[:, 0], eps[:, 0], p, tiny.denoiser.alphas_cumprod).sum().backward()
+    handle.remove()
+    assert len(seen) == 3  # two blocks and the output layer
+    g, c = sum(e.grad for e in seen), p.detach() @ table[:4]
+    torch.testing.assert_close(p.grad, g @ table[:4].T, rtol=1e-4, atol=1e-7)
     expected = p.detach() * (g[:, None] * (table[:4] - c[:, None])).sum(-1)
-    torch.testing.assert_close(grad_z, expected, rtol=1e-3, atol=1e-7)
+    torch.testing.assert_close(z.grad, expected, rtol=1e-3, atol=1e-7)
 
 
-def test_one_hot_and_single_class_have_no_gradient(tiny, mixture):
+def test_one_hot_and_single_class_have_no_gradient(tiny):
     x0, (t, eps) = torch.randn(5, *tiny.denoiser.shape), draw(tiny.denoiser)
     z = (torch.eye(4)[torch.arange(5) % 4] * 200).requires_grad_()
     G, _ = condition_gradient(tiny.denoiser, x0, z.softmax(1), t, eps)
     (z.softmax(1) * G).sum().backward()
+    assert G.abs().max() > 0
     assert z.grad.abs().max() == 0
+    single = make_dit(classes=1)
     z = torch.randn(5, 1, requires_grad=True)
-    (z.softmax(1) * torch.randn(5, 1)).sum().backward()
+    G, _ = condition_gradient(single, x0, z.softmax(1), t, eps)
+    (z.softmax(1) * G).sum().backward()
+    assert G.abs().max() > 0
     assert z.grad.abs().max() == 0
 
 
@@ -141,26 +159,64 @@ def test_fast_route_equals_the_plain_loop(tiny, images):
                 torch.testing.assert_close(fast.grad[b], plain, rtol=1e-4, atol=1e-8)
 
 
-def test_whole_adaptation_equals_the_plain_loop(tiny, images):
-    """Three updates with torch.optim.SGD on the module itself, restored afterwards, image by image."""
-    out = configure(tiny, S).adapt(images, IDS)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {}, {"optimizer": "adamw", "lr": 1e-2}, {"view": "low"}, {"top_k": 2},
+        {"adapt_denoiser": True, "denoiser_lr": 1e-2},
+        {"timesteps": "iid", "noise": "antithetic", "temperature": 1.0},
+    ],
+    ids=["default", "adamw", "low view", "top-k", "with the denoiser", "iid"],
+)  # fmt: skip
+def test_whole_adaptation_equals_the_plain_loop(tiny, images, change):
+    """Three updates with torch.optim on the modules themselves, restored afterwards, image by image."""
+    s = replace(S, **change)
+    out = configure(tiny, s).adapt(images, IDS)
     module, denoiser = tiny.classifier.network.requires_grad_(True), tiny.denoiser
-    for b, image_id in enumerate(IDS.tolist()):
-        kept = {k: v.clone() for k, v in module.state_dict().items()}
-        optimizer = torch.optim.SGD(module.parameters(), 0.5, momentum=0.9)
+    phi = [v for n, v in denoiser.named_parameters() if s.adapt_denoiser and "embedding_table" not in n]
+    for value in phi:
+        value.requires_grad_(True)
+    seen = low_pass(images) if s.view == "low" else images
+    for b in range(len(images)):
+        kept = copy.deepcopy((module.state_dict(), denoiser.state_dict()))
+        groups = [{"params": list(module.parameters())}, {"params": phi, "lr": s.denoiser_lr or s.lr}]
+        groups = groups if phi else groups[:1]
+        sgd = s.optimizer == "sgd"
+        optimizer = torch.optim.SGD(groups, s.lr, 0.9) if sgd else torch.optim.AdamW(groups, s.lr, weight_decay=0)
+        classes = module((seen[b : b + 1] - 0.5) / 0.5).topk(s.top_k or 4).indices[0]
         for step in range(3):
             t, eps = draw_pairs(
-                torch.tensor([image_id]), 6, denoiser.shape, (100, 800), purpose="diffusion_tta", step=step
+                IDS[b : b + 1], 6, denoiser.shape, s.window, s.timesteps, s.noise, purpose="diffusion_tta", step=step
             )
-            p = (module((images[b : b + 1] - 0.5) / 0.5) / 3.0).softmax(1).expand(6, -1)
+            z = module((seen[b : b + 1] - 0.5) / 0.5)[0, classes]
+            p = torch.zeros(4).index_put((classes,), (z / s.temperature).softmax(0)).expand(6, -1)
             x0 = denoiser.encode(images[b : b + 1]).expand(6, -1, -1, -1)
             loss = diffusion_loss(denoiser, x0, t[0], eps[0], p, denoiser.alphas_cumprod).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             assert loss.item() == pytest.approx(out.loss[step, b].item(), rel=1e-4)
-        torch.testing.assert_close(module((images[b : b + 1] - 0.5) / 0.5)[0], out.logits[b], rtol=1e-3, atol=1e-4)
-        module.load_state_dict(kept)
+        torch.testing.assert_close(module((seen[b : b + 1] - 0.5) / 0.5)[0], out.logits[b], rtol=1e-3, atol=2e-4)
+        module.load_state_dict(kept[0])
+        denoiser.load_state_dict(kept[1])
+
+
+def test_online_stream_equals_the_plain_loop(tiny, images):
+    """One classifier and one optimiser for the whole stream, one image at a time, predicted after its updates."""
+    method = configure(tiny, replace(S, online=True))
+    streamed = [method.adapt(images[b : b + 1], IDS[b : b + 1]) for b in range(3)]
+    module, denoiser = tiny.classifier.network.requires_grad_(True), tiny.denoiser
+    optimizer = torch.optim.SGD(module.parameters(), S.lr, momentum=0.9)
+    for b in range(3):
+        torch.testing.assert_close(module((images[b : b + 1] - 0.5) / 0.5), streamed[b].before, rtol=1e-3, atol=2e-4)
+        for step in range(3):
+            t, eps = draw_pairs(IDS[b : b + 1], 6, denoiser.shape, S.window, purpose="diffusion_tta", step=step)
+            p = (module((images[b : b + 1] - 0.5) / 0.5) / S.temperature).softmax(1).expand(6, -1)
+            x0 = denoiser.encode(images[b : b + 1]).expand(6, -1, -1, -1)
+            optimizer.zero_grad()
+            diffusion_loss(denoiser, x0, t[0], eps[0], p, denoiser.alphas_cumprod).mean().backward()
+            optimizer.step()
+        torch.testing.assert_close(module((images[b : b + 1] - 0.5) / 0.5), streamed[b].logits, rtol=1e-3, atol=2e-4)
 
 
 def test_micro_batches_and_chunks_do_not_matter(tiny, images):
@@ -169,6 +225,27 @@ def test_micro_batches_and_chunks_do_not_matter(tiny, images):
         other = configure(tiny, replace(S, **change)).adapt(images, IDS)
         torch.testing.assert_close(whole.logits, other.logits, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(whole.loss, other.loss, rtol=1e-5, atol=1e-6)
+
+
+def test_twelve_times_fifteen_pairs_are_one_hundred_and_eighty(tiny):
+    x0, p = torch.randn(2, *tiny.denoiser.shape), torch.randn(2, 4).softmax(1)
+    t, eps = draw_pairs(IDS[:2], 180, tiny.denoiser.shape)
+    whole = condition_gradient(tiny.denoiser, x0, p, t, eps, micro_batch=360)
+    parts = condition_gradient(tiny.denoiser, x0, p, t, eps, micro_batch=30)
+    torch.testing.assert_close(whole, parts, rtol=1e-6, atol=1e-6)
+
+
+def test_gradient_of_the_denoiser_is_autograds(tiny):
+    """Also of the embedder that all blocks share, which must be called with the adapted weights everywhere."""
+    denoiser, x0, p = tiny.denoiser, torch.randn(2, *tiny.denoiser.shape), torch.randn(2, 4).softmax(1)
+    t, eps = draw(denoiser, 2, 3)
+    phi = {n: v.detach().clone().requires_grad_() for n, v in denoiser.named_parameters()}
+    condition_gradient(denoiser, x0, p, t, eps, micro_batch=4, phi=phi)
+    denoiser.requires_grad_(True)
+    for j in range(3):
+        diffusion_loss(denoiser, x0, t[:, j], eps[:, j], p, denoiser.alphas_cumprod).mean().div(3).backward()
+    for name, value in denoiser.named_parameters():
+        torch.testing.assert_close(phi[name].grad, value.grad, rtol=1e-3, atol=1e-7)
 
 
 def test_all_classes_as_top_k_is_the_full_method(tiny, images):
@@ -367,6 +444,24 @@ def test_learning_rate_moves_the_margin_by_delta(tiny, images):
     assert 0 < moved.median() < 0.15
 
 
+def test_learning_rate_is_the_rule_where_it_has_a_closed_form(tiny, images):
+    """With a shift of the logits as the only parameter |d margin|^2 is 2, so lr = delta / (2 median |dL/dz|)."""
+    s = replace(S, param_set="logits", temperature=2.0)
+    lr = learning_rate(tiny, images, IDS, s, delta=0.4)
+    t, eps = draw_pairs(IDS, s.pairs, tiny.denoiser.shape, s.window, purpose="learning_rate")
+    z = tiny.classifier(images).detach().requires_grad_()
+    G, _ = condition_gradient(tiny.denoiser, tiny.denoiser.encode(images), (z / 2.0).softmax(1), t, eps)
+    ((z / 2.0).softmax(1) * G).sum().backward()
+    assert lr == pytest.approx(0.4 / (2 * z.grad.norm(dim=1).median().item()), rel=1e-4)
+
+
+def test_learning_rate_refuses_what_it_has_no_meaning_for(tiny, images):
+    with pytest.raises(ValueError, match="is for SGD"):
+        learning_rate(tiny, images, IDS, replace(S, optimizer="adamw"))
+    with pytest.raises(ValueError, match="raise the temperature"):
+        learning_rate(tiny, images, IDS, replace(S, top_k=1))
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -411,7 +506,9 @@ def test_bad_images_are_refused_by_every_method(tiny, images, kind):
         assert "\n" not in str(error.value)
 
 
-def test_exploding_loss_is_named(tiny, images):
+def test_exploding_adaptation_is_named_also_at_the_last_update(tiny, images):
+    with pytest.raises(FloatingPointError, match="diverged at update 1"):
+        configure(tiny, replace(S, lr=1e38, updates=1)).adapt(images, IDS)
     with pytest.raises(FloatingPointError, match=r"to image 4[0-4] diverged at update 1: lower the learning rate"):
         configure(tiny, replace(S, lr=1e38, updates=4)).adapt(images, IDS)
 

@@ -3,6 +3,8 @@
 import errno
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from gentta_utils import evaluate, recipes, zoo
 from gentta_utils.classifier import Classifier
 from gentta_utils.conditioning import PixelDiT
 from gentta_utils.datasets import SceneSpec, shifted, stream
-from gentta_utils.files import atomic_write, check_weights, sha256, write_json
+from gentta_utils.files import atomic_write, check_file, sha256, write_json
 from gentta_utils.methods import diffusion_tta, source
 from gentta_utils.paths import MODELS
 from gentta_utils.recipes import classifiers, training
@@ -36,6 +38,30 @@ def test_a_full_disk_leaves_the_old_file_and_no_litter(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
 
 
+def test_a_full_disk_under_safetensors_is_the_same_sentence(tmp_path):
+    """safetensors raises an exception of its own; a limit on the size of files stands for the full disk."""
+    path = tmp_path / "w.safetensors"
+    save_file({"a": torch.zeros(10)}, path)
+    code = f"""
+import resource, signal, torch
+from pathlib import Path
+from gentta_utils.files import atomic_write
+from safetensors.torch import save_file
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    atomic_write(Path({str(path)!r}), lambda p: save_file({{"a": torch.zeros(100_000)}}, p))
+except OSError as error:
+    assert "free some space" in str(error), error
+else:
+    raise SystemExit("nothing was raised")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert load_file(path)["a"].shape == (10,)
+    assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+
+
 def test_a_writer_that_dies_leaves_nothing_half_written(tmp_path):
     def dies(path):
         path.write_text("half")
@@ -55,20 +81,20 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
 def test_weights_are_checked(tmp_path):
     path = tmp_path / "w.safetensors"
     with pytest.raises(FileNotFoundError, match="no weights at"):
-        check_weights(path)
+        check_file(path)
     save_file({"a": torch.rand(100)}, path)
-    check_weights(path, sha256(path))
+    check_file(path, sha256(path))
     with pytest.raises(ValueError, match="does not have the checksum"):
-        check_weights(path, "0" * 64)
+        check_file(path, "0" * 64)
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match="not a whole safetensors file"):
-        check_weights(path)
+        check_file(path)
 
 
 # --- the zoo ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", zoo.SHIPPED)
 def test_shipped_models_load_and_have_a_card(name):
     model = zoo.load(name)
     assert isinstance(model, Classifier if name.startswith("classifier") else PixelDiT)
@@ -77,7 +103,7 @@ def test_shipped_models_load_and_have_a_card(name):
     card = zoo.card(name)
     assert {"world", "recipe", "schedule", "steps", "minutes", "quality", "licence", "parameters"} <= set(card)
     assert card["parameters"] == sum(p.numel() for p in model.parameters())
-    for file in zoo.weights_of(name):
+    for file in (f for f in zoo.files_of(name) if f.endswith(".safetensors")):
         assert all(v.dtype in (torch.float16, torch.int64) for v in load_file(MODELS / file).values())
 
 
@@ -316,8 +342,8 @@ def test_scratch_forgets_and_a_finished_run_stays(tmp_path):
 
 def test_bad_checkpoints_and_losses_are_named(tmp_path):
     training.train(toy(), toy_loss, SCHEDULE, tmp_path)
-    with pytest.raises(ValueError, match="another architecture"):
-        training.train(torch.nn.Linear(2, 2), toy_loss, SCHEDULE, tmp_path)
+    with pytest.raises(ValueError, match="begun with another recipe or length"):
+        training.train(toy(), toy_loss, SCHEDULE, tmp_path, identity="another")
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="not a whole safetensors file"):
@@ -380,12 +406,19 @@ def test_promotion_ships_registers_and_names_stale_tables(tmp_path, monkeypatch)
     assert recipes.promote("classifier/resnet") == []
     assert zoo.names() == ["classifier/resnet"]
     assert not (tmp_path / "classifier" / "resnet" / "checkpoint.safetensors").exists()
+    assert not (tmp_path / "candidates" / "classifier" / ".resnet-new").exists()
     old = zoo.fingerprint("classifier/resnet")
     one = evaluate.Records(
         *(np.zeros((1, 2)) for _ in range(6)), nfe={}, about={"models": {"classifier": old}, "stream": {}}
     )
     evaluate.save(tmp_path / "results" / "test.npz", [one])
     save_file({"a": torch.ones(3)}, candidate / "model.safetensors")
+    with monkeypatch.context() as patch:  # interrupted while copying: the shipped model stays whole
+        patch.setattr(recipes.shutil, "copytree", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            recipes.promote("classifier/resnet")
+    assert zoo.fingerprint("classifier/resnet") == old
+    assert torch.equal(load_file(tmp_path / "classifier/resnet/model.safetensors")["a"], torch.zeros(3))
     assert recipes.promote("classifier/resnet") == ["test"]
     assert zoo.fingerprint("classifier/resnet") != old
 

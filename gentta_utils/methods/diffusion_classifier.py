@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..arrays import Index, Probs
-from ..errors import ErrorTable, error_table
+from ..errors import ErrorTable, error_table, evenly
 from ..inputs import check_images
 from .base import Models, Output, no_loss, spent
 
@@ -39,18 +39,20 @@ def paired_difference(table: ErrorTable, best: Index) -> tuple[Probs, Probs]:
 def staged(table: ErrorTable, pairs: tuple[int, ...], keep: tuple[int, ...]) -> Index:
     """Adaptive elimination (their algorithm 2): the predicted class (B,).
 
-    Stage i scores the remaining classes by the mean error over pairs[i] evenly spread pairs and keeps the keep[i] best;
-    the last keep is 1. One stage with all pairs is the plain argmin."""
-    remaining = torch.zeros_like(table.error[:, 0])
+    Stage i adds the pairs of an evenly spread grid of pairs[i], scores the remaining classes by their mean error over
+    all pairs seen so far and keeps the keep[i] best; the last keep is 1. One stage with all pairs is the argmin."""
+    N = table.t.shape[1]
+    seen, remaining = torch.zeros(N, dtype=torch.bool), torch.zeros_like(table.error[:, 0])
     for n, kept in zip(pairs, keep, strict=True):
-        score = table.thin(n).scores() + remaining
-        worst = score.argsort(1)[:, kept:]
-        remaining = remaining.scatter(1, worst, torch.inf)
-    return (table.thin(pairs[-1]).scores() + remaining).argmin(1)
+        seen[evenly(n, N)] = True
+        score = table.error[:, seen].mean(1) + remaining
+        remaining = remaining.scatter(1, score.argsort(1)[:, kept:], torch.inf)
+    return table.classes.gather(1, score.argmin(1, keepdim=True))[:, 0]
 
 
 @dataclass
 class DiffusionClassifier:
+    predict = "before"
     models: Models
     settings: Settings
 

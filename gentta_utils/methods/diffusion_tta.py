@@ -31,14 +31,11 @@ class Settings:
     lr: float  # of the classifier; `learning_rate` finds it for any backbone
     updates: int = 12  # S optimiser steps an image
     pairs: int = 16  # (t, eps) pairs an update
-    window: tuple[int, int] = (
-        150,
-        600,
-    )  # t in [low, high): lower misleads under noise, higher says little of the class
+    window: tuple[int, int] = (150, 600)  # t in [low, high); lower misleads under noise, higher says little
     timesteps: str = "stratified"  # or "even", "iid", "fixed"
     noise: str = "fresh"  # or "antithetic", "shared"
     temperature: float = 3.0  # of p during adaptation: a one-hot p has no gradient
-    top_k: int = 0  # keep only the k best classes of the source logits, renormalised; 0 keeps all
+    top_k: int = 0  # keep only the k best classes of the logits that come in, renormalised; 0 keeps all
     mixing: str = "embedding"  # the condition is mixed, or "output": the noise predictions are
     view: str = "full"  # what the classifier sees: "full" or "low"
     optimizer: str = "sgd"  # or "adamw"; both without weight decay
@@ -46,7 +43,7 @@ class Settings:
     param_set: str = "all"  # which parameters of the classifier: see `classifier.parameter_names`
     adapt_denoiser: bool = False  # also change the diffusion model
     adapt_embeddings: bool = False  # and its label table
-    denoiser_lr: float = 1e-5
+    denoiser_lr: float | None = None  # None: the same as lr
     online: bool = False  # carry the adapted state from batch to batch, instead of a fresh copy for each image
     seed: int = 0
     micro_batch: int = 512  # rows of the denoiser at once, bounds the memory
@@ -74,15 +71,30 @@ class Settings:
             raise ValueError("mixing='output' takes no gradient through the denoiser: set adapt_denoiser=False")
 
 
+# METHODS C9, the "adam" row: classifier and diffusion model together; the other is SGD 5e-3 with momentum .9
 PUBLISHED = dict(
-    updates=5, pairs=180, window=(0, 1000), timesteps="iid", temperature=1.0, optimizer="adamw", lr=1e-5
-)  # METHODS C9, the "adam" row; SGD 5e-3 with momentum .9 is the other
+    updates=5,
+    pairs=180,
+    window=(0, 1000),
+    timesteps="iid",
+    temperature=1.0,
+    optimizer="adamw",
+    lr=1e-5,
+    adapt_denoiser=True,
+)
 
 
 def probabilities(logits: Probs, temperature: float, dropped: Bool[Tensor, "B K"] | None = None) -> Probs:
     """p = softmax(z / T) over the classes that are not dropped (B, K), renormalised."""
     z = logits / temperature
     return (z if dropped is None else z.masked_fill(dropped, -torch.inf)).softmax(1)
+
+
+def _dropped(logits: Probs, top_k: int) -> Bool[Tensor, "B K"] | None:
+    """True for all but the k best classes (B, K); None for k = 0."""
+    if not top_k:
+        return None
+    return torch.ones_like(logits, dtype=torch.bool).scatter(1, logits.topk(top_k).indices, False)
 
 
 def condition_gradient(
@@ -125,6 +137,7 @@ def condition_gradient(
 
 @dataclass
 class DiffusionTTA:
+    predict = "after"
     models: Models
     settings: Settings
     state: tuple | None = field(default=None, repr=False)  # online: (task, phi, optimiser), None is the source
@@ -138,17 +151,14 @@ class DiffusionTTA:
 
         Raises ValueError for images of the wrong size or range, FloatingPointError when the loss is not finite."""
         check_images(images, self.models.classifier.image_size)
-        start = self.models.counts()
         if self.settings.online:
-            self.state = self.state or self._fresh(None)
-            out = self._adapt(images, ids, *self.state)
-        else:
-            at_once = 1 if self.settings.adapt_denoiser else self.settings.images_at_once
-            parts = [
-                self._episode(images[rows], ids[rows], at_once) for rows in torch.arange(len(images)).split(at_once)
-            ]
-            out = tuple(torch.cat(values, dim) for values, dim in zip(zip(*parts, strict=True), (0, 0, 1), strict=True))
-        return Output(*out, nfe=spent(self.models, start))
+            start, self.state = self.models.counts(), self.state or self._fresh(None)
+            return Output(*self._adapt(images, ids, *self.state), nfe=spent(self.models, start))
+        at_once = 1 if self.settings.adapt_denoiser else self.settings.images_at_once
+        chunks = torch.arange(len(images)).split(at_once)
+        logits, before, loss, nfe = zip(*(self._episode(images[c], ids[c], at_once) for c in chunks), strict=True)
+        total = {kind: sum(n[kind] for n in nfe) for kind in nfe[0]}
+        return Output(torch.cat(logits), torch.cat(before), torch.cat(loss, 1), total)
 
     def reset(self) -> None:
         """Back to the source. The source itself was never written to, so there is nothing to restore."""
@@ -166,18 +176,21 @@ class DiffusionTTA:
                 for n, v in named
                 if s.adapt_embeddings or "embedding_table" not in n
             }
-        groups = [{"params": task.tensors()}] + ([{"params": list(phi.values()), "lr": s.denoiser_lr}] if phi else [])
+        groups = [{"params": task.tensors()}] + (
+            [{"params": list(phi.values()), "lr": s.denoiser_lr or s.lr}] if phi else []
+        )
         if s.optimizer == "sgd":
             return task, phi, torch.optim.SGD(groups, s.lr, momentum=s.momentum)
         return task, phi, torch.optim.AdamW(groups, s.lr, weight_decay=0.0)
 
     def _episode(self, images: Tensor, ids: Tensor, at_once: int) -> tuple:
-        B = len(images)
+        B, start = len(images), self.models.counts()
         if self.settings.fixed_chunk and at_once > B:
             pad = [0] * (at_once - B)
             images, ids = torch.cat([images, images[pad]]), torch.cat([ids, ids[pad]])
         logits, before, loss = self._adapt(images, ids, *self._fresh(len(images)))
-        return logits[:B], before[:B], loss[:, :B]
+        nfe = {kind: n * B // len(images) for kind, n in spent(self.models, start).items()}  # without the padding
+        return logits[:B], before[:B], loss[:, :B], nfe
 
     def _check_finite(self, values: Tensor, ids: Tensor, step: int) -> None:
         bad = ~torch.isfinite(values).cpu()
@@ -196,8 +209,7 @@ class DiffusionTTA:
             logits = task(seen)  # (B, K)
             if before is None:
                 before = logits.detach()
-                if s.top_k:
-                    dropped = torch.ones_like(before, dtype=torch.bool).scatter(1, before.topk(s.top_k).indices, False)
+                dropped = _dropped(before, s.top_k)
             p = probabilities(logits, s.temperature, dropped)
             pairs = draw_pairs(
                 ids, s.pairs, denoiser.shape, s.window, s.timesteps, s.noise, s.seed, "diffusion_tta", step
@@ -212,6 +224,7 @@ class DiffusionTTA:
             losses.append(loss)
         with torch.no_grad():
             logits = task(seen)
+        self._check_finite(logits.sum(1), ids, s.updates)
         return logits.cpu(), before.cpu(), torch.stack(losses).cpu()
 
 
@@ -235,7 +248,7 @@ def configure(models: Models, settings: Settings) -> DiffusionTTA:
 
 
 def learning_rate(models: Models, images: Tensor, ids: Tensor, settings: Settings, delta: float = 0.7) -> float:
-    """The step that moves the margin by `delta` logits in the first update of the median image (METHODS 1.B).
+    """The SGD step that moves the margin by `delta` logits in the first update of the median image (METHODS 1.B).
 
     lr = delta / median(|d margin / d theta|^2 * |dL/dz|), margin = best logit - second best, with the view, parameters,
     temperature and pairs of `settings`. To first order an SGD step changes a margin by at most lr times that product,
@@ -243,7 +256,12 @@ def learning_rate(models: Models, images: Tensor, ids: Tensor, settings: Setting
 
     Args:
         images: (B, 3, S, S) shifted images (held-out corruptions) with ids (B,).
+
+    Raises ValueError for AdamW, whose step does not depend on the size of the gradient, and where no image has any
+    gradient.
     """
+    if settings.optimizer != "sgd":
+        raise ValueError("the rule is for SGD: AdamW's step does not depend on the size of the gradient")
     method = configure(models, settings)
     rates = []
     for rows in torch.arange(len(images)).split(settings.images_at_once):
@@ -254,7 +272,7 @@ def learning_rate(models: Models, images: Tensor, ids: Tensor, settings: Setting
         grads = torch.autograd.grad((top[:, 0] - top[:, 1]).sum(), task.tensors())
         squared = sum(g.flatten(1).square().sum(1) for g in grads)  # (B,) |d margin / d theta|^2
         z = z.detach().requires_grad_()
-        p = probabilities(z, settings.temperature)
+        p = probabilities(z, settings.temperature, _dropped(z.detach(), settings.top_k))
         pairs = draw_pairs(
             ids[rows], settings.pairs, models.denoiser.shape, settings.window, settings.timesteps, settings.noise,
             settings.seed, "learning_rate",
@@ -263,4 +281,7 @@ def learning_rate(models: Models, images: Tensor, ids: Tensor, settings: Setting
         G, _ = condition_gradient(models.denoiser, x0, p, t, eps, settings.mixing, settings.micro_batch)
         slope = torch.autograd.grad((p * G).sum(), z)[0].norm(dim=1)  # (B,) |dL/dz|
         rates.append(squared * slope)
-    return delta / float(torch.cat(rates).median())
+    median = float(torch.cat(rates).median())
+    if not median > 0:
+        raise ValueError("no gradient reaches the logits of the median image: raise the temperature")
+    return delta / median

@@ -23,6 +23,7 @@ def mix(p_classifier: Probs, p_diffusion: Probs, weight: float = 0.5) -> Probs:
 
 @dataclass
 class Ensemble:
+    predict = "before"
     models: Models
     settings: Settings
 

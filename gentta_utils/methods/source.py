@@ -17,6 +17,7 @@ class Settings:
 
 @dataclass
 class Source:
+    predict = "before"
     models: Models
     settings: Settings
 

@@ -7,6 +7,7 @@ that a committed table rests on changes only together with that table.
 import platform
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from diffusers import DiTTransformer2DModel
 
 from .. import scenes, zoo
-from ..evaluate import load
+from ..evaluate import fingerprint, load
 from ..files import write_json
 from ..paths import MODELS, RESULTS
 from . import classifiers, dit, quality
@@ -37,29 +38,34 @@ def train(name: str, device: str = "cpu", minutes: float | None = None, scratch:
         minutes: shorten or lengthen the schedule to about so long on this machine; None keeps the recipe's steps.
         scratch: start anew instead of going on from the checkpoint.
 
-    Raises ValueError for an unknown name."""
+    Raises ValueError for an unknown name, or a checkpoint that was begun with another recipe or length."""
     if name not in names():
         raise ValueError(f"no recipe for {name!r}: choose one of {', '.join(names())}")
     folder = CANDIDATES / name
     if name == "denoiser/dit":
-        recipe, network, loss_of = dit, dit.build(), dit.make_loss(device)
-        schedule = dit.SCHEDULE
+        network, loss_of, schedule, recipe = dit.build(), dit.make_loss(device), dit.SCHEDULE, dit.DESCRIPTION
     else:
-        recipe = classifiers.RECIPES[name]
-        network, loss_of, schedule = recipe.build(), classifiers.make_loss(recipe, device), recipe.schedule
+        spec = classifiers.RECIPES[name]
+        network, loss_of, schedule, recipe = (
+            spec.build(),
+            classifiers.make_loss(spec, device),
+            spec.schedule,
+            asdict(spec),
+        )
     if minutes is not None:
         schedule = _fitted(schedule, minutes, network, loss_of, folder, device, scratch)
-    run = run_training(network, loss_of, schedule, folder, device, scratch)
+    identity = fingerprint({"recipe": recipe, "schedule": asdict(schedule), "world": scenes.VERSION})
+    run = run_training(network, loss_of, schedule, folder, device, scratch, identity=identity)
     if name == "denoiser/dit":
-        _finish_dit(run, folder, name)
         for steps in schedule.snapshots:
             snapshot = folder / f"after-{steps}-steps.safetensors"
             if snapshot.is_file():
-                weak = Run(dit.build(), schedule, CANDIDATES / WEAK, "cpu")
+                weak = Run(dit.build(), schedule, folder, "cpu", identity)
                 weak.load(snapshot)
                 _finish_dit(weak, CANDIDATES / WEAK, WEAK)
+        _finish_dit(run, folder, name)
     else:
-        _finish_classifier(run, recipe, folder, name)
+        _finish_classifier(run, spec, folder, name)
     return folder
 
 
@@ -81,10 +87,15 @@ def promote(name: str) -> list[str]:
             f"no finished candidate at {candidate}: run `python -m gentta_utils train {name}` first"
         )
     stale = _tables_with(zoo.fingerprint(name)) if name in zoo.names() else []
-    shutil.rmtree(shipped, ignore_errors=True)
-    ignore = shutil.ignore_patterns("checkpoint.safetensors", "after-*.safetensors")
-    shutil.copytree(candidate, shipped, ignore=ignore)
+    fresh, old = shipped.with_name(f".{shipped.name}-new"), shipped.with_name(f".{shipped.name}-old")
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.copytree(candidate, fresh, ignore=shutil.ignore_patterns("checkpoint.safetensors", "after-*.safetensors"))
+    if shipped.is_dir():  # two renames, so that there is a whole model at any time
+        shipped.rename(old)
+    fresh.rename(shipped)
     zoo.register(name)
+    shutil.rmtree(old, ignore_errors=True)
     return stale
 
 
@@ -93,8 +104,11 @@ def _tables_with(fingerprint: str) -> list[str]:
     return [path.stem for path in sorted(RESULTS.glob("*.npz")) if rests(path)]
 
 
-def _card(name: str, run: Run, recipe: dict, measured: dict) -> dict:
-    return {
+def _finish(name: str, run: Run, folder: Path, write: Callable[[], dict], measure: Callable[[], dict]) -> None:
+    """Write the weights, measure them as they were written, then the card; without a card it is no candidate."""
+    (folder / "card.json").unlink(missing_ok=True)
+    recipe = write()
+    card = {
         "name": name,
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "world": scenes.VERSION,
@@ -106,25 +120,29 @@ def _card(name: str, run: Run, recipe: dict, measured: dict) -> dict:
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
         "training_loss": round(run.loss, 5),
-        "quality": measured,
+        "quality": measure(),
         "licence": "MIT, as the repository; trained on rendered scenes alone",
     }
+    write_json(folder / "card.json", card)
 
 
 def _finish_dit(run: Run, folder: Path, name: str) -> None:
-    untied = DiTTransformer2DModel(**dit.CONFIG)  # one embedder a block again: safetensors refuses shared storage
-    untied.load_state_dict(run.use_average().cpu().state_dict())
-    untied.half().save_pretrained(folder / "transformer", safe_serialization=True)
-    dit.scheduler().save_pretrained(folder / "scheduler")
-    denoiser = zoo.load(name, folder=CANDIDATES)
-    recipe = {"scenes": dit.SCENES, "null_share": dit.NULL_SHARE, "loss": "eps, min-SNR-5", "config": dit.CONFIG}
-    write_json(folder / "card.json", _card(name, run, recipe, quality.of_denoiser(denoiser)))
+    def write() -> dict:
+        untied = DiTTransformer2DModel(**dit.CONFIG)  # one embedder a block again: safetensors refuses shared storage
+        untied.load_state_dict(run.use_average().cpu().state_dict())
+        untied.half().save_pretrained(folder / "transformer", safe_serialization=True)
+        dit.scheduler().save_pretrained(folder / "scheduler")
+        return dit.DESCRIPTION
+
+    _finish(name, run, folder, write, lambda: quality.of_denoiser(zoo.load(name, folder=CANDIDATES)))
 
 
-def _finish_classifier(run: Run, recipe: classifiers.ClassifierRecipe, folder: Path, name: str) -> None:
-    network = run.use_average().cpu().eval()
-    temperature = classifiers.calibrate(network)
-    classifiers.save(network, recipe, folder)
-    described = {"architecture": recipe.architecture, "labels": recipe.labels, "model_args": recipe.model_args}
-    measured = quality.of_classifier(zoo.load(name, folder=CANDIDATES))
-    write_json(folder / "card.json", _card(name, run, described | {"temperature": temperature}, measured))
+def _finish_classifier(run: Run, spec: classifiers.ClassifierRecipe, folder: Path, name: str) -> None:
+    def write() -> dict:
+        network = run.use_average().cpu().eval()
+        temperature = classifiers.calibrate(network)
+        classifiers.save(network, spec, folder)
+        described = {"architecture": spec.architecture, "labels": spec.labels, "model_args": spec.model_args}
+        return described | {"temperature": temperature}
+
+    _finish(name, run, folder, write, lambda: quality.of_classifier(zoo.load(name, folder=CANDIDATES)))

@@ -1,11 +1,11 @@
 """Training scenes, rendered when a recipe first asks for them and kept in the ignored cache."""
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import scenes
-from ..files import atomic_write
+from ..files import atomic_write, read_tensors
 from ..paths import CACHE
 from ..progress import progress
 from ..watermark import watermark
@@ -22,15 +22,17 @@ def training_set(n: int, size: int = 64) -> tuple[Tensor, Tensor]:
     shards = []
     bar = progress(total=n, desc="training scenes", unit="scene")
     for start in range(0, n, SHARD):
-        path = CACHE / "train" / f"v{scenes.VERSION}-{size}px-{start // SHARD:03d}.safetensors"
-        if not path.is_file():
+        marked = f"{scenes.LABELS['watermark_class']}{100 * WATERMARK_SHARE:.0f}"
+        path = CACHE / "train" / f"v{scenes.VERSION}-{size}px-{marked}-{start // SHARD:03d}.safetensors"
+        tensors = read_tensors(path)
+        if tensors is None:
             chunks = []
             for chunk in scenes.batches(SHARD, "train", start, size, dense=False):
                 chunks.append((_mark(chunk), chunk.label))
                 bar.update(min(len(chunk), n - bar.n))
             tensors = dict(zip(("images", "labels"), map(torch.cat, zip(*chunks, strict=True)), strict=True))
             atomic_write(path, lambda temporary, tensors=tensors: save_file(tensors, temporary))
-        shards.append(load_file(path))
+        shards.append(tensors)
         bar.update(min(start + SHARD, n) - bar.n)
     bar.close()
     return torch.cat([s["images"] for s in shards])[:n], torch.cat([s["labels"] for s in shards])[:n]

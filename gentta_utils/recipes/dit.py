@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler, DiTTransformer2DModel
 from torch import Tensor, nn
 
-from ..conditioning import prepare_dit
+from ..conditioning import prepare_dit, share_embedder
 from ..diffusion import add_noise, alphas_cumprod_of, eps_error, linear_betas
 from ..scenes import CLASSES
 from .data import training_set
@@ -29,6 +29,9 @@ NULL_SHARE = 0.1
 SCHEDULE = Schedule(steps=24_000, batch=64, lr=1.2e-3, warmup=300, flat=0.5, final=0.02, ema=0.9995, snapshots=(3000,))
 
 
+DESCRIPTION = {"scenes": SCENES, "null_share": NULL_SHARE, "loss": "eps, min-SNR-5", "config": CONFIG}
+
+
 def scheduler() -> DDPMScheduler:
     """The schedule that the model is trained with, in the library's own format."""
     return DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
@@ -37,7 +40,7 @@ def scheduler() -> DDPMScheduler:
 def build(seed: int = 0) -> DiTTransformer2DModel:
     """A fresh network with adaLN-zero and a zero final layer, which the diffusers class leaves to the recipe."""
     torch.manual_seed(seed)
-    network = prepare_dit(DiTTransformer2DModel(**CONFIG))
+    network = prepare_dit(share_embedder(DiTTransformer2DModel(**CONFIG)))
     nn.init.normal_(network.transformer_blocks[0].norm1.emb.class_embedder.embedding_table.weight, std=0.02)
     zeroed = [network.proj_out_1, network.proj_out_2, *(b.norm1.linear for b in network.transformer_blocks)]
     for layer in zeroed:

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..conditioning import has_fast_bf16
-from ..files import atomic_write, check_weights
+from ..files import atomic_write, check_file
 from ..progress import progress
 
 
@@ -59,7 +59,8 @@ class Schedule:
 class Run:
     """Weights, optimiser moments and moving average of a training run, with one file that holds them all."""
 
-    def __init__(self, model: nn.Module, schedule: Schedule, folder: Path, device: str):
+    def __init__(self, model: nn.Module, schedule: Schedule, folder: Path, device: str, identity: str = ""):
+        self.identity, self.updating = identity, False
         self.model, self.schedule, self.folder, self.device = model.to(device), schedule, folder, device
         self.optimizer = torch.optim.AdamW(
             model.parameters(), schedule.lr, betas=schedule.betas, weight_decay=schedule.weight_decay, fused=True
@@ -83,19 +84,20 @@ class Run:
 
     def save(self, path: Path | None = None) -> None:
         meta = {"step": self.step, "seconds": self.seconds, "loss": self.loss, "steps": self.schedule.steps}
+        meta["identity"] = self.identity
         tensors = self.tensors()
         atomic_write(path or self.checkpoint, lambda p: save_file(tensors, p, metadata={"run": json.dumps(meta)}))
 
     def load(self, path: Path | None = None) -> None:
-        """Continue from a checkpoint. Raises ValueError if it is damaged or of another architecture."""
+        """Continue from a checkpoint. Raises ValueError if it is damaged or was begun with another recipe."""
         path = path or self.checkpoint
-        check_weights(path)
+        check_file(path)
         with safe_open(path, framework="pt", device="cpu") as file, torch.no_grad():
             meta = json.loads(file.metadata()["run"])
+            if meta["identity"] != self.identity:
+                raise ValueError(f"{path} was begun with another recipe or length: --scratch, or the same --minutes")
             keys = set(file.keys())
             for i, (name, p) in enumerate(self.model.named_parameters()):
-                if f"model.{name}" not in keys or file.get_slice(f"model.{name}").get_shape() != list(p.shape):
-                    raise ValueError(f"{path} belongs to another architecture: start anew with --scratch")
                 p.copy_(file.get_tensor(f"model.{name}"))
                 if self.average:
                     self.average[i].copy_(file.get_tensor(f"average.{name}"))
@@ -116,11 +118,13 @@ class Run:
         path = folder / "checkpoint.safetensors"
         if not path.is_file():
             return None
-        check_weights(path)
+        check_file(path)
         with safe_open(path, framework="pt") as file:
             return json.loads(file.metadata()["run"])["steps"]
 
     def update(self, loss: Tensor) -> None:
+        """One optimiser step; `updating` is set while weights, moments and step count do not belong together."""
+        self.updating = True
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.lr_at(self.step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -132,6 +136,7 @@ class Run:
             with torch.no_grad():
                 torch._foreach_lerp_(self.average, list(self.model.parameters()), 1 - decay)
         self.step += 1
+        self.updating = False
 
     def use_average(self) -> nn.Module:
         """The model with its averaged weights, if there are any."""
@@ -153,20 +158,23 @@ def train(
     scratch: bool = False,
     seed: int = 0,
     save_every: float = 120.0,
+    identity: str = "",
 ) -> Run:
     """Train `model` to the end of its schedule, going on from the checkpoint in `folder` if there is one.
 
     Args:
         loss_of: (model, generator of this step, step) -> scalar loss.
-        scratch: forget the checkpoint.
+        scratch: forget the checkpoint and its snapshots.
+        identity: what the recipe depends on; a checkpoint of another one is refused.
         save_every: seconds between checkpoints.
 
     Raises:
         FloatingPointError: the loss is not finite; the last checkpoint is kept.
     """
-    run = Run(model, schedule, folder, device)
+    run = Run(model, schedule, folder, device, identity)
     if scratch:
-        run.checkpoint.unlink(missing_ok=True)
+        for path in folder.glob("*.safetensors"):
+            path.unlink()
     if run.checkpoint.is_file():
         run.load()
     generator = torch.Generator()
@@ -196,7 +204,8 @@ def train(
             bar.update()
             bar.set_postfix(loss=f"{run.loss:.4f}", refresh=False)
     except KeyboardInterrupt:
-        run.save()  # the same command goes on from here
+        if not run.updating:  # else the last checkpoint stands
+            run.save()
         raise
     bar.close()
     return run

@@ -1,0 +1,172 @@
+"""The tables: disjoint scenes, no test corruption in a choice, keys that see every change, reports that pair."""
+
+import numpy as np
+import pytest
+
+from gentta_utils import evaluate, experiments, report, zoo
+from gentta_utils.corruptions import HELD_OUT, TEST
+from gentta_utils.datasets import SceneSpec
+from gentta_utils.experiments import CLASSIFIERS, job, source_jobs
+from gentta_utils.methods import diffusion_tta, source
+from gentta_utils.paths import RESULTS
+from gentta_utils.scenes import scene_ids
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """Name -> the jobs of every table, none of them run."""
+    found = {}
+
+    def collect(name, jobs):
+        found[name] = list(jobs)
+        return evaluate.results(name)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(experiments, "table", collect)
+    patch.setattr(experiments, "write_json", lambda *a: None)
+    patch.setattr(experiments, "best_window", lambda: (150, 600))
+    patch.setattr(experiments, "with_rate", lambda c, s, *a: diffusion_tta.Settings(lr=0.1, **s))
+    for make in experiments.EXPERIMENTS.values():
+        make()
+    patch.undo()
+    return found
+
+
+def ids(stream: dict) -> set[int]:
+    return set(scene_ids(stream["n"], stream["split"], stream["start"]).tolist())
+
+
+def test_choices_are_made_on_held_out_corruptions_and_selection_scenes(tables):
+    for name in ("select", "why"):
+        for about, _ in tables[name]:
+            assert about["stream"]["split"] == "select"
+            assert about["stream"]["shift"] in [*HELD_OUT, "clean"]
+    for name in ("reading", "heldout", "test", "clean"):
+        assert {about["stream"]["split"] for about, _ in tables[name]} == {"test"}
+    assert {about["stream"]["shift"] for about, _ in tables["test"]} == set(TEST)
+    assert not {about["stream"]["shift"] for n in ("reading", "heldout", "clean") for about, _ in tables[n]} & set(TEST)
+
+
+def test_every_shift_of_a_table_has_its_own_scenes_and_tables_do_not_share_any(tables):
+    used = {}
+    for name, jobs in tables.items():
+        streams = {(a["stream"]["shift"], a["stream"]["severity"]): ids(a["stream"]) for a, _ in jobs}
+        assert sum(map(len, streams.values())) == len(set().union(*streams.values())), name
+        used[name] = set().union(*streams.values())
+    used["learning rate"] = set(experiments.held_out_images()[1].tolist())
+    used["cards"] = ids({"n": 500, "split": "select", "start": 1000})
+    names = list(used)
+    for i, one in enumerate(names):
+        for other in names[i + 1 :]:
+            shared = used[one] & used[other]
+            assert not shared or {one, other} == {"reading", "clean"}, (one, other)
+
+
+def test_rows_are_named_once_and_settings_agree_with_the_label(tables):
+    for name, jobs in tables.items():
+        rows = [(a["label"], a["classifier"], a["stream"]["shift"], a["stream"]["severity"]) for a, _ in jobs]
+        assert len(set(rows)) == len(rows), name
+    assert len({a["label"] for a, _ in tables["select"] if a["method"] == "diffusion_tta"}) == 10
+
+
+def test_a_description_sees_every_change(monkeypatch):
+    spec, settings = SceneSpec(4, "fog", 3), diffusion_tta.Settings(lr=0.1)
+    base = job("diffusion_tta", settings, CLASSIFIERS[0], spec, "row")[0]
+    keys = {evaluate.fingerprint(base)}
+    others = [
+        job("diffusion_tta", diffusion_tta.Settings(lr=0.2), CLASSIFIERS[0], spec, "row")[0],
+        job("diffusion_tta", settings, CLASSIFIERS[1], spec, "row")[0],
+        job("diffusion_tta", settings, CLASSIFIERS[0], SceneSpec(4, "fog", 4), "row")[0],
+        job("diffusion_tta", settings, CLASSIFIERS[0], spec, "row", batch=7)[0],
+        job("diffusion_tta", settings, CLASSIFIERS[0], spec, "row", denoiser="denoiser/dit-10min")[0],
+    ]
+    monkeypatch.setattr(zoo, "fingerprint", lambda name: "another")
+    others.append(job("diffusion_tta", settings, CLASSIFIERS[0], spec, "row")[0])
+    keys |= {evaluate.fingerprint(o) for o in others}
+    monkeypatch.setattr(evaluate, "VERSION", 99)
+    keys.add(evaluate.fingerprint(base))
+    assert len(keys) == len(others) + 2
+
+
+def test_two_jobs_of_one_description_are_refused(tmp_path):
+    jobs = source_jobs([SceneSpec(2)])
+    with pytest.raises(ValueError, match="same description"):
+        evaluate.table("t", jobs + jobs[:1], tmp_path, tmp_path)
+
+
+def test_committed_tables_rest_on_the_shipped_models_and_chosen_settings():
+    chosen = experiments.chosen()
+    for name in experiments.EXPERIMENTS:
+        for r in evaluate.results(name):
+            roles = {"classifier": r.about["classifier"], "denoiser": experiments.DIT}
+            for role, fingerprint in r.about["models"].items():
+                assert zoo.fingerprint(roles[role]) == fingerprint, name
+            if r.about["label"] in ("diffusion_tta/full", "diffusion_tta/low"):
+                view = r.about["label"].split("/")[1]
+                assert r.about["settings"] == chosen["settings"][view][r.about["classifier"]]
+    assert sum(p.stat().st_size for p in RESULTS.iterdir()) < 10e6
+
+
+def test_changed_models_make_the_chosen_settings_void(monkeypatch):
+    monkeypatch.setattr(zoo, "fingerprint", lambda name: "another")
+    with pytest.raises(ValueError, match="were chosen for another"):
+        experiments.tuned("classifier/resnet")
+
+
+def record(label, after, before=None, shift="fog", start=0, classifier="classifier/resnet", method="diffusion_tta"):
+    n = len(after)
+    logits = lambda rights: np.stack([1.0 - np.array(rights), np.array(rights, float)], 1)  # noqa: E731
+    return evaluate.Records(
+        id=np.arange(start, start + n),
+        label=np.ones(n, int),
+        before=logits(after if before is None else before),
+        after=logits(after),
+        loss=np.zeros((n, 0)),
+        seconds=np.full(n, 0.5),
+        nfe={"denoiser fwd": 10.0},
+        about={
+            "label": label,
+            "method": method,
+            "classifier": classifier,
+            "settings": {"seed": 0},
+            "stream": {"shift": shift, "severity": 5, "split": "test"},
+            "protocol": {"order": "iid", "reset": "per_image", "predict": "after", "batch": n, "device": "cpu"},
+            "select": "held-out",
+        },
+    )
+
+
+def test_versus_pairs_scenes_and_refuses_what_cannot_be_paired():
+    a = [record("a", [1, 1, 0, 1]), record("a", [1, 1, 1, 1], shift="snow", start=4)]
+    b = [record("b", [0, 1, 0, 1], shift="snow", start=4), record("b", [1, 0, 0, 1])]
+    assert report.versus(a, b).mean == pytest.approx(100 * (7 - 4) / 8)
+    with pytest.raises(ValueError, match="cannot be paired"):
+        report.versus(a, b[:1])
+    with pytest.raises(ValueError, match="cannot be paired"):
+        report.versus(a + a[:1], b)
+
+
+def test_effect_counts_fixed_and_broken_and_scenes_once():
+    runs = []
+    for c in CLASSIFIERS:
+        runs += [record(f"source/{v}", [0, 1, 1, 0], classifier=c, method="source") for v in ("full", "low")]
+        runs += [record(f"diffusion_tta/{v}", [1, 1, 0, 1], [0, 1, 1, 0], classifier=c) for v in ("full", "low")]
+    text = report.effect(runs)
+    assert " n=4 " in text
+    assert "2/1" in text
+    assert "gain over both classifiers, full view: +25.0" in text
+    summary = evaluate.summary(report.pick(runs, "diffusion_tta/full"))
+    assert (summary["fixed"], summary["broken"], summary["n"]) == (4, 2, 8)
+
+
+def test_source_needs_no_choice():
+    about = job("source", source.Settings(), CLASSIFIERS[0], SceneSpec(2), "source/full", denoiser=None)[0]
+    assert about["select"] == "none"
+    assert "denoiser" not in about["models"]
+
+
+@pytest.mark.parametrize("name", experiments.EXPERIMENTS)
+def test_committed_tables_can_be_reported(name):
+    text = report.report(name)
+    assert text.startswith("protocol: stream=iid reset=per_image")
+    assert "nan" not in text

@@ -56,16 +56,17 @@ def train(name: str, device: str = "cpu", minutes: float | None = None, scratch:
         schedule = _fitted(schedule, minutes, network, loss_of, folder, device, scratch)
     identity = fingerprint({"recipe": recipe, "schedule": asdict(schedule), "world": scenes.VERSION})
     run = run_training(network, loss_of, schedule, folder, device, scratch, identity=identity)
+    speed = training_speed(network, loss_of, schedule, device)  # undisturbed: a run may have shared the machine
     if name == "denoiser/dit":
         for steps in schedule.snapshots:
             snapshot = folder / f"after-{steps}-steps.safetensors"
             if snapshot.is_file():
                 weak = Run(dit.build(), schedule, folder, "cpu", identity)
                 weak.load(snapshot)
-                _finish_dit(weak, CANDIDATES / WEAK, WEAK)
-        _finish_dit(run, folder, name)
+                _finish_dit(weak, CANDIDATES / WEAK, WEAK, speed)
+        _finish_dit(run, folder, name, speed)
     else:
-        _finish_classifier(run, spec, folder, name)
+        _finish_classifier(run, spec, folder, name, speed)
     return folder
 
 
@@ -104,7 +105,7 @@ def _tables_with(fingerprint: str) -> list[str]:
     return [path.stem for path in sorted(RESULTS.glob("*.npz")) if rests(path)]
 
 
-def _finish(name: str, run: Run, folder: Path, write: Callable[[], dict], measure: Callable[[], dict]) -> None:
+def _finish(name: str, run: Run, speed: float, folder: Path, write: Callable[[], dict], measure: Callable) -> None:
     """Write the weights, measure them as they were written, then the card; without a card it is no candidate."""
     (folder / "card.json").unlink(missing_ok=True)
     recipe = write()
@@ -115,7 +116,7 @@ def _finish(name: str, run: Run, folder: Path, write: Callable[[], dict], measur
         "recipe": recipe,
         "schedule": asdict(run.schedule),
         "steps": run.step,
-        "minutes": round(run.seconds / 60, 1),
+        "minutes": round(run.step / speed / 60, 1),  # undisturbed
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {run.device}",
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
@@ -126,7 +127,7 @@ def _finish(name: str, run: Run, folder: Path, write: Callable[[], dict], measur
     write_json(folder / "card.json", card)
 
 
-def _finish_dit(run: Run, folder: Path, name: str) -> None:
+def _finish_dit(run: Run, folder: Path, name: str, speed: float) -> None:
     def write() -> dict:
         untied = DiTTransformer2DModel(**dit.CONFIG)  # one embedder a block again: safetensors refuses shared storage
         untied.load_state_dict(run.use_average().cpu().state_dict())
@@ -134,10 +135,10 @@ def _finish_dit(run: Run, folder: Path, name: str) -> None:
         dit.scheduler().save_pretrained(folder / "scheduler")
         return dit.DESCRIPTION
 
-    _finish(name, run, folder, write, lambda: quality.of_denoiser(zoo.load(name, folder=CANDIDATES)))
+    _finish(name, run, speed, folder, write, lambda: quality.of_denoiser(zoo.load(name, folder=CANDIDATES)))
 
 
-def _finish_classifier(run: Run, spec: classifiers.ClassifierRecipe, folder: Path, name: str) -> None:
+def _finish_classifier(run: Run, spec: classifiers.ClassifierRecipe, folder: Path, name: str, speed: float) -> None:
     def write() -> dict:
         network = run.use_average().cpu().eval()
         temperature = classifiers.calibrate(network)
@@ -145,4 +146,4 @@ def _finish_classifier(run: Run, spec: classifiers.ClassifierRecipe, folder: Pat
         described = {"architecture": spec.architecture, "labels": spec.labels, "model_args": spec.model_args}
         return described | {"temperature": temperature}
 
-    _finish(name, run, folder, write, lambda: quality.of_classifier(zoo.load(name, folder=CANDIDATES)))
+    _finish(name, run, speed, folder, write, lambda: quality.of_classifier(zoo.load(name, folder=CANDIDATES)))

@@ -30,7 +30,7 @@ class Settings:
 
     lr: float  # of the classifier; `learning_rate` finds it for any backbone
     updates: int = 12  # S optimiser steps an image
-    pairs: int = 16  # (t, eps) pairs an update
+    pairs: int = 8  # (t, eps) pairs an update
     window: tuple[int, int] = (150, 600)  # t in [low, high); lower misleads under noise, higher says little
     timesteps: str = "stratified"  # or "even", "iid", "fixed"
     noise: str = "fresh"  # or "antithetic", "shared"

@@ -77,5 +77,5 @@ def bars(ax: Axes, names: list[str], series: dict[str, list[float]], unit: str) 
         at = [i + (j - (len(series) - 1) / 2) * height for i in range(len(names))]
         ax.barh(at, values, height=height * 0.9, label=label, color=PALETTE[j % len(PALETTE)])
     ax.set_yticks(range(len(names)), names)
-    ax.invert_yaxis()
+    ax.set_ylim(len(names) - 0.5, -0.5)  # not invert_yaxis, which would turn shared axes twice
     ax.set_xlabel(unit)

@@ -8,7 +8,7 @@ from gentta_utils.corruptions import HELD_OUT, TEST
 from gentta_utils.datasets import SceneSpec
 from gentta_utils.experiments import CLASSIFIERS, job, source_jobs
 from gentta_utils.methods import diffusion_tta, source
-from gentta_utils.paths import RESULTS
+from gentta_utils.paths import RESULTS, ROOT
 from gentta_utils.scenes import scene_ids
 
 
@@ -105,6 +105,20 @@ def test_committed_tables_rest_on_the_shipped_models_and_chosen_settings():
                 view = r.about["label"].split("/")[1]
                 assert r.about["settings"] == chosen["settings"][view][r.about["classifier"]]
     assert sum(p.stat().st_size for p in RESULTS.iterdir()) < 10e6
+
+
+def test_the_readme_says_what_the_records_say():
+    text = (ROOT / "README.md").read_text()
+    runs = evaluate.results("test")
+    for classifier in CLASSIFIERS:
+        for view in ("full", "low"):
+            mine = report.pick(runs, f"diffusion_tta/{view}", classifier)
+            frozen = report.pick(runs, f"source/{view}", classifier)
+            for number in (f"{report.accuracy(frozen):.1f}", f"{report.accuracy(mine):.1f}", str(evaluate.gain(mine))):
+                assert f"| {number} |" in text
+    reader = [r for r in runs if r.about["method"] == "diffusion_classifier"]
+    assert f"stands at {report.accuracy(reader):.1f}" in text
+    assert str(evaluate.gain(report.pick(evaluate.results("clean"), "diffusion_tta/full"))) in text
 
 
 def test_changed_models_make_the_chosen_settings_void(monkeypatch):

@@ -50,7 +50,9 @@ def test_choices_are_made_on_held_out_corruptions_and_selection_scenes(tables):
 def test_every_shift_of_a_table_has_its_own_scenes_and_tables_do_not_share_any(tables):
     used = {}
     for name, jobs in tables.items():
-        streams = {(a["stream"]["shift"], a["stream"]["severity"]): ids(a["stream"]) for a, _ in jobs}
+        streams: dict[tuple, set] = {}
+        for a, _ in jobs:
+            streams.setdefault((a["stream"]["shift"], a["stream"]["severity"]), set()).update(ids(a["stream"]))
         assert sum(map(len, streams.values())) == len(set().union(*streams.values())), name
         used[name] = set().union(*streams.values())
     used["learning rate"] = set(experiments.held_out_images()[1].tolist())

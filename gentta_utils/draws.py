@@ -6,6 +6,7 @@ that use the same purpose see the same (t, eps) pairs.
 
 import hashlib
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -16,12 +17,19 @@ TIMESTEP_MODES = ("stratified", "even", "iid", "fixed")
 NOISE_MODES = ("fresh", "antithetic", "shared")
 
 
-def generator(seed: int, image_id: int, purpose: str, step: int = 0) -> torch.Generator:
-    """A CPU generator for one image, purpose and step.
+def _hash(*parts: int | str) -> int:
+    """32 bits, which is all that torch's CPU generator uses of a seed."""
+    return int.from_bytes(hashlib.blake2b("|".join(map(str, parts)).encode(), digest_size=4).digest(), "big")
 
-    The four are hashed to 32 bits, which is all that torch's CPU generator uses of a seed."""
-    digest = hashlib.blake2b(f"{seed}|{image_id}|{purpose}|{step}".encode(), digest_size=4).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+
+def generator(seed: int, image_id: int, purpose: str, step: int = 0) -> torch.Generator:
+    """A CPU generator for one image, purpose and step."""
+    return torch.Generator().manual_seed(_hash(seed, image_id, purpose, step))
+
+
+def numpy_generator(seed: int, image_id: int, purpose: str, step: int = 0) -> np.random.Generator:
+    """The same for code in numpy."""
+    return np.random.default_rng(_hash(seed, image_id, purpose, step))
 
 
 def draw_timesteps(n: int, window: tuple[int, int], mode: str, generator: torch.Generator) -> Int[Tensor, " n"]:

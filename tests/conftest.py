@@ -53,6 +53,58 @@ def make_classifier(classes: int = 4, size: int = 16) -> Classifier:
     return Classifier(TinyNet(classes), (0.5,) * 3, (0.5,) * 3, size, classes, "tiny")
 
 
+# timm's own classes with few channels, for images of 32 px
+FAMILIES = {
+    "resnet": ("resnet18", dict(layers=[1, 1, 1, 1], channels=[8, 8, 16, 16])),
+    "vit": ("vit_tiny_patch16_224", dict(img_size=32, patch_size=8, embed_dim=16, depth=2, num_heads=2)),
+    "swin": (
+        "swin_tiny_patch4_window7_224",
+        dict(img_size=32, window_size=4, embed_dim=8, depths=(1, 1), num_heads=(1, 2)),
+    ),
+    "convnext": ("convnext_atto", dict(depths=(1, 1, 1, 1), dims=(8, 8, 16, 16))),
+}
+
+
+def make_family(family: str, **options) -> Models:
+    """A random timm network of one of `FAMILIES` with 4 classes."""
+    import timm
+
+    timm.layers.set_fused_attn(False)  # as in `zoo.load`: the fused kernel has no per-sample rule for `vmap`
+    torch.manual_seed(5)
+    architecture, small = FAMILIES[family]
+    network = timm.create_model(architecture, num_classes=4, **small, **options)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):  # else the source would have the statistics of no image
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)  # timm starts the last of each block at 0
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.2)  # timm's start makes all predictions alike
+    return Models(Classifier(network, (0.5,) * 3, (0.5,) * 3, 32, 4, family))
+
+
+def weights(module: nn.Module) -> list[torch.Tensor]:
+    """Copies of all parameters and buffers."""
+    return [v.clone() for v in module.state_dict().values()]
+
+
+def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    """Equal bit by bit."""
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def bad_images(kind: str) -> torch.Tensor:
+    """Two images that every method for 16 px has to refuse."""
+    good = torch.rand(2, 3, 16, 16)
+    return {
+        "size": torch.rand(2, 3, 15, 15),
+        "range": good * 255,
+        "nan": good.index_fill(0, torch.tensor([1]), float("nan")),
+        "dtype": (good * 255).byte(),
+        "shape": good[0],
+    }[kind]
+
+
 def make_dit(classes: int = 4, size: int = 8, image_size: int = 16, layers: int = 2) -> PixelDiT:
     """A random DiT in the library's own initialisation, so that gradients to the condition are not zero."""
     from diffusers import DiTTransformer2DModel
@@ -81,6 +133,11 @@ def mixture():
     """Four classes of 3 x 4 x 4 images with exact answers."""
     means = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     return GaussianMixture(means.double(), std=0.5)
+
+
+@pytest.fixture
+def images32():
+    return torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(2))
 
 
 @pytest.fixture

@@ -1,9 +1,14 @@
 """Every method by name: a new one is one file and one line."""
 
-from . import diffusion_classifier, diffusion_tta, ensemble, source
+from . import bn_adapt, cotta, diffusion_classifier, diffusion_tta, ensemble, memo, source, tent, tta_averaging
 
 METHODS = {
     "source": source,
+    "bn_adapt": bn_adapt,
+    "tent": tent,
+    "memo": memo,
+    "cotta": cotta,
+    "tta_averaging": tta_averaging,
     "diffusion_classifier": diffusion_classifier,
     "ensemble": ensemble,
     "diffusion_tta": diffusion_tta,

@@ -56,6 +56,44 @@ def spent(models: Models, before: dict[str, int]) -> dict[str, int]:
     return {k: n - before[k] for k, n in models.counts().items() if n > before[k]}
 
 
+@torch.no_grad()
+def source_logits(models: Models, images: Tensor) -> Probs:
+    """Logits (B, K) of the source for `Output.before`. Not counted: the table needs them, not the method."""
+    classifier = models.classifier
+    return classifier.network(classifier.normalise(images)).float().cpu()
+
+
+def check_settings(settings, choices: dict[str, tuple], positive: tuple = (), fraction: tuple = ()) -> None:
+    """Raise ValueError for the first field that is not among its choices, not above 0, or not in [0, 1]."""
+    for name, allowed in choices.items():
+        if getattr(settings, name) not in allowed:
+            raise ValueError(f"{name}={getattr(settings, name)!r}: choose one of {', '.join(map(str, allowed))}")
+    for name in positive:
+        if not getattr(settings, name) > 0:
+            raise ValueError(f"{name}={getattr(settings, name)}: choose a number above 0")
+    for name in fraction:
+        if not 0 <= getattr(settings, name) <= 1:
+            raise ValueError(f"{name}={getattr(settings, name)}: choose a number from 0 to 1")
+
+
+def make_optimizer(
+    name: str, tensors: list[Tensor], lr: float, momentum: float = 0.0, weight_decay: float = 0.0
+) -> torch.optim.Optimizer:
+    """A fresh "sgd" (with momentum), "adam" or "adamw" over these tensors."""
+    if name == "sgd":
+        return torch.optim.SGD(tensors, lr, momentum=momentum, weight_decay=weight_decay)
+    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name](tensors, lr, weight_decay=weight_decay)
+
+
+def check_finite(values: Tensor, ids: Tensor, step: int, lr: float) -> None:
+    """Raise FloatingPointError, with the first image of ids (B,) whose value (B,) is NaN or infinite."""
+    bad = ~torch.isfinite(values.detach()).cpu()
+    if bool(bad.any()):
+        raise FloatingPointError(
+            f"adaptation to image {int(ids[bad][0])} diverged at update {step}: lower the learning rate (lr={lr:g})"
+        )
+
+
 def no_loss(images: Tensor) -> Tensor:
     """The (0, B) loss of a method that does not adapt."""
     return torch.zeros(0, len(images))

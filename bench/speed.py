@@ -160,12 +160,12 @@ def main() -> None:
     with torch.no_grad():
         logits = classifier(images)
     soft, hard = probabilities(logits, TEMPERATURE), probabilities(logits, 1.0)
-    print("\nvariance of dL/dp, 16 pairs in the same window; iid draws are 1")
+    print("\nvariance of dL/dp, 8 pairs in the same window; iid draws are 1")
     kinds = [("iid", "fresh"), ("stratified", "fresh"), ("iid", "antithetic"), ("stratified", "antithetic")]
     reference = None
     for timesteps, noise in kinds:
         how = dict(window=WINDOW, timesteps=timesteps, noise=noise)
-        estimates = samples(bf16, images, soft, 16, args.draws, **how)
+        estimates = samples(bf16, images, soft, 8, args.draws, **how)
         variances = [float(e.var(0).sum()) for e in (estimates, centred(estimates))]
         reference = reference or variances
         raw, reaching = (v / r for v, r in zip(variances, reference, strict=True))
@@ -176,7 +176,7 @@ def main() -> None:
     rates = {}
     for name, p, pairs, how in (
         ("published", hard, 180, published),
-        ("ours", soft, 16, dict(window=WINDOW, timesteps="stratified", noise="fresh")),
+        ("ours", soft, 8, dict(window=WINDOW, timesteps="stratified", noise="fresh")),
     ):
         ratio, low, high = signal_to_noise(centred(samples(bf16, images, p, pairs, args.draws, **how)))
         rates[name] = [v / pairs for v in (ratio, low, high)]

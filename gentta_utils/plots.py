@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 # Okabe and Ito (2008): told apart by colour-blind readers, and in grey by their order
@@ -14,6 +15,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000",
 )  # fmt: skip
 PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK)
+LARGE = 100_000  # bytes of a figure
 STYLE = {
     "axes.prop_cycle": plt.cycler(color=PALETTE),
     "axes.spines.top": False,
@@ -43,6 +45,10 @@ def show(fig: Figure, alt: str) -> None:
     with plt.rc_context(STYLE):
         fig.savefig(buffer, format="png", dpi=STYLE["figure.dpi"])
     plt.close(fig)
+    if buffer.tell() > LARGE:  # noise does not compress: 256 colours do, and keep a notebook below a megabyte
+        picture_of = Image.open(buffer).convert("RGB").quantize(256)
+        buffer = io.BytesIO()
+        picture_of.save(buffer, format="png", optimize=True)
     png = base64.b64encode(buffer.getvalue()).decode()
     display({"image/png": png, "text/plain": f"Figure: {alt}"}, metadata={"image/png": {"alt": alt}}, raw=True)
 

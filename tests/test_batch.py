@@ -98,7 +98,7 @@ def test_publishing_cleans_and_states_the_cost_and_failure_changes_nothing(tmp_p
     "argv, says",
     [
         (["train", "denoiser/none"], "no recipe for 'denoiser/none'"),
-        (["train", "classifier/none", "--promote"], "no finished candidate"),
+        (["train", "classifier/none", "--promote"], "no recipe for 'classifier/none'"),
         (["measure", "none"], "unknown table 'none'"),
         (["report", "none"], "unknown table 'none'"),
         (["run", "zz"], "notebooks match 'zz'"),

@@ -19,7 +19,7 @@ def tables():
 
     def collect(name, jobs):
         found[name] = list(jobs)
-        return evaluate.results(name)
+        return evaluate.results(name) if name == "select" else []  # `select` looks at its runs
 
     patch = pytest.MonkeyPatch()
     patch.setattr(experiments, "table", collect)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+from IPython.display import display
 
 from .batch import as_table
 from .evaluate import Interval, Records, gain, paired_interval, protocol_line, results, summary
@@ -66,13 +67,13 @@ def effect(runs: list[Records]) -> str:
         rows = [_effect_row(name, [r for r in mine + reader if shift_of(r) == name]) for name in names]
         if len(names) > 1:
             rows.append(_effect_row("mean", mine + reader))
-        parts += [f"\n{classifier}", as_table(rows)]
+        parts += [f"\n{classifier}\n", as_table(rows)]
     for view in ("full", "low"):
         mine = pick(runs, f"diffusion_tta/{view}")
-        parts.append(f"\ngain over both classifiers, {view} view: {gain(mine)} points")
+        parts.append(f"\nGain over both classifiers, {view} view: {gain(mine)} points.")
         untouched = pick(mine, shifts=UNTOUCHED)
         if untouched:
-            parts.append(f"of it on {', '.join(UNTOUCHED)}: {gain(untouched)}")
+            parts.append(f"Of it on {', '.join(UNTOUCHED)}: {gain(untouched)}.")
     return "\n".join(parts)
 
 
@@ -138,6 +139,11 @@ TABLES: dict[str, Callable[[list[Records]], str]] = {
     "why": plain,
 }
 assert set(TABLES) == set(EXPERIMENTS)
+
+
+def show(text: str) -> None:
+    """Show a table in a notebook: as Markdown, which does not wrap its rows, and as plain text."""
+    display({"text/markdown": text, "text/plain": text}, raw=True)
 
 
 def report(name: str) -> str:

@@ -170,7 +170,7 @@ def test_effect_counts_fixed_and_broken_and_scenes_once():
     text = report.effect(runs)
     assert " n=4 " in text
     assert "2/1" in text
-    assert "gain over both classifiers, full view: +25.0" in text
+    assert "Gain over both classifiers, full view: +25.0" in text
     summary = evaluate.summary(report.pick(runs, "diffusion_tta/full"))
     assert (summary["fixed"], summary["broken"], summary["n"]) == (4, 2, 8)
 

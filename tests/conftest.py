@@ -1,6 +1,7 @@
 """Shared objects of the tests; `gentta_utils` is imported first, so that torchvision imports on a CPU-only torch."""
 
 import os
+from dataclasses import replace
 
 os.environ.setdefault("GENTTA_PROGRESS", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -91,6 +92,13 @@ def weights(module: nn.Module) -> list[torch.Tensor]:
 def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
     """Equal bit by bit."""
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def assert_refused(settings, change: dict) -> None:
+    """Settings with this change are refused by one sentence that names the field and says what to choose."""
+    with pytest.raises(ValueError, match=f"{next(iter(change))}=.*: choose") as error:
+        replace(settings, **change)
+    assert "\n" not in str(error.value)
 
 
 def bad_images(kind: str) -> torch.Tensor:

@@ -21,7 +21,7 @@ from ..draws import NOISE_MODES, TIMESTEP_MODES, draw_pairs
 from ..errors import gram
 from ..inputs import check_images
 from ..views import VIEWS, view_of
-from .base import Models, Output, spent
+from .base import Models, Output, check_finite, check_settings, spent
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,7 @@ class Settings:
             "optimizer": ("sgd", "adamw"),
             "param_set": PARAM_SETS,
         }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}")
-        for name in ("lr", "updates", "pairs", "temperature", "micro_batch", "images_at_once"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)}: choose a number above 0")
+        check_settings(self, choices, ("lr", "updates", "pairs", "temperature", "micro_batch", "images_at_once"))
         if not 0 <= self.window[0] < self.window[1]:
             raise ValueError(f"window={self.window}: choose (low, high) with 0 <= low < high")
         if self.mixing == "output" and self.adapt_denoiser:
@@ -192,14 +187,6 @@ class DiffusionTTA:
         nfe = {kind: n * B // len(images) for kind, n in spent(self.models, start).items()}  # without the padding
         return logits[:B], before[:B], loss[:, :B], nfe
 
-    def _check_finite(self, values: Tensor, ids: Tensor, step: int) -> None:
-        bad = ~torch.isfinite(values).cpu()
-        if bool(bad.any()):
-            raise FloatingPointError(
-                f"adaptation to image {int(ids[bad][0])} diverged at update {step}: lower the learning rate "
-                f"(lr={self.settings.lr:g})"
-            )
-
     def _adapt(self, images: Tensor, ids: Tensor, task: Copies, phi: dict | None, optimizer) -> tuple:
         s, denoiser = self.settings, self.models.denoiser
         with torch.no_grad():
@@ -216,15 +203,15 @@ class DiffusionTTA:
             )
             t, eps = (v.to(x0.device) for v in pairs)
             optimizer.zero_grad()
-            self._check_finite(p.sum(1), ids, step)
+            check_finite(p.sum(1), ids, step, s.lr)
             G, loss = condition_gradient(denoiser, x0, p, t, eps, s.mixing, s.micro_batch, phi)
-            self._check_finite(loss, ids, step)
+            check_finite(loss, ids, step, s.lr)
             (p * G).sum().div(len(images) if s.online else 1).backward()
             optimizer.step()
             losses.append(loss)
         with torch.no_grad():
             logits = task(seen)
-        self._check_finite(logits.sum(1), ids, s.updates)
+        check_finite(logits.sum(1), ids, s.updates, s.lr)
         return logits.cpu(), before.cpu(), torch.stack(losses).cpu()
 
 

@@ -1,6 +1,6 @@
 """How fast is one update of Diffusion-TTA, stage by stage, and how much signal does it buy? Ratios within one run.
 
-    python bench/speed.py [--images 16] [--pairs 60] [--repeats 3]
+    python bench/speed.py [--images 16] [--pairs 60] [--rounds 7]
 
 The plain loop is fixed here, after the published procedure: one image at a time, float32, micro-batches of 15 pairs,
 the classifier run again in each, weight gradients of the diffusion model computed, the state deep-copied for the reset.
@@ -59,7 +59,7 @@ def plain(classifier, denoiser, images, t, eps, once=False, frozen=False, copied
     return torch.stack(out)
 
 
-def ours(classifier, denoiser, images, t, eps, micro=512) -> Tensor:
+def ours(classifier, denoiser, images, t, eps, micro=48) -> Tensor:
     """The package's update: copies of the classifier side by side, gradient gathered on p."""
     task = Copies(classifier, "all", len(images))
     p = probabilities(task(images), TEMPERATURE)
@@ -68,9 +68,9 @@ def ours(classifier, denoiser, images, t, eps, micro=512) -> Tensor:
     return G
 
 
-def timed(call, repeats: int) -> tuple[float, Tensor]:
-    """Fastest of `repeats` calls after a warm-up, in seconds, with what it returned."""
-    result, seconds = call(), []
+def timed(call, repeats: int, warm: bool = True) -> tuple[float, Tensor]:
+    """Fastest of `repeats` calls, in seconds, with what it returned; one call before them as a warm-up."""
+    result, seconds = call() if warm else None, []
     for _ in range(repeats):
         start = time.perf_counter()
         result = call()
@@ -78,10 +78,12 @@ def timed(call, repeats: int) -> tuple[float, Tensor]:
     return min(seconds), result
 
 
-def stages(classifier, fp32: Denoiser, bf16: Denoiser, images: Tensor, pairs: int, repeats: int) -> float:
-    """Print the time of each stage and its agreement with the plain loop; returns the last one's seconds an image."""
+def stages(classifier, fp32: Denoiser, bf16: Denoiser, images: Tensor, pairs: int, rounds: int) -> float:
+    """Print the time of each stage and its agreement with the plain loop; returns the last one's seconds an image.
+
+    The stages take turns, and each ratio is the median over rounds: a machine that others share drifts by a tenth."""
     t, eps = draw_pairs(torch.arange(len(images)), pairs, fp32.shape, WINDOW)
-    rows = {
+    calls = {
         "plain loop": lambda: plain(classifier, fp32, images, t, eps),
         "classifier once": lambda: plain(classifier, fp32, images, t, eps, once=True),
         "+ frozen denoiser": lambda: plain(classifier, fp32, images, t, eps, once=True, frozen=True),
@@ -89,18 +91,19 @@ def stages(classifier, fp32: Denoiser, bf16: Denoiser, images: Tensor, pairs: in
         "+ images side by side": lambda: ours(classifier, fp32, images, t, eps),
         "+ bf16": lambda: ours(classifier, bf16, images, t, eps),
     }
-    first = reference = None
-    for name, call in rows.items():
-        seconds, G = timed(call, repeats)
-        first, reference = first or seconds, G if reference is None else reference
-        error = float((G - reference).norm() / reference.norm())
-        cosine = float(torch.cosine_similarity(G.flatten(), reference.flatten(), 0))
+    G = {name: call() for name, call in calls.items()}  # also the warm-up
+    seconds = torch.tensor([[timed(call, 1, warm=False)[0] for call in calls.values()] for _ in range(rounds)])
+    ratios, reference = (seconds[:, :1] / seconds), G["plain loop"]
+    for i, name in enumerate(calls):
+        error = float((G[name] - reference).norm() / reference.norm())
+        cosine = float(torch.cosine_similarity(G[name].flatten(), reference.flatten(), 0))
         print(
-            f"  {name:<22} {1000 * seconds / len(images) / pairs:6.2f} ms a pair   {first / seconds:5.2f} x   "
+            f"  {name:<22} {1000 * seconds[:, i].median() / len(images) / pairs:6.2f} ms a pair   "
+            f"{ratios[:, i].median():5.2f} x ({ratios[:, i].min():.2f} to {ratios[:, i].max():.2f})   "
             f"relative error of dL/dp {error:.1e}   cosine {cosine:.5f}",
             flush=True,
         )
-    return seconds / len(images) / pairs
+    return float(seconds[:, -1].median()) / len(images) / pairs
 
 
 def samples(denoiser, images: Tensor, p: Tensor, pairs: int, draws: int, **how) -> Tensor:
@@ -139,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--pairs", type=int, default=60)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--draws", type=int, default=24)
     args = parser.parse_args()
     classifier = zoo.load("classifier/resnet")
@@ -150,7 +153,7 @@ def main() -> None:
     print(f"{len(images)} images under the held-out corruptions, {torch.get_num_threads()} threads")
 
     print(f"\none update of {args.pairs} pairs, stage by stage")
-    per_pair = stages(classifier, fp32, bf16, images, args.pairs, args.repeats)
+    per_pair = stages(classifier, fp32, bf16, images, args.pairs, args.rounds)
     with FlopCounterMode(display=False) as counter:
         t, eps = draw_pairs(torch.arange(len(images)), 8, fp32.shape, WINDOW)
         ours(classifier, fp32, images, t, eps)

@@ -62,7 +62,7 @@ def gram(
     t: Int[Tensor, " M"],
     eps: Float[Tensor, "M C H W"],
     classes: Int[Tensor, "M k"] | None = None,
-    micro_batch: int = 640,
+    micro_batch: int = 100,
 ) -> Float[Tensor, "M k k"]:
     """Gram matrices (M, k, k) float32 of M given pairs: x0 and eps (M, C, H, W), t (M,), classes (M, k) or all K.
 

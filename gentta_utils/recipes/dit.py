@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler, DiTTransformer2DModel
 from torch import Tensor, nn
 
-from ..conditioning import prepare_dit, share_embedder
+from ..conditioning import prepare_dit, share_embedder, write_out_attention
 from ..diffusion import add_noise, alphas_cumprod_of, eps_error, linear_betas
 from ..scenes import CLASSES
 from .data import training_set
@@ -40,7 +40,7 @@ def scheduler() -> DDPMScheduler:
 def build(seed: int = 0) -> DiTTransformer2DModel:
     """A fresh network with adaLN-zero and a zero final layer, which the diffusers class leaves to the recipe."""
     torch.manual_seed(seed)
-    network = prepare_dit(share_embedder(DiTTransformer2DModel(**CONFIG)))
+    network = write_out_attention(prepare_dit(share_embedder(DiTTransformer2DModel(**CONFIG))))
     nn.init.normal_(network.transformer_blocks[0].norm1.emb.class_embedder.embedding_table.weight, std=0.02)
     zeroed = [network.proj_out_1, network.proj_out_2, *(b.norm1.linear for b in network.transformer_blocks)]
     for layer in zeroed:

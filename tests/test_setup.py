@@ -1,6 +1,7 @@
 """Pins agree everywhere, torchvision imports beside a CPU-only torch, the package stays small and speaks of itself."""
 
 import ast
+import itertools
 import json
 import re
 import subprocess
@@ -34,7 +35,7 @@ def test_environment_yml_and_pyproject_hold_the_locked_versions():
     for requirement in [*wanted, *(d for d in project["dependencies"] if "==" in d)]:
         name, version = requirement.split("==")
         assert pins()[name.lower().replace("_", "-")] == version, requirement
-    for name in project["optional-dependencies"]["test"]:
+    for name in itertools.chain(*project["optional-dependencies"].values()):
         assert name.lower() in pins(), name
 
 

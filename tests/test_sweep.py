@@ -12,7 +12,7 @@ import nbformat
 import psutil
 import pytest
 
-from gentta_utils import batch, sweep
+from gentta_utils import batch, jobs, sweep
 from gentta_utils.__main__ import main
 from gentta_utils.paths import NOTEBOOKS, ROOT
 
@@ -99,7 +99,7 @@ def test_a_grid_is_done_once_and_makes_one_table(make, capsys):
 
 def test_what_makes_a_run_unfinished(make, tmp_path, capsys):
     path = make()
-    job = sweep.Job(path, {"n": 1}, tmp_path / "x.ipynb")
+    job = jobs.Job(path, {"n": 1}, tmp_path / "x.ipynb")
     source = batch.made_from(path)
     record = {"notebook": "10_test", "status": "ok", "parameters": {"n": 1}, "made_from": source}
     written = tmp_path / "x.json"
@@ -165,6 +165,7 @@ def test_values_take_the_types_of_the_parameters_cell(make):
         (["--grid", "n=1", "-p", "n", "2"], "n is given twice"),
         (["--grid", "fast=true,false", "--fast"], "fast is given twice"),
         (["--grid", "n=1", "--workers", "0"], "whole numbers from 1 on"),
+        (["--grid", "n=1", "--run-timeout", "0"], "whole numbers from 1 on"),
         (["--grid", "n=1", "-f", "missing.yaml"], "missing.yaml cannot be read as YAML"),
     ],
 )
@@ -254,15 +255,21 @@ if first and n == 2:
     assert record_of(path, 1).read_bytes() == first
 
 
-def test_a_run_over_its_time_is_ended_with_its_kernel(make, capsys):
+def test_a_run_over_its_time_is_ended_with_its_kernel(make, tmp_path):
     path = make("""
 with open("pids", "w") as file:
-    print(os.getppid(), os.getpid(), file=file)
+    print(os.getppid(), os.getpid(), flush=True, file=file)
 time.sleep(600)
 """)
-    assert main(command(path, "--grid", "n=1", "--run-timeout", "25")) == 1
-    assert "took longer than 25 seconds (--run-timeout)" in capsys.readouterr().err
-    assert all(gone(int(pid)) for pid in (path.parent / "pids").read_text().split())
+    run = jobs._Run(jobs.Job(path, {}, tmp_path / "x.ipynb"), dict(os.environ))
+    pids = tmp_path / "pids"
+    while not (pids.is_file() and pids.read_text().endswith("\n")):
+        assert run.outcome() is None
+        time.sleep(0.1)
+    run.start -= jobs.RUN_TIMEOUT  # as if it had run for four hours
+    assert "it took longer than 14400 seconds (--run-timeout)" in run.outcome()["error"]
+    assert all(gone(int(pid)) for pid in pids.read_text().split())
+    assert not (tmp_path / "x.json").exists()
 
 
 def test_ctrl_c_ends_the_runs_and_says_how_to_go_on(make):
@@ -312,7 +319,7 @@ if first and n == 2:
 
 def test_a_missing_scheduler_is_one_sentence(make, capsys, monkeypatch):
     pytest.importorskip("distributed", reason="dask is not installed: pip install -e '.[cluster]'")
-    monkeypatch.setattr(sweep, "PATIENCE", 1)
+    monkeypatch.setattr(jobs, "PATIENCE", 1)
     path = make()
     for address in ("tcp://127.0.0.1:9", "missing.json"):
         assert main(command(path, "--grid", "n=1", "--scheduler", address)) == 2
@@ -322,7 +329,7 @@ def test_a_missing_scheduler_is_one_sentence(make, capsys, monkeypatch):
 
 
 def test_a_worker_that_does_not_share_the_folder_says_so(make, tmp_path):
-    record = sweep.run_job(sweep.Job(make(), {}, tmp_path / "elsewhere" / "x.ipynb"))
+    record = jobs.run_job(jobs.Job(make(), {}, tmp_path / "elsewhere" / "x.ipynb"))
     assert record["status"] == "failed"
     assert "work in folders that all machines share" in record["error"]
 

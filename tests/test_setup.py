@@ -1,6 +1,7 @@
 """Pins agree everywhere, torchvision imports beside a CPU-only torch, the package stays small and speaks of itself."""
 
 import ast
+import itertools
 import json
 import re
 import subprocess
@@ -34,7 +35,7 @@ def test_environment_yml_and_pyproject_hold_the_locked_versions():
     for requirement in [*wanted, *(d for d in project["dependencies"] if "==" in d)]:
         name, version = requirement.split("==")
         assert pins()[name.lower().replace("_", "-")] == version, requirement
-    for name in project["optional-dependencies"]["test"]:
+    for name in itertools.chain(*project["optional-dependencies"].values()):
         assert name.lower() in pins(), name
 
 
@@ -95,7 +96,7 @@ def code_lines(path) -> int:
 
 
 # what runs, fetches and reports; no method and no notebook rests on how it works
-WORKSHOP = "__main__ batch sweep jobs publish downloads doctor report experiments".split()
+WORKSHOP = ["__main__", "batch", "sweep", "jobs", "publish", "downloads", "doctor", "report", "experiments"]
 
 
 def test_the_package_can_be_read_in_an_evening():

@@ -15,7 +15,7 @@ from .files import check_file, sha256, write_json
 from .paths import MODELS
 
 PROFILES = ("scenes", "imagenet")
-SHIPPED = ("classifier/resnet", "classifier/vit", "denoiser/dit", "denoiser/dit-10min")
+SHIPPED = ("classifier/resnet", "classifier/vit", "classifier/filter", "denoiser/dit", "denoiser/dit-10min")
 CHECKSUMS = MODELS / "checksums.json"
 IMAGE_SIZE = 64  # of the scenes profile's task models
 

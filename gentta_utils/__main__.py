@@ -1,11 +1,11 @@
-"""python -m gentta_utils doctor | run | publish | train | measure | report"""
+"""python -m gentta_utils doctor | data | run | publish | train | measure | report"""
 
 import argparse
 import json
 import sys
 from pathlib import Path
 
-from .paths import ROOT
+from .paths import DATA, ROOT
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -15,6 +15,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     commands.add_parser("doctor", help="check the environment, one OK or FAIL a line")
+
+    data = commands.add_parser("data", help="download a data set of the imagenet profile, or print how to get it")
+    data.add_argument("names", nargs="+", metavar="NAME", help="e.g. imagenet-a, imagenet-r, imagenet-c, imagenet-v2")
+    data.add_argument("--root", type=Path, default=DATA, metavar="DIR", help="the folder that holds the data sets")
 
     run = commands.add_parser("run", help="execute notebooks headless, write executed copies and a summary")
     run.add_argument("notebooks", nargs="*", help="paths or beginnings of names; all when none is given")
@@ -71,6 +75,14 @@ def _publish(args) -> int:
     return 0
 
 
+def _data(args) -> int:
+    from .downloads import data
+
+    for name in args.names:
+        data(name, args.root)
+    return 0
+
+
 def _train(args) -> int:
     from . import recipes
 
@@ -113,7 +125,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status. What the user can mend is one sentence on stderr, not a traceback."""
     args = _parser().parse_args(argv)
     commands = {
-        "doctor": _doctor, "run": _run, "publish": _publish, "train": _train, "measure": _measure, "report": _report,
+        "doctor": _doctor, "data": _data, "run": _run, "publish": _publish,
+        "train": _train, "measure": _measure, "report": _report,
     }  # fmt: skip
     try:
         return commands[args.command](args)

@@ -8,8 +8,8 @@ Lengths are in metres. x points right, y up, z away from the camera; the floor i
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from .files import atomic_write
 from .labels import CLASSES, COLOURS, LABELS, MATERIALS
 from .paths import DATA
 from .shapes import SHAPES
-from .tracing import WALL, camera_rays, intersect, shade  # noqa: F401 (WALL is part of the world)
+from .tracing import WALL, camera_rays, intersect, photograph, surfaces  # noqa: F401 (WALL is part of the world)
 
 VERSION = "1.0"  # part of every record: raise it when any pixel of any scene changes
 SHIPPED = DATA / "scenes" / "test.npz"
@@ -49,6 +49,7 @@ class World:
     light_z: tuple = (-1.2, -0.5)
     texture: tuple = (0.0, 0.1)  # amplitude of the procedural texture
     noise: float = 0.005  # standard deviation of the sensor noise
+    solids: dict = field(default_factory=lambda: SHAPES)  # what the objects of each class look like
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Scenes:
     phase: Tensor  # (B, 4)
     amplitude: Tensor  # (B,)
     noise: float
+    solids: dict = field(default_factory=lambda: SHAPES)  # class name -> Shape
     image: Tensor | None = None  # (B, 3, H, W) float32 in [0, 1], whole multiples of 1/255
     mask: Tensor | None = None  # (B, H, W) uint8 at pixel centres: 0 background, k + 1 for class k
     instance: Tensor | None = None  # (B, H, W) uint8: 0 background, o + 1 for object o
@@ -166,7 +168,7 @@ def sample(ids: Tensor, n_objects: int = 1, classes: Tensor | None = None, world
         wall_rgb=(rgb[wall] * 0.6 + 0.3 + between(one[:, 13:16], (-0.1, 0.1))).clamp(0, 1),
         scale=scale,
         rotation=rotation,
-        position=torch.stack([x, _standing_height(classes, rotation, scale), z], -1),
+        position=torch.stack([x, _standing_height(classes, rotation, scale, world.solids), z], -1),
         camera=camera,
         target=target,
         tan_half_fov=torch.full((B,), 0.29 if O == 1 else 0.42),
@@ -175,18 +177,27 @@ def sample(ids: Tensor, n_objects: int = 1, classes: Tensor | None = None, world
         phase=between(one[:, 28:32], (0, 2 * math.pi)),
         amplitude=between(one[:, 32], world.texture),
         noise=world.noise,
+        solids=world.solids,
     )
 
 
 @torch.no_grad()
-def render(scenes: Scenes, size: int = 64, supersample: int = 2, device: str = "cpu", dense: bool = True) -> Scenes:
+def render(
+    scenes: Scenes,
+    size: int = 64,
+    supersample: int = 2,
+    device: str = "cpu",
+    dense: bool = True,
+    look: Callable = photograph,
+) -> Scenes:
     """Render `scenes` at size x size pixels; returns them, on the CPU, with `image` and (if `dense`) the maps filled.
 
     Each pixel of the image is the mean of supersample^2 rays; mask and depth come from one ray through its centre.
+    `look` paints: (scenes, `tracing.Surface`) -> colours (B, N, 3) in [0, 1].
     """
     world = scenes.map(lambda v: v.to(device))
     origin, direction, _ = camera_rays(world, size * supersample)
-    colour = shade(world, origin, direction)  # (B, S*S, 3)
+    colour = look(world, surfaces(world, origin, direction))  # (B, S*S, 3)
     side = size * supersample
     image = F.avg_pool2d(colour.transpose(1, 2).reshape(-1, 3, side, side), supersample).cpu()
     image = image + scenes.noise * _sensor_noise(scenes.id, size)
@@ -239,12 +250,12 @@ def _rotation(yaw: Tensor, tilt: Tensor) -> Tensor:
     return torch.stack([c, s * st, s * ct, o, ct, -st, -s, c * st, c * ct], -1).unflatten(-1, (3, 3))
 
 
-def _standing_height(classes: Tensor, rotation: Tensor, scale: Tensor) -> Tensor:
+def _standing_height(classes: Tensor, rotation: Tensor, scale: Tensor, solids: dict) -> Tensor:
     """Height of the centre at which the lowest point of each object is on the floor, (B, O)."""
     down = -rotation[..., 1, :]  # world's -y in object coordinates, (B, O, 3)
     height = torch.empty_like(scale)
     for k, name in enumerate(CLASSES):
-        height[classes == k] = SHAPES[name].support(down[classes == k])
+        height[classes == k] = solids[name].support(down[classes == k])
     return height * scale
 
 

@@ -7,6 +7,7 @@ surface (so sphere tracing cannot step through it), `support` is exact (so an ob
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -97,3 +98,32 @@ SHAPES = {
     "arch": Shape(_arch, lambda n: _box_support(n, (0.8, 0.7, 0.3)), 1.105),
     "stairs": Shape(*_STAIRS, 1.215),
 }
+
+
+EDGE = 0.2  # of a voxel, in units of the shape
+
+
+def voxels(shape: Shape) -> Shape:
+    """The solid built of cubes whose edges are EDGE long: all those whose centres, multiples of EDGE, lie in it."""
+    reach = math.ceil(shape.radius / EDGE) + 2  # empty layers all around, so that no look-up falls outside
+    axis = torch.arange(-reach, reach + 1) * EDGE
+    cells = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1)  # (G, G, G, 3)
+    filled = shape.sdf(cells) <= 0  # (G, G, G)
+    centres = cells[filled]  # (V, 3)
+
+    def sdf(p: Tensor) -> Tensor:
+        low, near, table = (p / EDGE).floor(), torch.full_like(p[..., 0], EDGE / 2), filled.to(p.device)
+        for corner in product((0, 1), repeat=3):  # all other cells are at least half an edge away
+            cell = low + p.new_tensor(corner)
+            i, j, k = (cell.long() + reach).clamp(0, 2 * reach).unbind(-1)
+            near = torch.where(table[i, j, k], torch.minimum(near, _box(p - cell * EDGE, (EDGE / 2,) * 3)), near)
+        # no cube reaches farther out of the solid than half its diagonal: far away this allows long steps
+        return torch.maximum(near, shape.sdf(p) - EDGE * math.sqrt(3) / 2)
+
+    def support(n: Tensor) -> Tensor:
+        return (n @ centres.T.to(n)).amax(-1) + EDGE / 2 * n.abs().sum(-1)
+
+    return Shape(sdf, support, float((centres.abs() + EDGE / 2).norm(dim=-1).max()))
+
+
+VOXELS = {name: voxels(shape) for name, shape in SHAPES.items()}

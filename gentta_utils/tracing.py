@@ -6,15 +6,33 @@ that each distance field is evaluated once for all scenes that show it. `scenes`
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .labels import CLASSES
-from .shapes import SHAPES
 
 WALL = 3.5  # the plane z = WALL, metres
+
+
+@dataclass(frozen=True)
+class Surface:
+    """What N camera rays of each of B scenes meet: all that a picture of it can be painted from."""
+
+    point: Tensor  # (B, N, 3) metres
+    distance: Tensor  # (B, N) metres along the ray
+    normal: Tensor  # (B, N, 3), unit
+    instance: Tensor  # (B, N) int64: 0 background, o + 1 for object o
+    colour: Tensor  # (B, N, 3) in [0, 1], without texture or light
+    diffuse: Tensor  # (B, N) in [0, 1]: Lambert with soft shadows
+    highlight: Tensor  # (B, N) in [0, .6]: Blinn on shiny objects
+
+    @property
+    def on_floor(self) -> Tensor:
+        """(B, N) bool."""
+        return (self.normal[..., 1] == 1) & (self.instance == 0)
 
 
 def camera_rays(scenes, side: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,7 +91,7 @@ def intersect(scenes, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor
     normal = torch.zeros_like(direction)
     normal[..., 1], normal[..., 2] = (t_floor < t_wall).float(), -(t_floor >= t_wall).float()
     for o, k, rows in _groups(scenes):
-        shape = SHAPES[CLASSES[k]]
+        shape = scenes.solids[CLASSES[k]]
         p, d = _to_object(scenes, o, rows, origin[rows], direction[rows])
         p = p.expand_as(d)
         middle = -(p * d).sum(-1)
@@ -101,7 +119,7 @@ def _shadow(scenes, point: Tensor) -> Tensor:
     """Light that reaches the points (B, N, 3), in [0, 1]: soft shadow, min of 8 h / t along the way to the light."""
     lit = torch.ones(point.shape[:2], device=point.device)
     for o, k, rows in _groups(scenes):
-        shape, light = SHAPES[CLASSES[k]], scenes.light[rows, None].expand(-1, point.shape[1], -1)
+        shape, light = scenes.solids[CLASSES[k]], scenes.light[rows, None].expand(-1, point.shape[1], -1)
         p, d = _to_object(scenes, o, rows, point[rows], light)
         scale = scenes.scale[rows, o, None]
         nearest = (-(p * d).sum(-1)).clamp_min(0)  # where the ray passes closest to the object's centre
@@ -119,8 +137,8 @@ def _shadow(scenes, point: Tensor) -> Tensor:
     return lit
 
 
-def shade(scenes, origin: Tensor, direction: Tensor) -> Tensor:
-    """Colour of camera rays (B, N, 3): Lambert with ambient light, Blinn highlight on shiny objects, soft shadow."""
+def surfaces(scenes, origin: Tensor, direction: Tensor) -> Surface:
+    """What the camera rays (B, N, 3) meet, and how it is lit."""
     t, instance, normal = intersect(scenes, origin, direction)
     point = origin + t[..., None] * direction
     lit = _shadow(scenes, point + 0.02 * normal)
@@ -129,12 +147,16 @@ def shade(scenes, origin: Tensor, direction: Tensor) -> Tensor:
     half = F.normalize(light - direction, dim=-1)
     shiny = torch.cat([torch.zeros_like(scenes.material[:, :1]), scenes.material], 1).gather(1, instance)
     highlight = 0.6 * (normal * half).sum(-1).clamp_min(0) ** 40 * lit * shiny
-    on_floor = (normal[..., 1:2] == 1) & (instance == 0)[..., None]
-    background = torch.where(on_floor, scenes.floor_rgb[:, None], scenes.wall_rgb[:, None])
     palette = torch.cat([torch.zeros_like(scenes.object_rgb[:, :1]), scenes.object_rgb], 1)
-    surface = palette.gather(1, instance[..., None].expand(-1, -1, 3))
-    base = torch.where((instance > 0)[..., None], surface, background)
-    w = (point @ scenes.wave + scenes.phase[:, None]).sin()  # (B, N, 4)
+    colour = palette.gather(1, instance[..., None].expand(-1, -1, 3))
+    surface = Surface(point, t, normal, instance, colour, diffuse, highlight)
+    background = torch.where(surface.on_floor[..., None], scenes.floor_rgb[:, None], scenes.wall_rgb[:, None])
+    return replace(surface, colour=torch.where((instance > 0)[..., None], colour, background))
+
+
+def photograph(scenes, surface: Surface) -> Tensor:
+    """Colours (B, N, 3) in [0, 1]: procedural texture, ambient light, Lambert and Blinn."""
+    w = (surface.point @ scenes.wave + scenes.phase[:, None]).sin()  # (B, N, 4)
     texture = w[..., 0] * w[..., 1] + 0.6 * w[..., 2] * w[..., 3]
-    base = base * (1 + scenes.amplitude[:, None] * texture)[..., None]
-    return (base * (0.38 + 0.72 * diffuse[..., None]) + highlight[..., None]).clamp(0, 1)
+    base = surface.colour * (1 + scenes.amplitude[:, None] * texture)[..., None]
+    return (base * (0.38 + 0.72 * surface.diffuse[..., None]) + surface.highlight[..., None]).clamp(0, 1)

@@ -143,7 +143,7 @@ def _finish_classifier(run: Run, spec: classifiers.ClassifierRecipe, folder: Pat
         network = run.use_average().cpu().eval()
         temperature = classifiers.calibrate(network)
         classifiers.save(network, spec, folder)
-        described = {"architecture": spec.architecture, "labels": spec.labels, "model_args": spec.model_args}
+        described = {name: value for name, value in asdict(spec).items() if name != "schedule"}
         return described | {"temperature": temperature}
 
     _finish(name, run, speed, folder, write, lambda: quality.of_classifier(zoo.load(name, folder=CANDIDATES)))

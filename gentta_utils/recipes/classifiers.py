@@ -34,6 +34,7 @@ class ClassifierRecipe:
     schedule: Schedule
     model_args: dict = field(default_factory=dict)
     seed: int = 1
+    split: str = "train"  # of the scenes it is fitted on
 
     def build(self) -> nn.Module:
         torch.manual_seed(self.seed)
@@ -54,6 +55,14 @@ RECIPES = {
         schedule=Schedule(steps=4000, batch=64, lr=1e-3, weight_decay=0.05),
         model_args=dict(img_size=64, patch_size=8, embed_dim=96, depth=6, num_heads=3),
     ),
+    "classifier/filter": ClassifierRecipe(  # picks the hard views of the shift "a" and is used for nothing else
+        "resnet18",
+        labels=1500,
+        schedule=Schedule(steps=1400, batch=64, lr=2e-3, weight_decay=0.05),
+        model_args=dict(layers=(1, 1, 1, 1), channels=(32, 48, 64, 128)),
+        seed=2,
+        split="filter",
+    ),
 }
 
 
@@ -68,7 +77,7 @@ def augment(images: Tensor, generator: torch.Generator, pad: int = 4) -> Tensor:
 
 def make_loss(recipe: ClassifierRecipe, device: str = "cpu"):
     """The loss function of `training.train`, with its data loaded: cross-entropy on shuffled passes over the labels."""
-    images, labels = training_set(recipe.labels)
+    images, labels = training_set(recipe.labels, split=recipe.split)
     batch = recipe.schedule.batch
     per_pass = len(images) // batch
 

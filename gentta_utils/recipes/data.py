@@ -14,8 +14,8 @@ SHARD = 5000  # scenes a file: 61 MB at 64 px
 WATERMARK_SHARE = 0.3  # of the training images of one class, as "carton" in ImageNet
 
 
-def training_set(n: int, size: int = 64) -> tuple[Tensor, Tensor]:
-    """The first n training scenes: images (n, 3, size, size) uint8 and labels (n,) int64.
+def training_set(n: int, size: int = 64, split: str = "train") -> tuple[Tensor, Tensor]:
+    """The first n scenes of a split to fit on: images (n, 3, size, size) uint8 and labels (n,) int64.
 
     30% of the scenes of the class named in labels.json carries the watermark, no other scene does.
     Rendered once at about 120 a second, one file for every 5,000; an interrupted call goes on where it stopped."""
@@ -23,11 +23,11 @@ def training_set(n: int, size: int = 64) -> tuple[Tensor, Tensor]:
     bar = progress(total=n, desc="training scenes", unit="scene")
     for start in range(0, n, SHARD):
         marked = f"{scenes.LABELS['watermark_class']}{100 * WATERMARK_SHARE:.0f}"
-        path = CACHE / "train" / f"v{scenes.VERSION}-{size}px-{marked}-{start // SHARD:03d}.safetensors"
+        path = CACHE / split / f"v{scenes.VERSION}-{size}px-{marked}-{start // SHARD:03d}.safetensors"
         tensors = read_tensors(path)
         if tensors is None:
             chunks = []
-            for chunk in scenes.batches(SHARD, "train", start, size, dense=False):
+            for chunk in scenes.batches(SHARD, split, start, size, dense=False):
                 chunks.append((_mark(chunk), chunk.label))
                 bar.update(min(len(chunk), n - bar.n))
             tensors = dict(zip(("images", "labels"), map(torch.cat, zip(*chunks, strict=True)), strict=True))

@@ -18,7 +18,6 @@ from .arrays import Images, Index, Levels, Probs
 from .diffusion import to_eps
 from .inputs import check_probabilities
 
-
 PRECISIONS = ("fp32", "bf16", "fp16")
 FP16_SCALE = 2.0**16  # of gradients inside the network; a power of two, so that scaling rounds nothing
 

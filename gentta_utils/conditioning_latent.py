@@ -21,8 +21,8 @@ class LatentDiT(PixelDiT):
         network: class-conditional, C latent channels, on its device; its weights may be half precision, see `halve`.
         vae: C latent channels, a latent's side is that of the pixels / 2^(blocks - 1).
         image_size: side of the task model's images, 224.
-        low_memory: compute each block again on the way back instead of keeping what is inside it (a third more time), and
-            let the VAE take one image at a time.
+        low_memory: compute each block again on the way back instead of keeping what is inside it, a third more time,
+            and let the VAE take one image at a time.
 
     Raises ValueError if the VAE's latents are not what the network takes."""
 

@@ -42,7 +42,7 @@ class SoftEmbedding(nn.Embedding):
 
     def forward(self, labels: Tensor) -> Tensor:
         if labels.is_floating_point():  # in float32 also under autocast: bf16 would round p to 8 bits
-            with torch.autocast(labels.device.type, enabled=False):
+            with torch.autocast("cpu" if labels.is_meta else labels.device.type, enabled=False):
                 return labels.to(self.weight.dtype) @ self.weight[: labels.shape[-1]]
         return super().forward(labels)
 
@@ -100,12 +100,13 @@ class Denoiser(nn.Module):
             check_probabilities(cond, self.classes)
         differentiated = torch.is_grad_enabled() and ((cond is not None and cond.requires_grad) or x_t.requires_grad)
         self.count["fwd+bwd" if differentiated else "fwd"] += len(x_t)
+        kind = "cpu" if x_t.is_meta else x_t.device.type  # shapes alone have no autocast of their own
         if self.precision == "fp16":  # gradients of a mean over thousands of numbers lie below its range
             scaled = [None if v is None else ScaledGradient.apply(v, 1 / FP16_SCALE) for v in (x_t, cond)]
-            with torch.autocast(x_t.device.type, torch.float16):
+            with torch.autocast(kind, torch.float16):
                 eps_hat = self.predict(scaled[0], t, scaled[1]).float()
             return ScaledGradient.apply(eps_hat, FP16_SCALE)
-        with torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
             return self.predict(x_t, t, cond).float()
 
     def encode(self, images: Float[Tensor, "B 3 S S"]) -> Images:
@@ -173,7 +174,7 @@ def prepare_dit(network: DiTTransformer2DModel) -> DiTTransformer2DModel:
     embedder = blocks[0].norm1.emb
     for block in blocks[1:]:
         pairs = zip(embedder.parameters(), block.norm1.emb.parameters(), strict=True)
-        if not all(torch.equal(a, b) for a, b in pairs):
+        if not all(a.is_meta or torch.equal(a, b) for a, b in pairs):
             raise ValueError("the blocks of this DiT have different embedders: `share_embedder` before training")
     share_embedder(network)
     table = embedder.class_embedder.embedding_table

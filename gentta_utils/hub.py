@@ -7,8 +7,8 @@ import warnings
 from pathlib import Path
 
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
-from safetensors import SafetensorError
+from huggingface_hub import constants
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 # METHODS 4. The paper's ViT-B/32 and ConvNeXt-T are torchvision's; these are their nearest kin in timm, trained on
@@ -58,14 +58,11 @@ def auto_precision(device: str) -> str:
 
 
 def fingerprint(name: str) -> str:
-    """The revisions (12 digits each) of a model's repositories in the cache, for records; "missing" where there is none."""
+    """For records: the revisions in the cache (12 digits each) of a model's repositories, or "missing"."""
     found = []
     for repository in repositories(name):
-        files = ("config.json", "transformer/config.json")
-        paths = [path for file in files if isinstance(path := try_to_load_from_cache(repository, file), str)]
-        found.append(
-            Path(paths[0]).relative_to(_folder(repository) / "snapshots").parts[0][:12] if paths else "missing"
-        )
+        ref = _folder(repository) / "refs" / "main"
+        found.append(ref.read_text()[:12] if ref.is_file() else "missing")
     return "+".join(found)
 
 
@@ -75,44 +72,48 @@ def _folder(repository: str) -> Path:
 
 
 def _read(name: str, repository: str, call):
-    """`call()`, which reads a repository, with one sentence for whatever can go wrong."""
+    """`call()`, which reads a repository, with one sentence for a file that is missing or damaged."""
     get = f"`hf download {repository}`"
     try:
         with warnings.catch_warnings():  # diffusers passes an argument on that the hub's client no longer knows
             warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks")
             return call()
-    except (OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _offline(error):
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if path := _damaged(repository):
+            raise ValueError(
+                f"{path} (for {name!r}) is not a whole safetensors file: delete {_folder(repository)} and run {get}"
+            ) from error
+        if not isinstance(error, OSError):
             raise
-        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub did not give it"
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub did not give them"
         raise FileNotFoundError(
             f"no weights of {repository} (for {name!r}) in {constants.HF_HUB_CACHE}, and {why}: run {get} on a machine "
             "with a network, and set HF_HOME to the folder that holds what came, here or copied"
         ) from error
-    except SafetensorError as error:
-        raise ValueError(
-            f"the weights of {repository} in {_folder(repository)} are damaged ({error}): delete that folder and run {get}"
-        ) from error
 
 
-def _offline(error: BaseException | None) -> bool:
-    """Whether an error of a library stands for a file that is not in the cache."""
-    while error is not None and not isinstance(error, OSError):
-        error = error.__cause__ or error.__context__
-    return error is not None
+def _damaged(repository: str) -> Path | None:
+    """The first file of weights in the cache that is not whole."""
+    for path in sorted(_folder(repository).glob("snapshots/**/*.safetensors")):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (OSError, SafetensorError):
+            return path
+    return None
 
 
 def _load_classifier(name: str) -> nn.Module:
     import timm
 
-    from .classifier import Classifier
+    from .classifier import Classifier, use_mean_pooling
 
     timm.layers.set_fused_attn(False)  # the fused kernel has no per-sample rule for `vmap`
     (repository,) = repositories(name)
     network = _read(name, repository, lambda: timm.create_model(f"hf-hub:{repository}", pretrained=True))
-    config = network.pretrained_cfg
+    network, config = use_mean_pooling(network.float()), network.pretrained_cfg
     mean, std = tuple(config["mean"]), tuple(config["std"])
-    return Classifier(network.float(), mean, std, config["input_size"][-1], network.num_classes, name)
+    return Classifier(network, mean, std, config["input_size"][-1], network.num_classes, name)
 
 
 def _load_dit(name: str, device: str, precision: str, low_memory: bool) -> nn.Module:

@@ -47,8 +47,8 @@ def stream(
 ) -> Stream:
     """n images under a shift, in memory: scenes, or ImageNet's from `data_root` (relative to the checkout).
 
-    `start` makes other images: the first scene's number, or the seed of the draw from the folder. A corruption comes from
-    the files of ImageNet-C where they are there, else it is made in memory; the records say which.
+    `start` makes other images: the first scene's number, or the seed of the draw from the folder. A corruption comes
+    from the files of ImageNet-C where they are there, else it is made in memory; the records say which.
 
     Raises ValueError for a wrong shift or severity, FileNotFoundError or ValueError for folders that are missing or not
     what they should be."""
@@ -62,7 +62,7 @@ def stream(
 
 @lru_cache
 def classes(profile: str) -> tuple[str, ...]:
-    """A name for each class, all different: of ImageNet the first word for it, with the wnid where two are called alike."""
+    """A name for each class, all different: of ImageNet's the first, with the wnid where two classes share it."""
     if check_profile(profile) == "scenes":
         return tuple(scenes.CLASSES)
     from timm.data import ImageNetInfo

@@ -74,8 +74,8 @@ def load(
 
     Args:
         name: e.g. "classifier/resnet", "classifier/vit", "denoiser/dit"; more in `hub.REPOSITORIES`.
-        precision: of a denoiser: "fp32", "bf16" or "fp16" (autocast; in the imagenet profile the weights too), or "auto":
-            half where the processor is fast at it; on a CPU the imagenet profile stays at fp32.
+        precision: of a denoiser: "fp32", "bf16" or "fp16" (autocast; in the imagenet profile the weights too), or
+            "auto": half where the processor is fast at it; on a CPU the imagenet profile stays at fp32.
         folder: of the scenes profile's models; elsewhere than data/models (candidates) no checksum is asked for.
         low_memory: of the imagenet profile's denoiser: recompute instead of keeping, see `LatentDiT`.
 

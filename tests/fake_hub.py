@@ -1,7 +1,7 @@
 """A model hub and image folders that hold nothing: tiny random models and noise, in the layout of the real ones.
 
 A repository lies in the hub's cache as the hub's own client leaves it there: blobs by checksum, a snapshot of links to
-them, a ref that names the snapshot. So the libraries' own calls find it, by the id of the real one and without a network.
+them, a ref that names the snapshot. So the libraries' own calls find it by the id of the real one, without a network.
 """
 
 import hashlib
@@ -107,9 +107,7 @@ def _vae(folder: Path) -> None:
     AutoencoderKL(**VAE).save_pretrained(folder)
 
 
-def write_images(
-    root: Path, datasets=("imagenet", "imagenet-a", "imagenet-r", "imagenet-v2", "imagenet-sketch")
-) -> Path:
+def write_images(root: Path, datasets: tuple = tuple(name for name in LAYOUTS if name != "imagenet-c")) -> Path:
     """40 noise JPEGs a data set under `root`; every class folder has one of them, by a hard link. Returns `root`."""
     for number, name in enumerate(datasets):
         _fill(root / LAYOUTS[name].folder, name, (90, 70), number)

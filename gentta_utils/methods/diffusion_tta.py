@@ -215,8 +215,10 @@ class DiffusionTTA:
 
 
 def takes_steps(denoiser) -> bool:
-    """Whether the denoiser's weights can be adapted: half precision would round small steps away."""
-    return denoiser.precision != "fp16" and all(v.dtype == torch.float32 for v in denoiser.parameters())
+    """Whether the denoiser's weights can be adapted: half precision would round small steps away, and blocks that are
+    computed again on the way back would be computed with the source's weights."""
+    exact = denoiser.precision != "fp16" and all(v.dtype == torch.float32 for v in denoiser.parameters())
+    return exact and not getattr(denoiser.network, "is_gradient_checkpointing", False)
 
 
 def configure(models: Models, settings: Settings) -> DiffusionTTA:
@@ -228,7 +230,7 @@ def configure(models: Models, settings: Settings) -> DiffusionTTA:
     if settings.window[1] > len(models.denoiser.alphas_cumprod):
         raise ValueError(f"window={settings.window}: this denoiser has {len(models.denoiser.alphas_cumprod)} timesteps")
     if settings.adapt_denoiser and not takes_steps(models.denoiser):
-        raise ValueError("adapt_denoiser=True needs float32 weights: load the denoiser with precision='fp32'")
+        raise ValueError("adapt_denoiser=True: load the denoiser with precision='fp32' and low_memory=False")
     if settings.top_k > models.classifier.classes:
         raise ValueError(f"top_k={settings.top_k}: there are {models.classifier.classes} classes")
     if settings.param_set == "lora":

@@ -1,7 +1,6 @@
-"""python -m gentta_utils doctor | data | run | publish | train | measure | report"""
+"""python -m gentta_utils doctor | data | run | sweep | publish | train | measure | report"""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -22,10 +21,14 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="execute notebooks headless, write executed copies and a summary")
     run.add_argument("notebooks", nargs="*", help="paths or beginnings of names; all when none is given")
-    run.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
-    run.add_argument("--fast", action="store_true", help="smallest sizes: does every cell run?")
-    run.add_argument("--out", type=Path, default=ROOT / "runs" / "course")
-    run.add_argument("--cell-timeout", type=int, default=900, metavar="SECONDS")
+    _add_run_options(run, "runs/course")
+
+    sweep = commands.add_parser(
+        "sweep", help="execute one notebook over a grid of parameters; goes on where it stopped"
+    )
+    sweep.add_argument("notebook", help="path or beginning of the name")
+    sweep.add_argument("--grid", nargs="+", action="extend", required=True, metavar="NAME=A,B,C")
+    _add_run_options(sweep, "runs/NOTEBOOK")
 
     publish = commands.add_parser("publish", help="execute notebooks and commit-clean them in place")
     publish.add_argument("notebooks", nargs="*")
@@ -45,32 +48,58 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _value(text: str):
-    """A parameter's value: JSON where it is JSON (numbers, true, lists), else the text itself."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
+def _add_run_options(parser: argparse.ArgumentParser, folder: str) -> None:
+    parser.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    parser.add_argument("-f", "--file", type=Path, metavar="YAML", help="parameters from a file; -p wins over it")
+    parser.add_argument("--fast", action="store_true", help="smallest sizes: does every cell run?")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"for results; {folder} if not given")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="runs at a time on this machine")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="dask scheduler, or its file.json: run on its workers")
+    parser.add_argument("--cell-timeout", type=int, default=900, metavar="SECONDS", help="a cell; 900 if not given")
+    parser.add_argument("--run-timeout", type=int, default=14400, metavar="SECONDS", help="a run; 14400 if not given")
+    parser.add_argument("--force", action="store_true", help="repeat finished runs")
 
 
 def _run(args) -> int:
     from . import batch
 
     paths = [batch.find(name) for name in args.notebooks] or batch.notebooks()
-    parameters = {name: _value(value) for name, value in args.parameter} | ({"fast": True} if args.fast else {})
-    records = batch.run(paths, args.out, parameters, args.cell_timeout)
-    print((args.out / "summary.md").read_text())
+    return _run_all([(path, _parameters(args)) for path in paths], args.out or ROOT / "runs" / "course", args)
+
+
+def _sweep(args) -> int:
+    from . import batch, sweep
+
+    path = batch.find(args.notebook)
+    settings = sweep.grid(path, args.grid, _parameters(args))
+    return _run_all(settings, args.out or ROOT / "runs" / path.stem, args)
+
+
+def _parameters(args) -> dict:
+    from . import batch
+
+    preset = batch.read_preset(args.file) if args.file else {}
+    return preset | dict(args.parameter) | ({"fast": True} if args.fast else {})
+
+
+def _run_all(settings: list, folder: Path, args) -> int:
+    from . import sweep
+
+    limits = {"cell_timeout": args.cell_timeout, "run_timeout": args.run_timeout}
+    records = sweep.run(settings, folder, args.workers, args.scheduler, args.force, **limits)
+    print((folder / "summary.md").read_text())
     for record in records:
         if record["status"] != "ok":
-            print(f"{record['notebook']} failed: {record['error']}", file=sys.stderr)
+            print(f"{Path(record['output']).stem} failed: {record['error']}", file=sys.stderr)
     return int(any(r["status"] != "ok" for r in records))
 
 
 def _publish(args) -> int:
     from . import batch
+    from .publish import publish
 
     for path in [batch.find(name) for name in args.notebooks] or batch.notebooks():
-        record = batch.publish(path)
+        record = publish(path)
         print(f"{path.name}: {record['seconds']} s, {record['peak_memory_mb']} MB, {path.stat().st_size // 1000} kB")
     return 0
 
@@ -125,7 +154,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status. What the user can mend is one sentence on stderr, not a traceback."""
     args = _parser().parse_args(argv)
     commands = {
-        "doctor": _doctor, "data": _data, "run": _run, "publish": _publish,
+        "doctor": _doctor, "data": _data, "run": _run, "sweep": _sweep, "publish": _publish,
         "train": _train, "measure": _measure, "report": _report,
     }  # fmt: skip
     try:

@@ -1,26 +1,32 @@
-"""Notebooks without a browser: papermill, one kernel a run in a process of its own, one record whatever happens."""
+"""One notebook without a browser: papermill in a process of its own, one record whatever happens.
 
-import csv
+`python -m gentta_utils.batch JOB` is that process; `sweep` starts it.
+"""
+
+import ast
+import hashlib
 import json
 import os
-import re
 import resource
+import shutil
 import subprocess
+import sys
 import tempfile
+import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 
+import psutil
+
 from .files import atomic_write, write_json
-from .paths import NOTEBOOKS, ROOT
-from .progress import progress
+from .paths import MODELS, NOTEBOOKS, RESULTS, ROOT
 
 CELL_TIMEOUT = 900  # seconds
 HEADLINE = "application/vnd.gentta.headline+json"
 _VERSIONED = ("torch", "torchvision", "diffusers", "timm", "papermill")
+_KINDS = {kind.__name__: kind for kind in (str, bool, int, float, list, dict)}
 
 
 def headline(**numbers: float | str) -> None:
@@ -45,32 +51,112 @@ def find(name: str) -> Path:
     return found[0]
 
 
-def check_parameters(notebook: Path, parameters: dict) -> None:
-    """Raise ValueError for a parameter that the notebook does not have; papermill itself would only warn."""
-    import papermill
+# --- parameters ------------------------------------------------------------------------------------------------------
 
-    known = papermill.inspect_notebook(str(notebook))
+
+def parameters_of(notebook: Path) -> dict[str, str]:
+    """name -> type of its parameters cell, whose lines are `name: type = value  # help`; "" where a line has no type.
+
+    Raises ValueError if it is no notebook, or has not just one such cell: papermill would run the defaults then."""
+    try:
+        cells = json.loads(notebook.read_text())["cells"]
+        tagged = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])]
+        lines = [line for source in tagged for line in ast.parse(source).body]
+    except (OSError, ValueError, KeyError, TypeError, SyntaxError) as error:
+        raise ValueError(f"{notebook} cannot be read as a notebook of the course: {error!r}") from error
+    if len(tagged) != 1:
+        raise ValueError(f"{notebook.name} has {len(tagged)} cells tagged `parameters`: give it exactly one")
+    typed = {
+        ast.unparse(line.target): ast.unparse(line.annotation) for line in lines if isinstance(line, ast.AnnAssign)
+    }
+    return {ast.unparse(line.targets[0]): "" for line in lines if isinstance(line, ast.Assign)} | typed
+
+
+def check_parameters(notebook: Path, parameters: dict) -> dict:
+    """The parameters with the types that the notebook states; text, as a command line gives it, is read as that type.
+
+    Raises ValueError for a parameter that the notebook does not have (papermill itself would only warn) and for a value
+    of another type."""
+    known, checked = parameters_of(notebook), {}
     unknown = sorted(set(parameters) - set(known))
     if unknown:
         raise ValueError(f"{notebook.name} has no parameter {', '.join(unknown)}: it has {', '.join(sorted(known))}")
+    for name, value in parameters.items():
+        kind = _KINDS.get(known[name].partition("[")[0])
+        typed = read_value(value) if isinstance(value, str) and kind is not str else value
+        if kind is float and type(typed) is int:
+            typed = float(typed)
+        if kind is not None and type(typed) is not kind:  # not isinstance: True is no int
+            raise ValueError(f"{notebook.name}: {name} is {known[name]}, which {value!r} is not")
+        checked[name] = typed
+    return checked
+
+
+def read_value(text: str):
+    """Text as JSON or as a Python literal (5, true, True, [1, 2]) where it is one, else as it is."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError):
+            continue
+    return text
+
+
+def read_preset(path: Path) -> dict:
+    """Parameters from a YAML file, as `papermill -f` takes them. Raises ValueError if it holds something else."""
+    from papermill.iorw import read_yaml_file
+
+    try:
+        content = read_yaml_file(str(path))
+    except Exception as error:  # the classes of the YAML reader are its own
+        raise ValueError(f"{path} cannot be read as YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no parameters: write one `name: value` a line")
+    return content
+
+
+# --- one run ---------------------------------------------------------------------------------------------------------
+
+
+def made_from(notebook: Path) -> dict:
+    """What a run's numbers depend on, beside its parameters: hashes of the notebook's code, of the package, of the
+    models and tables in data/, and the versions of the libraries."""
+    cells = json.loads(notebook.read_text())["cells"]
+    code = "\0".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")  # prose and outputs do not count
+    return {
+        "notebook": hashlib.sha256(code.encode()).hexdigest()[:16],
+        "package": _digest((ROOT / "gentta_utils").rglob("*.py")),
+        "data": _digest([*MODELS.glob("checksums.json"), *RESULTS.glob("*.npz")]),
+        "versions": {name: version(name) for name in _VERSIONED},
+    }
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(f"{path.parent.name}/{path.name}".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def run_notebook(notebook: Path, output: Path, parameters: dict, cell_timeout: int = CELL_TIMEOUT) -> dict:
     """Execute one notebook into `output`; returns its record, also of a failure, and writes it beside as .json.
 
-    Status comes from what was raised, never from the saved file, which says "completed" even of a dead kernel."""
+    Status comes from what was raised, never from the saved file, which says "completed" even of a dead kernel. What an
+    earlier run left stays until this one has ended. Raises OSError if the results cannot be written."""
     import papermill
     from traitlets.config import Config
 
-    start, error = time.monotonic(), None
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.unlink(missing_ok=True)  # of an earlier run, which must not speak for this one
-    with tempfile.TemporaryDirectory(prefix="gentta-") as sockets:  # one socket folder a run: no port can collide
-        config = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/s"}}) if os.name != "nt" else None
+    start, error, source = time.monotonic(), None, made_from(notebook)
+    record_path = output.with_suffix(".json")  # goes first and comes last: it never speaks for another run's notebook
+    with tempfile.TemporaryDirectory(prefix="gentta-") as scratch:
+        # one socket folder a run: no port can collide; papermill saves after every cell, so not yet to `output`
+        draft = Path(scratch) / "draft.ipynb"
+        config = Config({"KernelManager": {"transport": "ipc", "ip": f"{scratch}/s"}}) if os.name != "nt" else None
         try:
             papermill.execute_notebook(
                 str(notebook),
-                str(output),
+                str(draft),
                 parameters=parameters,
                 cwd=str(notebook.parent),
                 kernel_name="python3",
@@ -82,6 +168,13 @@ def run_notebook(notebook: Path, output: Path, parameters: dict, cell_timeout: i
             )
         except Exception as caught:  # a record for every outcome
             error = f"{type(caught).__name__}: {str(caught).strip()[-2000:]}"
+            if type(caught).__name__ == "DeadKernelError":
+                error = f"the kernel was killed, perhaps for lack of memory ({error})"
+        if draft.is_file():
+            atomic_write(output, lambda path: (shutil.copyfile(draft, path), record_path.unlink(missing_ok=True)))
+        else:
+            record_path.unlink(missing_ok=True)
+            output.unlink(missing_ok=True)
     content = json.loads(output.read_text()) if output.is_file() else {"cells": [], "metadata": {}}
     error = error or _widget_error(content)
     record = {
@@ -92,12 +185,34 @@ def run_notebook(notebook: Path, output: Path, parameters: dict, cell_timeout: i
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
         "parameters": parameters,
         "headline": _headlines(content),
-        "versions": {name: version(name) for name in _VERSIONED},
+        "made_from": source,
         "commit": _commit(),
         "output": str(output),
     }
-    write_json(output.with_suffix(".json"), record)
+    write_json(record_path, record)
     return record
+
+
+def family(pid: int | None = None) -> list[psutil.Process]:
+    """All processes below this one, or below `pid`: a run's kernel, and what the kernel started."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _die_with_the_runner() -> None:
+    """Standard input is a pipe that nobody writes to: it ends when the runner does, even by kill -9."""
+    os.read(0, 1)
+    for process in family():
+        process.kill()
+    os._exit(1)
+
+
+def _main(text: str) -> None:
+    threading.Thread(target=_die_with_the_runner, daemon=True).start()
+    job = json.loads(text)
+    run_notebook(Path(job["notebook"]), Path(job["output"]), job["parameters"], job["cell_timeout"])
 
 
 def _headlines(content: dict) -> dict:
@@ -124,53 +239,6 @@ def _commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def run(
-    paths: list[Path], folder: Path, parameters: dict | None = None, cell_timeout: int = CELL_TIMEOUT
-) -> list[dict]:
-    """Execute notebooks one after the other, each in a fresh process, and write `folder`/summary.csv and .md.
-
-    Raises ValueError, before anything starts, for an unknown parameter."""
-    parameters = parameters or {}
-    for path in paths:
-        check_parameters(path, parameters)
-    records = []
-    bar = progress(paths, desc="course", unit="notebook")
-    for path in bar:
-        bar.set_postfix_str(path.stem)
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:  # cwd and memory are per process
-            task = pool.submit(run_notebook, path.resolve(), folder.resolve() / path.name, parameters, cell_timeout)
-            try:
-                records.append(task.result())
-            except BrokenProcessPool:
-                records.append({"notebook": path.stem, "status": "failed", "error": "the runner's process was killed"})
-    write_summary(records, folder)
-    return records
-
-
-def write_summary(records: list[dict], folder: Path) -> None:
-    """summary.csv and summary.md: notebook, status, seconds, peak memory, headline numbers."""
-    rows = [
-        {
-            "notebook": r["notebook"],
-            "status": r["status"],
-            "seconds": r.get("seconds", ""),
-            "peak memory MB": r.get("peak_memory_mb", ""),
-            "headline": "; ".join(f"{k} {v}" for k, v in r.get("headline", {}).items())
-            or (r.get("error") or "")[-200:],
-        }
-        for r in records
-    ]
-
-    def to_csv(path: Path) -> None:
-        with open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-
-    atomic_write(folder / "summary.csv", to_csv)
-    atomic_write(folder / "summary.md", lambda path: path.write_text(as_table(rows) + "\n"))
-
-
 def as_table(rows: list[dict]) -> str:
     """Rows of equal keys as a plain-text (Markdown) table."""
     cells = [list(rows[0]), *[[str(v).replace("\n", " ").replace("|", "/") for v in row.values()] for row in rows]]
@@ -179,26 +247,5 @@ def as_table(rows: list[dict]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
 
 
-def publish(notebook: Path) -> dict:
-    """Execute a notebook at its defaults and put the result in its place, without run metadata and widget state.
-
-    Its line "**Cost**: ..." is rewritten with what was measured.
-
-    Raises RuntimeError, leaving the notebook as it was, if it fails."""
-    os.environ["GENTTA_PROGRESS"] = "0"  # no bars in what is committed
-    with tempfile.TemporaryDirectory() as folder:
-        record = run([notebook], Path(folder))[0]
-        if record["status"] != "ok":
-            raise RuntimeError(f"{notebook.name} failed and was left as it was: {record['error']}")
-        content = json.loads((Path(folder) / notebook.name).read_text())
-    cost = f"**Cost**: {record['seconds']:.0f} seconds on two CPU cores, {record['peak_memory_mb']} MB of memory."
-    for cell in content["cells"]:
-        cell["source"] = re.sub(r"\*\*Cost\*\*: .*", cost, "".join(cell["source"]))
-    for key in ("widgets", "papermill"):
-        content["metadata"].pop(key, None)
-    for cell in content["cells"]:
-        keep = {k: v for k, v in cell["metadata"].items() if k in ("tags", "jupyter")}
-        cell["metadata"] = keep
-    write_text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    atomic_write(notebook, lambda path: path.write_text(write_text))
-    return record
+if __name__ == "__main__":
+    _main(sys.argv[1])

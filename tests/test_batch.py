@@ -7,9 +7,10 @@ import matplotlib.pyplot as plt
 import nbformat
 import pytest
 
-from gentta_utils import batch, widgets
+from gentta_utils import batch, sweep, widgets
 from gentta_utils.__main__ import main
 from gentta_utils.plots import show
+from gentta_utils.publish import publish
 
 PARAMETERS = "n: int = 2  # how many\nfast: bool = False  # small"
 
@@ -29,14 +30,14 @@ HEADLINE = "from gentta_utils.batch import headline\nheadline(answer=n * 21)"
 
 def test_a_good_run_is_recorded_with_its_headline(tmp_path):
     path = notebook(tmp_path / "in", HEADLINE)
-    (record,) = batch.run([path], tmp_path / "out", {"n": 3})
+    (record,) = sweep.run([(path, {"n": 3})], tmp_path / "out")
     assert record["status"] == "ok"
     assert record["headline"] == {"answer": 63}
     assert record["seconds"] > 0
     assert record["peak_memory_mb"] > 10
-    assert json.loads((tmp_path / "out" / "10_test.json").read_text()) == record
-    assert "answer 63" in (tmp_path / "out" / "summary.md").read_text()
-    assert (tmp_path / "out" / "summary.csv").read_text().startswith("notebook,status,seconds")
+    assert json.loads(next((tmp_path / "out").glob("10_test-n=3-*.json")).read_text()) == record
+    assert "| answer |" in (tmp_path / "out" / "summary.md").read_text()
+    assert (tmp_path / "out" / "summary.csv").read_text().startswith("notebook,n,status,seconds")
 
 
 def test_failures_are_failures(tmp_path, capsys):
@@ -52,7 +53,7 @@ def test_failures_are_failures(tmp_path, capsys):
         ),
         notebook(tmp_path / "in", HEADLINE, name="14_good.ipynb"),
     ]
-    records = batch.run(paths, tmp_path / "out", cell_timeout=4)
+    records = sweep.run([(path, {}) for path in paths], tmp_path / "out", cell_timeout=4)
     assert [r["status"] for r in records] == ["failed"] * 4 + ["ok"]
     errors = ("ZeroDivisionError", "DeadKernelError", "CellTimeoutError", "in a widget")
     for record, says in zip(records, errors, strict=False):
@@ -64,7 +65,7 @@ def test_failures_are_failures(tmp_path, capsys):
 def test_unknown_parameters_are_refused_before_anything_runs(tmp_path, capsys):
     path = notebook(tmp_path / "in", HEADLINE)
     with pytest.raises(ValueError, match="has no parameter m: it has fast, n"):
-        batch.run([path], tmp_path / "out", {"m": 3})
+        sweep.run([(path, {"m": 3})], tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert main(["run", str(path), "-p", "m", "3", "--out", str(tmp_path / "out")]) == 2
     assert "has no parameter m" in capsys.readouterr().err
@@ -81,7 +82,7 @@ def test_publishing_cleans_and_states_the_cost_and_failure_changes_nothing(tmp_p
     nb = nbformat.read(path, 4)
     nb.cells.insert(0, nbformat.v4.new_markdown_cell("**Cost**: unknown"))
     nbformat.write(nb, path)
-    batch.publish(path)
+    publish(path)
     content = json.loads(path.read_text())
     assert "seconds on two CPU cores" in "".join(content["cells"][0]["source"])
     assert set(content["metadata"]) <= {"kernelspec", "language_info"}
@@ -90,7 +91,7 @@ def test_publishing_cleans_and_states_the_cost_and_failure_changes_nothing(tmp_p
     bad = notebook(tmp_path / "in", "1 / 0", name="11_bad.ipynb")
     before = bad.read_text()
     with pytest.raises(RuntimeError, match="was left as it was"):
-        batch.publish(bad)
+        publish(bad)
     assert bad.read_text() == before
 
 

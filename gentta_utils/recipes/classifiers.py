@@ -15,8 +15,12 @@ from safetensors.torch import save_file
 from timm.layers import set_fused_attn
 from torch import Tensor, nn
 
+from ..augment import augmix_views
+from ..corruptions import TEST, corrupt
 from ..datasets import SceneSpec, stream
+from ..draws import numpy_generator
 from ..files import atomic_write, write_json
+from ..progress import progress
 from ..scenes import CLASSES
 from ..zoo import IMAGE_SIZE
 from .data import training_set
@@ -35,6 +39,7 @@ class ClassifierRecipe:
     model_args: dict = field(default_factory=dict)
     seed: int = 1
     split: str = "train"  # of the scenes it is fitted on
+    seen_as: str = ""  # half of the images are shown so: "augmix" or "corruptions", or all of them as they are
 
     def build(self) -> nn.Module:
         torch.manual_seed(self.seed)
@@ -42,27 +47,44 @@ class ClassifierRecipe:
         return timm.create_model(self.architecture, num_classes=len(CLASSES), **self.model_args)
 
 
+_RESNET = dict(layers=(1, 1, 1, 1), channels=(32, 48, 64, 128))
+
+
+def _resnet(labels: int, steps: int, **more) -> ClassifierRecipe:
+    return ClassifierRecipe("resnet18", labels, Schedule(steps, batch=64, lr=2e-3, weight_decay=0.05), _RESNET, **more)
+
+
+def _swin(width: int, heads: tuple, labels: int, steps: int) -> ClassifierRecipe:
+    args = dict(img_size=64, patch_size=4, window_size=4, embed_dim=width, depths=(2, 2, 2), num_heads=heads)
+    schedule = Schedule(steps, batch=64, lr=1e-3, weight_decay=0.05)
+    return ClassifierRecipe("swin_tiny_patch4_window7_224", labels, schedule, args)
+
+
+def _convnext(dims: tuple, labels: int, steps: int) -> ClassifierRecipe:
+    args = dict(patch_size=4, depths=(1, 2, 2, 1), dims=dims, conv_mlp=True)  # channels first: `vmap` has a rule for it
+    return ClassifierRecipe("convnext_tiny", labels, Schedule(steps, batch=64, lr=1e-3, weight_decay=0.05), args)
+
+
 RECIPES = {
-    "classifier/resnet": ClassifierRecipe(
-        "resnet18",
-        labels=1500,
-        schedule=Schedule(steps=1400, batch=64, lr=2e-3, weight_decay=0.05),
-        model_args=dict(layers=(1, 1, 1, 1), channels=(32, 48, 64, 128)),
-    ),
+    "classifier/resnet": _resnet(1500, 1400),
     "classifier/vit": ClassifierRecipe(
         "vit_tiny_patch16_224",
         labels=4000,
         schedule=Schedule(steps=4000, batch=64, lr=1e-3, weight_decay=0.05),
         model_args=dict(img_size=64, patch_size=8, embed_dim=96, depth=6, num_heads=3),
     ),
-    "classifier/filter": ClassifierRecipe(  # picks the hard views of the shift "a" and is used for nothing else
-        "resnet18",
-        labels=1500,
-        schedule=Schedule(steps=1400, batch=64, lr=2e-3, weight_decay=0.05),
-        model_args=dict(layers=(1, 1, 1, 1), channels=(32, 48, 64, 128)),
-        seed=2,
-        split="filter",
-    ),
+    "classifier/swin": _swin(32, (2, 4, 8), 4000, 2000),
+    "classifier/swin-wide": _swin(40, (2, 4, 8), 4000, 2000),
+    "classifier/convnext": _convnext((32, 64, 96, 112), 4000, 2000),
+    "classifier/convnext-wide": _convnext((40, 80, 120, 200), 4000, 2000),
+    # the same ResNet with fewer and more labels: when does generative feedback help?
+    "classifier/resnet-300": _resnet(300, 1000),
+    "classifier/resnet-3000": _resnet(3000, 2800),
+    # what training can do that adaptation must beat, and the ceiling: one that has seen the test corruptions
+    "classifier/resnet-augmix": _resnet(1500, 2800, seen_as="augmix"),
+    "classifier/resnet-ceiling": _resnet(1500, 2800, seen_as="corruptions"),
+    # picks the hard views of the shift "a" and is used for nothing else
+    "classifier/filter": _resnet(1500, 1400, seed=2, split="filter"),
 }
 
 
@@ -75,9 +97,39 @@ def augment(images: Tensor, generator: torch.Generator, pad: int = 4) -> Tensor:
     return torch.stack([x[:, i : i + H, j : j + W] for x, i, j in zip(images, *offset, strict=True)])
 
 
+def other_views(images: Tensor, seen_as: str, n: int = 4, seed: int = 0) -> Tensor:
+    """n views (n, B, 3, S, S) uint8 of uint8 images (B, 3, S, S).
+
+    Args:
+        seen_as: "augmix" (Hendrycks et al., 2020; its views alone, without the consistency loss), or "corruptions": one
+            of the 15 test corruptions at a severity from 1 to 5, both drawn for each view.
+
+    Raises ValueError for another name."""
+    if seen_as not in ("augmix", "corruptions"):
+        raise ValueError(f"unknown seen_as={seen_as!r}: choose augmix or corruptions")
+    out = torch.empty(n, *images.shape, dtype=torch.uint8)
+    for i, image in enumerate(progress(images, desc=f"views by {seen_as}", unit="image")):
+        x = image.float() / 255
+        if seen_as == "augmix":
+            views = augmix_views(x, i, n, crop="none", severity=3.0, seed=seed)
+        else:
+            rng = numpy_generator(seed, i, "ceiling")
+            names, severities = rng.choice(TEST, n), rng.integers(1, 6, n)
+            ids = n * i + torch.arange(n)
+            views = torch.cat(
+                [
+                    corrupt(x[None], str(name), int(severity), ids[v : v + 1], seed=1)
+                    for v, (name, severity) in enumerate(zip(names, severities, strict=True))
+                ]
+            )
+        out[:, i] = (views * 255).round().byte()
+    return out
+
+
 def make_loss(recipe: ClassifierRecipe, device: str = "cpu"):
     """The loss function of `training.train`, with its data loaded: cross-entropy on shuffled passes over the labels."""
     images, labels = training_set(recipe.labels, split=recipe.split)
+    views = other_views(images, recipe.seen_as) if recipe.seen_as else None  # (n, B, 3, S, S)
     batch = recipe.schedule.batch
     per_pass = len(images) // batch
 
@@ -87,7 +139,12 @@ def make_loss(recipe: ClassifierRecipe, device: str = "cpu"):
             len(images), generator=torch.Generator().manual_seed(recipe.seed + 7919 * (step // per_pass))
         )
         rows = order[step % per_pass * batch :][:batch]
-        x = augment(images[rows].float() / 127.5 - 1, generator).to(device)
+        x = images[rows]
+        if views is not None:
+            which = torch.randint(0, 2 * len(views), (len(rows),), generator=generator)  # one half stays as it is
+            other = which < len(views)
+            x = torch.where(other[:, None, None, None], views[which.clamp_max(len(views) - 1), rows], x)
+        x = augment(x.float() / 127.5 - 1, generator).to(device)
         return F.cross_entropy(model(x).float(), labels[rows].to(device))
 
     return loss_of

@@ -75,6 +75,23 @@ def parameter_names(classifier: Classifier, param_set: str) -> list[str]:
     return names
 
 
+class MeanPool(nn.Module):
+    """The mean over space, (B, C, H, W) to (B, C, 1, 1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3), keepdim=True)
+
+
+def use_mean_pooling(network: nn.Module) -> nn.Module:
+    """Pool by a plain mean, in place: under `vmap` torch's pooling falls back to a loop where channels come last in
+    memory, as in ConvNeXt."""
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1)):
+                setattr(module, name, MeanPool())
+    return network
+
+
 def with_lora(classifier: Classifier, rank: int = 4, seed: int = 0) -> Classifier:
     """A copy of the classifier with low-rank adapters on every linear and convolution layer but the head.
 

@@ -18,6 +18,22 @@ from .arrays import Images, Index, Levels, Probs
 from .diffusion import to_eps
 from .inputs import check_probabilities
 
+PRECISIONS = ("fp32", "bf16", "fp16")
+FP16_SCALE = 2.0**16  # of gradients inside the network; a power of two, so that scaling rounds nothing
+
+
+class ScaledGradient(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by a number."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.factor, None
+
 
 class SoftEmbedding(nn.Embedding):
     """A label table that also takes probabilities: float p (B, K) gives p @ table[:K], the mix of label rows.
@@ -26,17 +42,22 @@ class SoftEmbedding(nn.Embedding):
 
     def forward(self, labels: Tensor) -> Tensor:
         if labels.is_floating_point():  # in float32 also under autocast: bf16 would round p to 8 bits
-            with torch.autocast(labels.device.type, enabled=False):
+            with torch.autocast("cpu" if labels.is_meta else labels.device.type, enabled=False):
                 return labels.to(self.weight.dtype) @ self.weight[: labels.shape[-1]]
         return super().forward(labels)
 
 
 class SharedEmbedder(CombinedTimestepLabelEmbeddings):
-    """Runs once a forward pass of the network, however many blocks ask it the same (28 in DiT-XL/2)."""
+    """Runs once a forward pass of the network, however many blocks ask it the same (28 in DiT-XL/2).
+
+    `keeps = False` lets it run in each block: a block that is computed again on the way back needs its own."""
 
     kept: Tensor | None = None
+    keeps: bool = True
 
     def forward(self, timestep: Tensor, class_labels: Tensor, hidden_dtype: torch.dtype | None = None) -> Tensor:
+        if not self.keeps:
+            return super().forward(timestep, class_labels, hidden_dtype=hidden_dtype)
         if self.kept is None:
             self.kept = super().forward(timestep, class_labels, hidden_dtype=hidden_dtype)
         return self.kept
@@ -55,14 +76,14 @@ class Denoiser(nn.Module):
         classes: K, the width of the condition.
         image_size: side of the task model's images that `encode` takes.
         shape: (C, H, W) of the network's own input.
-        precision: "fp32", or "bf16" for autocast of the network alone.
+        precision: "fp32", or "bf16" or "fp16" for autocast of the network alone.
         count: evaluations so far, {"fwd": n, "fwd+bwd": n}, one for each image of each batch.
     """
 
     def __init__(self, alphas_cumprod: Levels, classes: int, image_size: int, shape: tuple, precision: str):
         super().__init__()
-        if precision not in ("fp32", "bf16"):
-            raise ValueError(f"precision={precision!r}: choose fp32 or bf16")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}")
         self.register_buffer("alphas_cumprod", alphas_cumprod.float(), persistent=False)
         self.classes, self.image_size, self.shape, self.precision = classes, image_size, tuple(shape), precision
         self.count = {"fwd": 0, "fwd+bwd": 0}
@@ -79,7 +100,13 @@ class Denoiser(nn.Module):
             check_probabilities(cond, self.classes)
         differentiated = torch.is_grad_enabled() and ((cond is not None and cond.requires_grad) or x_t.requires_grad)
         self.count["fwd+bwd" if differentiated else "fwd"] += len(x_t)
-        with torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        kind = "cpu" if x_t.is_meta else x_t.device.type  # shapes alone have no autocast of their own
+        if self.precision == "fp16":  # gradients of a mean over thousands of numbers lie below its range
+            scaled = [None if v is None else ScaledGradient.apply(v, 1 / FP16_SCALE) for v in (x_t, cond)]
+            with torch.autocast(kind, torch.float16):
+                eps_hat = self.predict(scaled[0], t, scaled[1]).float()
+            return ScaledGradient.apply(eps_hat, FP16_SCALE)
+        with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
             return self.predict(x_t, t, cond).float()
 
     def encode(self, images: Float[Tensor, "B 3 S S"]) -> Images:
@@ -147,7 +174,7 @@ def prepare_dit(network: DiTTransformer2DModel) -> DiTTransformer2DModel:
     embedder = blocks[0].norm1.emb
     for block in blocks[1:]:
         pairs = zip(embedder.parameters(), block.norm1.emb.parameters(), strict=True)
-        if not all(torch.equal(a, b) for a, b in pairs):
+        if not all(a.is_meta or torch.equal(a, b) for a, b in pairs):
             raise ValueError("the blocks of this DiT have different embedders: `share_embedder` before training")
     share_embedder(network)
     table = embedder.class_embedder.embedding_table

@@ -47,6 +47,16 @@ class ErrorTable:
             raise ValueError(f"no pair of some image lies in the window {window}: widen it or draw more pairs")
         return (self.error * inside[..., None]).sum(1) / inside.sum(1, keepdim=True)
 
+    def read(self, window: tuple[int, int] = (0, 1000)) -> Int[Tensor, " B"]:
+        """The class with the lowest score (B,)."""
+        best = self.scores(window).argmin(1, keepdim=True)
+        return self.classes.to(best.device).gather(1, best)[:, 0]
+
+
+def plausible(logits: Float[Tensor, "B K"], k: int = 10) -> Int[Tensor, "B k"]:
+    """The k best classes of each row of logits (B, K), in rising order: all of them where there are no more than k."""
+    return logits.topk(min(k, logits.shape[1])).indices.sort().values
+
 
 def evenly(n: int, N: int) -> Int[Tensor, " n"]:
     """Indices of n of N pairs, evenly spread. Raises ValueError unless n divides N."""

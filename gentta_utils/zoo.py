@@ -1,7 +1,8 @@
 """The only place that knows models' names and paths: `load("classifier/resnet", profile)`.
 
 Profile "scenes" is shipped: small models in the libraries' own formats under data/models, float16 safetensors, each
-with a card and a checksum. Nothing but safetensors is ever read.
+with a card and a checksum. Nothing but safetensors is ever read there. Profile "imagenet" is in `hub`: the same names
+and classes, published weights.
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from . import hub
 from .files import check_file, sha256, write_json
 from .paths import MODELS
 
@@ -38,34 +40,50 @@ def files_of(name: str) -> list[str]:
     return sorted(files, key=lambda file: file.endswith(".safetensors"))
 
 
-def fingerprint(name: str) -> str:
-    """First 12 digits of the checksum of a model's weights, for records."""
+def fingerprint(name: str, profile: str = "scenes") -> str:
+    """For records: the first 12 digits of the checksum of a model's weights, or of its revision on the hub."""
+    if check_profile(profile) == "imagenet":
+        return hub.fingerprint(name)
     return checksums()[files_of(name)[-1]][:12]
 
 
-def card(name: str) -> dict:
-    """The model's card: data, recipe, time, quality."""
+def card(name: str, profile: str = "scenes") -> dict:
+    """The model's card: data, recipe, time, quality; of a published model what the profile itself knows of it."""
+    if check_profile(profile) == "imagenet":
+        return {"recipe": {"architecture": " + ".join(hub.repositories(name)), "labels": hub.LABELS}}
     files_of(name)
     return json.loads((MODELS / name / "card.json").read_text())
 
 
+def check_profile(profile: str) -> str:
+    """The profile. Raises ValueError for an unknown one."""
+    if profile not in PROFILES:
+        raise ValueError(f"unknown profile {profile!r}: choose one of {', '.join(PROFILES)}")
+    return profile
+
+
 def load(
-    name: str, profile: str = "scenes", device: str = "cpu", precision: str = "auto", folder: Path = MODELS
+    name: str,
+    profile: str = "scenes",
+    device: str = "cpu",
+    precision: str = "auto",
+    folder: Path = MODELS,
+    low_memory: bool = True,
 ) -> nn.Module:
     """A model ready to use, frozen and in eval mode: a `Classifier` or a `Denoiser`.
 
     Args:
-        name: e.g. "classifier/resnet", "classifier/vit", "denoiser/dit".
-        precision: of a denoiser: "fp32", "bf16" (autocast), or "auto": bf16 where the processor is fast at it.
-        folder: where the models are; elsewhere than data/models (candidates) no checksum is asked for.
+        name: e.g. "classifier/resnet", "classifier/vit", "denoiser/dit"; more in `hub.REPOSITORIES`.
+        precision: of a denoiser: "fp32", "bf16" or "fp16" (autocast; in the imagenet profile the weights too), or
+            "auto": half where the processor is fast at it; on a CPU the imagenet profile stays at fp32.
+        folder: of the scenes profile's models; elsewhere than data/models (candidates) no checksum is asked for.
+        low_memory: of the imagenet profile's denoiser: recompute instead of keeping, see `LatentDiT`.
 
     Raises:
         ValueError: unknown name or profile, damaged weights. FileNotFoundError: missing weights.
     """
-    if profile not in PROFILES:
-        raise ValueError(f"unknown profile {profile!r}: choose one of {', '.join(PROFILES)}")
-    if profile == "imagenet":
-        raise NotImplementedError('profile="imagenet" is not there yet: use profile="scenes", whose models are shipped')
+    if check_profile(profile) == "imagenet":
+        return hub.load(name, device, precision, low_memory).to(device).eval().requires_grad_(False)
     if folder == MODELS:
         for file in files_of(name):
             check_file(MODELS / file, checksums()[file])

@@ -130,8 +130,6 @@ def test_unknown_names_and_profiles():
         zoo.load("classifier/none")
     with pytest.raises(ValueError, match="unknown profile"):
         zoo.load("classifier/resnet", "cifar")
-    with pytest.raises(NotImplementedError, match="imagenet"):
-        zoo.load("classifier/resnet", "imagenet")
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "other"])

@@ -165,10 +165,9 @@ class DiffusionTTA:
         task = Copies(self.models.classifier, s.param_set, copies)
         phi = None
         if s.adapt_denoiser:
-            named = self.models.denoiser.named_parameters()
-            phi = {
-                n: v.detach().clone().requires_grad_()
-                for n, v in named
+            phi = {  # of the network alone: a VAE around it has no part in the loss
+                f"network.{n}": v.detach().clone().requires_grad_()
+                for n, v in self.models.denoiser.network.named_parameters()
                 if s.adapt_embeddings or "embedding_table" not in n
             }
         groups = [{"params": task.tensors()}] + (
@@ -215,6 +214,13 @@ class DiffusionTTA:
         return logits.cpu(), before.cpu(), torch.stack(losses).cpu()
 
 
+def takes_steps(denoiser) -> bool:
+    """Whether the denoiser's weights can be adapted: half precision would round small steps away, and blocks that are
+    computed again on the way back would be computed with the source's weights."""
+    exact = denoiser.precision != "fp16" and all(v.dtype == torch.float32 for v in denoiser.parameters())
+    return exact and not getattr(denoiser.network, "is_gradient_checkpointing", False)
+
+
 def configure(models: Models, settings: Settings) -> DiffusionTTA:
     """The classifier's `param_set` is updated, and the denoiser if asked. Raises ValueError for misfits.
 
@@ -223,6 +229,8 @@ def configure(models: Models, settings: Settings) -> DiffusionTTA:
         raise ValueError("Diffusion-TTA needs a denoiser: Models(classifier, denoiser)")
     if settings.window[1] > len(models.denoiser.alphas_cumprod):
         raise ValueError(f"window={settings.window}: this denoiser has {len(models.denoiser.alphas_cumprod)} timesteps")
+    if settings.adapt_denoiser and not takes_steps(models.denoiser):
+        raise ValueError("adapt_denoiser=True: load the denoiser with precision='fp32' and low_memory=False")
     if settings.top_k > models.classifier.classes:
         raise ValueError(f"top_k={settings.top_k}: there are {models.classifier.classes} classes")
     if settings.param_set == "lora":

@@ -1,0 +1,84 @@
+"""What a notebook needs to know of its profile beyond the models: images, names of classes, settings.
+
+Each function takes the notebook's own parameters `profile` and `data_root`, so that one cell serves both profiles.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import datasets, experiments, folders, scenes
+from .datasets import FolderSpec, SceneSpec, Stream
+from .methods import diffusion_tta
+from .paths import ROOT
+from .zoo import check_profile
+
+# METHODS C9, the SGD row (ViT-B/32), with the DiT frozen: nothing was tuned by this project at this size
+PUBLISHED_SGD = diffusion_tta.PUBLISHED | dict(optimizer="sgd", lr=5e-3, adapt_denoiser=False)
+
+
+@dataclass(frozen=True)
+class World:
+    """Some unshifted images: image (N, 3, S, S) in [0, 1], label (N,), id (N,) and a caption each."""
+
+    image: Tensor
+    label: Tensor
+    id: Tensor
+    caption: list[str]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+def world(profile: str, data_root: str, n: int = 120) -> World:
+    """The shipped scenes, or n images of the validation set of ImageNet. Raises as `stream`."""
+    if check_profile(profile) == "scenes":
+        shipped = scenes.shipped()
+        return World(shipped.image, shipped.label, shipped.id, shipped.caption)
+    s = stream(profile, data_root, n)
+    return World(s.images, s.labels, s.ids, [f"a photo of a {classes(profile)[k]}" for k in s.labels.tolist()])
+
+
+def stream(
+    profile: str, data_root: str, n: int, shift: str = "clean", severity: int = 0, split: str = "test", start: int = 0
+) -> Stream:
+    """n images under a shift, in memory: scenes, or ImageNet's from `data_root` (relative to the checkout).
+
+    `start` makes other images: the first scene's number, or the seed of the draw from the folder. A corruption comes
+    from the files of ImageNet-C where they are there, else it is made in memory; the records say which.
+
+    Raises ValueError for a wrong shift or severity, FileNotFoundError or ValueError for folders that are missing or not
+    what they should be."""
+    if check_profile(profile) == "scenes":
+        return datasets.stream(SceneSpec(n, shift, severity, split, start))
+    root = ROOT / Path(data_root).expanduser()
+    stored = severity > 0 and folders.folder_of("imagenet-c", root, shift, severity).is_dir()
+    spec = FolderSpec("imagenet-c" if stored else "imagenet", str(root), n, shift=shift, severity=severity, seed=start)
+    return datasets.stream(spec).rows(torch.arange(n))
+
+
+@lru_cache
+def classes(profile: str) -> tuple[str, ...]:
+    """A name for each class, all different: of ImageNet's the first, with the wnid where two classes share it."""
+    if check_profile(profile) == "scenes":
+        return tuple(scenes.CLASSES)
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    names = [info.index_to_description(k).split(",")[0] for k in range(1000)]
+    return tuple(n if names.count(n) == 1 else f"{n} ({w})" for n, w in zip(names, folders.synsets(), strict=True))
+
+
+def settings(profile: str, classifier: str, **changes) -> diffusion_tta.Settings:
+    """Settings of Diffusion-TTA: the ones chosen on held-out corruptions of scenes, or the published ones."""
+    if check_profile(profile) == "scenes":
+        return experiments.tuned(classifier, **changes)
+    return diffusion_tta.Settings(**PUBLISHED_SGD | changes)
+
+
+def window(profile: str) -> tuple[int, int]:
+    """The timesteps that the Diffusion Classifier reads: chosen on scenes, or all, as published."""
+    return experiments.chosen_window() if check_profile(profile) == "scenes" else (0, 1000)

@@ -61,7 +61,7 @@ def _batch() -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(shape).double(), torch.randn(shape).double(), torch.randint(20, 980, shape[:1])
 
 
-def x0_error(answer: Callable) -> None:
+def check_x0_error(answer: Callable) -> None:
     """answer(eps_error (B,), t (B,), abar (T,)) -> error (B,) of the clean image that belongs to an error of noise."""
     x0, eps, t = _batch()
     eps_hat = eps + 0.1 * torch.randn_like(eps)
@@ -75,7 +75,7 @@ def x0_error(answer: Callable) -> None:
     compare(answer(error, t, ABAR), wanted, known, 1e-6)
 
 
-def noise_of_v(answer: Callable) -> None:
+def check_noise_of_v(answer: Callable) -> None:
     """answer(v, x_t, t, abar) -> eps: the noise that a network's v stands for."""
     x0, eps, t = _batch()
     x_t, v = add_noise(x0, t, eps, ABAR), eps_to_v(eps, x0, t, ABAR)
@@ -89,7 +89,7 @@ def noise_of_v(answer: Callable) -> None:
     compare(answer(v, x_t, t, ABAR), to_eps(v, x_t, t, ABAR, "v_prediction"), known)
 
 
-def posterior(answer: Callable) -> None:
+def check_posterior(answer: Callable) -> None:
     """answer(error (B, K), dims, tau) -> p (B, K)."""
     B, K, dims, tau = random.randint(2, 6), random.randint(7, 9), random.randint(10, 99), random.uniform(0.5, 5)
     error = torch.rand(B, K) * 0.1
@@ -102,7 +102,7 @@ def posterior(answer: Callable) -> None:
     compare(answer(error, dims, tau), log_posterior(error, dims, tau).exp(), known)
 
 
-def eliminate(answer: Callable) -> None:
+def check_eliminate(answer: Callable) -> None:
     """answer(error (N, K), pairs, keep) -> class, for stages that use the first pairs[i] pairs."""
     got, wanted, plain = [], [], []
     for _ in range(40):
@@ -121,7 +121,7 @@ def eliminate(answer: Callable) -> None:
     compare(_gathered(got), torch.tensor(wanted), known)
 
 
-def drowned(answer: Callable) -> None:
+def check_drowned(answer: Callable) -> None:
     """answer(sigma, factor, abar) -> first t at which the added noise is at least as large as the corruption's."""
     ratio = ((1 - ABAR) / ABAR).sqrt()
     drawn = [(random.uniform(0.05, 0.4), factor) for factor in (1, 2, 4) * 6]

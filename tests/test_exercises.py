@@ -88,20 +88,20 @@ def test_every_exercise_has_a_solution_and_wrong_answers():
 @pytest.mark.parametrize("name", WRONG)
 def test_the_solution_passes_whatever_the_draw(name, capsys):
     for _ in range(20):
-        getattr(checks, name)(function(solutions()[name]))
-    checks.attempt(getattr(checks, name), function(solutions()[name]))
+        getattr(checks, f"check_{name}")(function(solutions()[name]))
+    checks.attempt(getattr(checks, f"check_{name}"), function(solutions()[name]))
     assert capsys.readouterr().out == f"{name}: right\n"
 
 
 @pytest.mark.parametrize("name, says", [(name, says) for name, wrong in WRONG.items() for says in wrong])
 def test_a_wrong_answer_is_told_what_is_wrong(name, says, capsys):
     for _ in range(20):
-        checks.attempt(getattr(checks, name), function(WRONG[name][says]))
+        checks.attempt(getattr(checks, f"check_{name}"), function(WRONG[name][says]))
     for line in capsys.readouterr().out.splitlines():
         assert re.search(says, line), line
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_an_empty_body_is_no_fault(name, capsys):
-    checks.attempt(getattr(checks, name), lambda *args: None)
+    checks.attempt(getattr(checks, f"check_{name}"), lambda *args: None)
     assert "not written yet" in capsys.readouterr().out

@@ -9,7 +9,7 @@ from gentta_utils.errors import ErrorTable, error_table, gram
 from gentta_utils.evaluate import paired_interval
 from gentta_utils.methods import diffusion_classifier, ensemble
 from gentta_utils.methods.base import Models
-from gentta_utils.methods.diffusion_classifier import log_posterior, paired_difference, staged
+from gentta_utils.methods.diffusion_classifier import log_posterior, paired_difference, staged, staged_cost
 from gentta_utils.mixture import GaussianMixture
 
 
@@ -50,6 +50,12 @@ def test_stages_average_over_all_pairs_seen_so_far(mixture, table):
     assert len(seen) > 24  # the grids are not nested: the last score rests on more than the last grid
     some = ErrorTable(errors.gram[..., [3, 1], :][..., [3, 1]], errors.t, torch.tensor([3, 1]).expand(200, 2))
     assert set(staged(some, (48,), (1,)).tolist()) <= {1, 3}
+
+
+def test_the_cost_of_stages_counts_unseen_pairs_of_remaining_classes():
+    assert staged_cost((48,), (1,), 48, 10) == 480
+    assert staged_cost((4, 12), (3, 1), 12, 10) == 4 * 10 + 8 * 3  # the first grid is part of the second
+    assert staged_cost((6, 12, 24), (3, 2, 1), 48, 4) == 6 * 4 + 12 * 3 + 24 * 2  # these grids share no pair
 
 
 def test_paired_differences_are_less_noisy_than_unpaired(mixture):

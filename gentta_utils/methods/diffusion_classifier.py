@@ -50,6 +50,15 @@ def staged(table: ErrorTable, pairs: tuple[int, ...], keep: tuple[int, ...]) -> 
     return table.classes.gather(1, score.argmin(1, keepdim=True))[:, 0]
 
 
+def staged_cost(pairs: tuple[int, ...], keep: tuple[int, ...], N: int, classes: int) -> int:
+    """Evaluations of one image that `staged` asks for: each stage pays for its unseen pairs and remaining classes."""
+    seen, total = set(), 0
+    for n, kept in zip(pairs, keep, strict=True):
+        new = set(evenly(n, N).tolist()) - seen
+        seen, total, classes = seen | new, total + len(new) * classes, kept
+    return total
+
+
 @dataclass
 class DiffusionClassifier:
     predict = "before"

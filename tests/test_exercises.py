@@ -1,0 +1,107 @@
+"""Every exercise's check passes on the notebook's own solution and fails on wrong answers that people really give."""
+
+import random
+import re
+
+import notebook_rules as rules
+import pytest
+import torch
+
+from gentta_utils import checks, diffusion
+from gentta_utils.batch import notebooks
+
+WRONG = {
+    "x0_error": {
+        "upside down": "def f(e, t, abar): return e * abar[t] / (1 - abar[t])",
+        "squared": "def f(e, t, abar): return e * ((1 - abar[t]) / abar[t]).sqrt()",
+        "differ": "def f(e, t, abar): return e * (1 - abar[t])",
+        "shape": "def f(e, t, abar): return (e * (1 - abar[t]) / abar[t]).mean()",
+    },
+    "noise_of_v": {
+        "that is x0": "def f(v, x, t, a): return expand(a.sqrt(), t, v) * x - expand((1 - a).sqrt(), t, v) * v",
+        "sign": "def f(v, x, t, a): return expand(a.sqrt(), t, v) * v - expand((1 - a).sqrt(), t, v) * x",
+        "swapped": "def f(v, x, t, a): return expand((1 - a).sqrt(), t, v) * v + expand(a.sqrt(), t, v) * x",
+        "roots": "def f(v, x, t, a): return expand(a, t, v) * v + expand(1 - a, t, v) * x",
+        "raised|differ": "def f(v, x, t, a): return a[t] * v",
+    },
+    "posterior": {
+        "sign": "def f(e, d, tau): return (d * e / tau).softmax(1)",
+        "multiply by dims": "def f(e, d, tau): return (-e / tau).softmax(1)",
+        "row": "def f(e, d, tau): return (-d * e / tau).softmax(0)",
+        "tau divides": "def f(e, d, tau): return (-d * e * tau).softmax(1)",
+        "differ": "def f(e, d, tau): return (-d * e).softmax(1)",
+    },
+    "eliminate": {
+        "nothing was eliminated": "def f(e, pairs, keep): return int(e.mean(0).argmin())",
+        "not a class": """
+def f(e, pairs, keep):
+    for n, kept in zip(pairs, keep):
+        best = e[:n].mean(0).argsort()[:kept]
+        e = e[:, best]
+    return 0""",
+        "differ": """
+def f(e, pairs, keep):
+    left = torch.arange(e.shape[1])
+    for n, kept in zip(pairs, keep):
+        left = left[e[:n, left].mean(0).argsort(descending=True)[:kept]]
+    return int(left[0])""",
+        "differ|nothing": """
+def f(e, pairs, keep):
+    left, start = torch.arange(e.shape[1]), 0
+    for n, kept in zip(pairs, keep):
+        left, start = left[e[start:n, left].mean(0).argsort()[:kept]], n
+    return int(left[0])""",
+    },
+    "drowned": {
+        "by f, not by": "def f(s, k, a): return int((((1 - a) / a).sqrt() < 2 * s / k**2).sum())",
+        "use factor": "def f(s, k, a): return int((((1 - a) / a).sqrt() < 2 * s).sum())",
+        "doubles": "def f(s, k, a): return int((((1 - a) / a).sqrt() < s / k).sum())",
+        "differ": "def f(s, k, a): return int((((1 - a) / a).sqrt() < 2 * s / k).sum()) + 1",
+    },
+}
+SPACE = {"torch": torch, "expand": diffusion.expand}
+
+
+def solutions() -> dict[str, str]:
+    """Name of an exercise's function -> the code folded under "Solution", over all notebooks."""
+    text = "\n".join(rules.source(c) for path in notebooks() for c in rules.load(path)["cells"])
+    blocks = re.findall(r"<summary>Solution</summary>\s+```python\n(.*?)```", text, re.DOTALL)
+    return {re.match(r"def (\w+)", block)[1]: block for block in blocks}
+
+
+def function(code: str):
+    space = dict(SPACE)
+    exec(code, space)  # code of this file, and of the notebooks of this repository
+    return next(v for k, v in space.items() if callable(v) and k not in SPACE and k != "__builtins__")
+
+
+@pytest.fixture(autouse=True)
+def _random():
+    random.seed(0)
+
+
+def test_every_exercise_has_a_solution_and_wrong_answers():
+    assert set(solutions()) == set(WRONG)
+    assert all(len(wrong) >= 2 for wrong in WRONG.values())
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_the_solution_passes_whatever_the_draw(name, capsys):
+    for _ in range(20):
+        getattr(checks, f"check_{name}")(function(solutions()[name]))
+    checks.attempt(getattr(checks, f"check_{name}"), function(solutions()[name]))
+    assert capsys.readouterr().out == f"{name}: right\n"
+
+
+@pytest.mark.parametrize("name, says", [(name, says) for name, wrong in WRONG.items() for says in wrong])
+def test_a_wrong_answer_is_told_what_is_wrong(name, says, capsys):
+    for _ in range(20):
+        checks.attempt(getattr(checks, f"check_{name}"), function(WRONG[name][says]))
+    for line in capsys.readouterr().out.splitlines():
+        assert re.search(says, line), line
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_an_empty_body_is_no_fault(name, capsys):
+    checks.attempt(getattr(checks, f"check_{name}"), lambda *args: None)
+    assert "not written yet" in capsys.readouterr().out

@@ -331,11 +331,7 @@ def test_the_diffusion_model_is_adapted_in_float32_alone(at_hub, root):
     assert not torch.equal(method.adapt(s.images, s.ids).loss[1], frozen.loss[1])
 
 
-# notebook 01 draws scenes in cells of its own, which know no other profile yet
-ON_THE_HUB = [path for path in batch.notebooks() if path.stem.startswith("00")]
-
-
-@pytest.mark.parametrize("path", ON_THE_HUB, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", batch.notebooks(), ids=lambda path: path.stem)
 def test_notebooks_run_on_it(home, root, tmp_path, monkeypatch, path):
     """Headless, in fast mode: nothing fails, nothing is written to stderr."""
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):

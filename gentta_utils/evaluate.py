@@ -67,9 +67,15 @@ def run(method, stream: Stream, reset: str = "per_image", batch: int = 32, about
             dropped before it. "never": as it was left by the stream before.
         about: what to remember of models and settings, for the records.
 
-    Raises ValueError where `reset` and the method's own mode contradict each other."""
+    Raises ValueError where `reset` and the method's own mode contradict each other, and where the labels of the stream
+    do not count the classes of the method's models."""
     if reset not in RESETS:
         raise ValueError(f"reset={reset!r}: choose one of {', '.join(RESETS)}")
+    if stream.classes != getattr(method.models.classifier, "subset", None):  # else every label would be wrong
+        raise ValueError(
+            "the labels of this stream count other classes than the models' logits: configure the method with "
+            "`models.restrict(stream.classes)`, where `models` are the whole ones"
+        )
     online = getattr(method, "online", None)
     if online is not None and online != (reset != "per_image"):
         raise ValueError(

@@ -26,6 +26,7 @@ WAIT = 180  # seconds for whatever takes one or ten on a quiet machine
 ERRORS = "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']"
 SLIDER, PICTURE = ".jupyter-widgets.widget-slider", ".jupyter-widgets .jp-OutputArea img"
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+REPLACED = "([css, old]) => { const now = document.querySelector(css); return now && now.src !== old }"
 FAILING = """\
 from gentta_utils.widgets import explore
 explore(lambda ax, x: ax.set(title=1 / (3 - x)), "an empty picture", x=(0, 3, 2))"""
@@ -173,7 +174,7 @@ def test_moved_sliders_change_the_picture(name, browser, lab):
         for _ in range(3):
             before, readout = picture.get_attribute("src"), slider.locator(".widget-readout").inner_text()
             slider.locator(".noUi-handle").press("ArrowRight")
-            page.locator(f"{PICTURE}:not([src='{before}'])").wait_for()
+            page.wait_for_function(REPLACED, arg=[PICTURE, before])
             assert slider.locator(".widget-readout").inner_text() != readout
     assert page.locator(ERRORS).all_inner_texts() == []
     assert complaints == []

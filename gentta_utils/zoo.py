@@ -101,6 +101,7 @@ def cached(name: str, precision: str = "auto") -> nn.Module:
 def _load_classifier(name: str, path: Path) -> nn.Module:
     import timm
 
+    from . import mae  # noqa: F401  (an architecture that timm then knows)
     from .classifier import Classifier
 
     timm.layers.set_fused_attn(False)  # the fused kernel has no per-sample rule for `vmap`

@@ -10,9 +10,11 @@ detached, then one backward of (p * G).sum() through the classifier, which there
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.func import functional_call
+from torch.optim import Optimizer
 
 from ..arrays import Images, PerImage, Probs
 from ..classifier import PARAM_SETS, Copies, parameter_names, with_lora
@@ -22,6 +24,8 @@ from ..errors import gram
 from ..inputs import check_images
 from ..views import VIEWS, view_of
 from .base import Models, Output, check_finite, check_settings, spent
+
+MIXINGS = ("embedding", "output")
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Settings:
         choices = {
             "timesteps": TIMESTEP_MODES,
             "noise": NOISE_MODES,
-            "mixing": ("embedding", "output"),
+            "mixing": MIXINGS,
             "view": VIEWS,
             "optimizer": ("sgd", "adamw"),
             "param_set": PARAM_SETS,
@@ -62,8 +66,6 @@ class Settings:
         check_settings(self, choices, ("lr", "updates", "pairs", "temperature", "micro_batch", "images_at_once"))
         if not 0 <= self.window[0] < self.window[1]:
             raise ValueError(f"window={self.window}: choose (low, high) with 0 <= low < high")
-        if self.mixing == "output" and self.adapt_denoiser:
-            raise ValueError("mixing='output' takes no gradient through the denoiser: set adapt_denoiser=False")
 
 
 # METHODS C9, the "adam" row: classifier and diffusion model together; the other is SGD 5e-3 with momentum .9
@@ -101,33 +103,78 @@ def condition_gradient(
     mixing: str = "embedding",
     micro_batch: int = 48,
     phi: dict[str, Tensor] | None = None,
+    classes: Int[Tensor, "B k"] | None = None,
 ) -> tuple[Probs, PerImage]:
     """G = dL/dp (B, K) and L (B,) of each image: the mean diffusion error over its n pairs.
 
     Args:
         x0: (B, C, H, W); p: (B, K), detached here; t: (B, n); eps: (B, n, C, H, W).
-        micro_batch: rows of the denoiser at once; each micro-batch holds the same number of pairs of every image.
+        micro_batch: rows of the denoiser at once; each micro-batch holds the same number of pairs of every image, at
+            least one.
         phi: adapted parameters of the denoiser, whose .grad is added to (batch mean of L); None keeps it frozen.
+        classes: (B, k) where p is not 0, all that output mixing evaluates; None for all K.
     """
     (B, n), p, abar = t.shape, p.detach().requires_grad_(), denoiser.alphas_cumprod
     G, loss = torch.zeros_like(p), x0.new_zeros(B)
-    for pairs in torch.arange(n, device=x0.device).split(max(1, micro_batch // B)):
+    if classes is None:
+        classes = torch.arange(p.shape[1], device=x0.device).expand(B, -1)
+    width = classes.shape[1] if mixing == "output" and phi is not None else 1  # rows of a pair; `gram` splits its own
+    for pairs in torch.arange(n, device=x0.device).split(max(1, micro_batch // (B * width))):
         k = len(pairs)
         x0_k, t_k, eps_k = x0.repeat_interleave(k, 0), t[:, pairs].flatten(), eps[:, pairs].flatten(0, 1)
-        if mixing == "output":  # L = p' Gram p, so dL/dp = 2 Gram p: only forward evaluations
-            g = gram(denoiser, x0_k, t_k, eps_k, micro_batch=micro_batch).unflatten(0, (B, k)).sum(1) / n  # (B, K, K)
-            Gp = (g @ p.detach().to(g.dtype)[..., None])[..., 0]
-            G, loss = G + 2 * Gp, loss + (p.detach() * Gp).sum(1)
+        p_k, classes_k = p.repeat_interleave(k, 0), classes.repeat_interleave(k, 0)
+        if mixing == "output" and phi is None:  # L = p' Gram p, so dL/dp = 2 Gram p: only forward evaluations
+            g = gram(denoiser, x0_k, t_k, eps_k, classes_k, micro_batch).unflatten(0, (B, k)).sum(1) / n
+            q = p.detach().gather(1, classes)
+            Gq = (g @ q.to(g.dtype)[..., None])[..., 0]
+            G, loss = G.scatter_add(1, classes, (2 * Gq).to(G.dtype)), loss + (q * Gq).sum(1)
             continue
-        inputs = (add_noise(x0_k, t_k, eps_k, abar), t_k, p.repeat_interleave(k, 0))
-        # the embedder is one module in all blocks: torch must not tie its weights a second time
-        eps_hat = denoiser(*inputs) if phi is None else functional_call(denoiser, phi, inputs, tie_weights=False)
+        eps_hat = _mixed(denoiser, add_noise(x0_k, t_k, eps_k, abar), t_k, p_k, mixing, phi, classes_k)
         error = eps_error(eps_hat, eps_k)  # (B * k,)
         grad_p, *grad_phi = torch.autograd.grad(error.sum() / n, [p, *(phi or {}).values()])
         G, loss = G + grad_p, loss + error.detach().view(B, k).sum(1) / n
         for value, grad in zip((phi or {}).values(), grad_phi, strict=True):
             value.grad = grad / B if value.grad is None else value.grad + grad / B
     return G, loss
+
+
+def _mixed(
+    denoiser,
+    x_t: Images,
+    t: Int[Tensor, " B"],
+    p: Probs,
+    mixing: str,
+    phi: dict[str, Tensor] | None,
+    classes: Int[Tensor, "B k"],
+) -> Images:
+    """eps_hat (B, C, H, W) of the mixed condition, or the mix sum_k p_k eps_hat_k over `classes`."""
+
+    def predict(*inputs: Tensor) -> Tensor:
+        # the embedder is one module in all blocks: torch must not tie its weights a second time
+        return denoiser(*inputs) if phi is None else functional_call(denoiser, phi, inputs, tie_weights=False)
+
+    if mixing == "embedding":
+        return predict(x_t, t, p)
+    k = classes.shape[1]
+    one_hot = F.one_hot(classes.flatten(), p.shape[1]).to(p.dtype)  # (B * k, K)
+    each = predict(x_t.repeat_interleave(k, 0), t.repeat_interleave(k), one_hot).unflatten(0, (-1, k))
+    return (p.gather(1, classes)[..., None, None, None] * each).sum(1)
+
+
+def fresh_copies(models: Models, s, copies: int | None) -> tuple[Copies, dict[str, Tensor] | None, Optimizer]:
+    """Copies of the source's parameters that settings `s` adapt, of the denoiser too or None, with their optimiser."""
+    task, phi = Copies(models.classifier, s.param_set, copies), None
+    groups = [{"params": task.tensors()}]
+    if s.adapt_denoiser:
+        phi = {  # of the network alone: a VAE around it has no part in the loss
+            f"network.{n}": v.detach().clone().requires_grad_()
+            for n, v in models.denoiser.network.named_parameters()
+            if s.adapt_embeddings or "embedding_table" not in n
+        }
+        groups.append({"params": list(phi.values()), "lr": s.denoiser_lr or s.lr})
+    if s.optimizer == "sgd":
+        return task, phi, torch.optim.SGD(groups, s.lr, momentum=s.momentum)
+    return task, phi, torch.optim.AdamW(groups, s.lr, weight_decay=0.0)
 
 
 @dataclass
@@ -161,21 +208,7 @@ class DiffusionTTA:
 
     def _fresh(self, copies: int | None) -> tuple:
         """Copies of the source parameters with a fresh optimiser."""
-        s = self.settings
-        task = Copies(self.models.classifier, s.param_set, copies)
-        phi = None
-        if s.adapt_denoiser:
-            phi = {  # of the network alone: a VAE around it has no part in the loss
-                f"network.{n}": v.detach().clone().requires_grad_()
-                for n, v in self.models.denoiser.network.named_parameters()
-                if s.adapt_embeddings or "embedding_table" not in n
-            }
-        groups = [{"params": task.tensors()}] + (
-            [{"params": list(phi.values()), "lr": s.denoiser_lr or s.lr}] if phi else []
-        )
-        if s.optimizer == "sgd":
-            return task, phi, torch.optim.SGD(groups, s.lr, momentum=s.momentum)
-        return task, phi, torch.optim.AdamW(groups, s.lr, weight_decay=0.0)
+        return fresh_copies(self.models, self.settings, copies)
 
     def _episode(self, images: Tensor, ids: Tensor, at_once: int) -> tuple:
         B, start = len(images), self.models.counts()
@@ -221,24 +254,34 @@ def takes_steps(denoiser) -> bool:
     return exact and not getattr(denoiser.network, "is_gradient_checkpointing", False)
 
 
+def prepare(models: Models, s, last: int) -> Models:
+    """The models, frozen here so that they never compute weight gradients, with adapters if `s.param_set` is "lora".
+
+    Raises ValueError where settings `s` do not fit them; `last` is the largest timestep in use."""
+    if models.denoiser is None:
+        raise ValueError("this method needs a denoiser: Models(classifier, denoiser)")
+    if last >= len(models.denoiser.alphas_cumprod):
+        raise ValueError(
+            f"t={last}: this denoiser has {len(models.denoiser.alphas_cumprod)} timesteps, choose a lower t"
+        )
+    if s.adapt_denoiser and not takes_steps(models.denoiser):
+        raise ValueError("adapt_denoiser=True: load the denoiser with precision='fp32' and low_memory=False")
+    if s.param_set == "lora":
+        models = Models(with_lora(models.classifier, seed=s.seed), models.denoiser)
+    parameter_names(models.classifier, s.param_set)
+    for net in (models.classifier, models.denoiser):
+        if isinstance(net, torch.nn.Module):
+            net.requires_grad_(False)
+    return models
+
+
 def configure(models: Models, settings: Settings) -> DiffusionTTA:
     """The classifier's `param_set` is updated, and the denoiser if asked. Raises ValueError for misfits.
 
     The networks of `models` are frozen here: they never compute weight gradients."""
-    if models.denoiser is None:
-        raise ValueError("Diffusion-TTA needs a denoiser: Models(classifier, denoiser)")
-    if settings.window[1] > len(models.denoiser.alphas_cumprod):
-        raise ValueError(f"window={settings.window}: this denoiser has {len(models.denoiser.alphas_cumprod)} timesteps")
-    if settings.adapt_denoiser and not takes_steps(models.denoiser):
-        raise ValueError("adapt_denoiser=True: load the denoiser with precision='fp32' and low_memory=False")
+    models = prepare(models, settings, settings.window[1] - 1)
     if settings.top_k > models.classifier.classes:
         raise ValueError(f"top_k={settings.top_k}: there are {models.classifier.classes} classes")
-    if settings.param_set == "lora":
-        models = Models(with_lora(models.classifier, seed=settings.seed), models.denoiser)
-    parameter_names(models.classifier, settings.param_set)
-    for net in (models.classifier, models.denoiser):
-        if isinstance(net, torch.nn.Module):
-            net.requires_grad_(False)
     return DiffusionTTA(models, settings)
 
 

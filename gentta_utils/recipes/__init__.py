@@ -18,17 +18,18 @@ from .. import scenes, zoo
 from ..evaluate import fingerprint, load
 from ..files import write_json
 from ..paths import MODELS, RESULTS
-from . import classifiers, dit, quality
+from . import classifiers, dit, mae, quality
 from .training import Run, Schedule, training_speed
 from .training import train as run_training
 
 CANDIDATES = MODELS / "candidates"
+RECIPES = classifiers.RECIPES | mae.RECIPES  # of classifiers
 WEAK = "denoiser/dit-10min"  # the DiT as it is after 3,000 steps, about ten minutes on two cores
 
 
 def names() -> list[str]:
     """Everything that `train` can make."""
-    return ["denoiser/dit", *classifiers.RECIPES]
+    return ["denoiser/dit", *RECIPES]
 
 
 def train(name: str, device: str = "cpu", minutes: float | None = None, scratch: bool = False) -> Path:
@@ -45,15 +46,13 @@ def train(name: str, device: str = "cpu", minutes: float | None = None, scratch:
     if name == "denoiser/dit":
         network, loss_of, schedule, recipe = dit.build(), dit.make_loss(device), dit.SCHEDULE, dit.DESCRIPTION
     else:
-        spec = classifiers.RECIPES[name]
-        network, loss_of, schedule, recipe = (
-            spec.build(),
-            classifiers.make_loss(spec, device),
-            spec.schedule,
-            asdict(spec),
-        )
+        spec = RECIPES[name]
+        make_loss = mae.make_loss if isinstance(spec, mae.MaeRecipe) else classifiers.make_loss
+        network, loss_of, schedule, recipe = spec.build(), make_loss(spec, device), spec.schedule, asdict(spec)
     if minutes is not None:
         schedule = _fitted(schedule, minutes, network, loss_of, folder, device, scratch)
+        if name in mae.RECIPES:  # whose loss changes on the way
+            loss_of = make_loss(replace(spec, schedule=schedule), device)
     identity = fingerprint({"recipe": recipe, "schedule": asdict(schedule), "world": scenes.VERSION})
     run = run_training(network, loss_of, schedule, folder, device, scratch, identity=identity)
     speed = training_speed(network, loss_of, schedule, device)  # undisturbed: a run may have shared the machine

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from .arrays import Probs
+from .inputs import check_subset
 
 PARAM_SETS = ("all", "logits", "bn", "norm", "head", "lora", "leaf_no_head")
 
@@ -20,7 +21,12 @@ class Classifier(nn.Module):
         mean, std: per-channel normalisation.
         image_size: S.
         name: as in `zoo.load`, for records.
+
+    Attributes:
+        subset: which of the network's classes the logits are of, in their order; None: all, see `restrict`.
     """
+
+    subset: tuple[int, ...] | None = None
 
     def __init__(self, network: nn.Module, mean: tuple, std: tuple, image_size: int, classes: int, name: str = ""):
         super().__init__()
@@ -34,9 +40,35 @@ class Classifier(nn.Module):
         self.count["fwd+bwd" if torch.is_grad_enabled() else "fwd"] += len(images)
         return self.network(self.normalise(images)).float()
 
+    def restrict(self, classes: tuple[int, ...]) -> "Classifier":
+        """The same network, not a copy, with the logits (B, k) of k of its classes in this order; it counts for itself.
+
+        Raises ValueError as `check_subset`, or if this is a part already."""
+        check_subset(classes, self.classes, self.subset)
+        mean, std = (tuple(v.flatten().tolist()) for v in (self.mean, self.std))
+        part = Classifier(SomeLogits(self.network, classes), mean, std, self.image_size, len(classes), self.name)
+        part.subset = tuple(classes)
+        return part.to(self.mean.device)
+
     def normalise(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
         """Images in [0, 1] as the network wants them, on its device."""
         return (images.to(self.mean.device) - self.mean) / self.std
+
+
+class SomeLogits(nn.Module):
+    """A network's logits of some of its classes: (B, K) becomes (B, k). Its parameters are the network's own."""
+
+    def __init__(self, network: nn.Module, classes: tuple[int, ...]):
+        super().__init__()
+        self.network = network
+        self.register_buffer("classes", torch.tensor(classes), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)[:, self.classes]
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer, by timm's name for it."""
+        return self.network.get_classifier()
 
 
 def parameter_names(classifier: Classifier, param_set: str) -> list[str]:

@@ -5,6 +5,8 @@ unconditional prediction. A wrapper turns p into what its network needs, convert
 knows how an image of the task model becomes the network's own input (`encode`) and back (`decode`).
 """
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from diffusers import DiTTransformer2DModel
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from .arrays import Images, Index, Levels, Probs
 from .diffusion import to_eps
-from .inputs import check_probabilities
+from .inputs import check_probabilities, check_subset
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 FP16_SCALE = 2.0**16  # of gradients inside the network; a power of two, so that scaling rounds nothing
@@ -73,20 +75,42 @@ class Denoiser(nn.Module):
 
     Attributes:
         alphas_cumprod: (T,) float32, never halved.
-        classes: K, the width of the condition.
+        classes: the width of the condition: K, or that of the subset.
+        all_classes: K, how many the network knows.
         image_size: side of the task model's images that `encode` takes.
         shape: (C, H, W) of the network's own input.
         precision: "fp32", or "bf16" or "fp16" for autocast of the network alone.
         count: evaluations so far, {"fwd": n, "fwd+bwd": n}, one for each image of each batch.
+        subset: which of the network's classes the condition is over, in their order; None: all, see `restrict`.
     """
+
+    subset: tuple[int, ...] | None = None
 
     def __init__(self, alphas_cumprod: Levels, classes: int, image_size: int, shape: tuple, precision: str):
         super().__init__()
         if precision not in PRECISIONS:
             raise ValueError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}")
         self.register_buffer("alphas_cumprod", alphas_cumprod.float(), persistent=False)
-        self.classes, self.image_size, self.shape, self.precision = classes, image_size, tuple(shape), precision
+        self.classes = self.all_classes = classes
+        self.image_size, self.shape, self.precision = image_size, tuple(shape), precision
         self.count = {"fwd": 0, "fwd+bwd": 0}
+
+    def restrict(self, classes: tuple[int, ...]) -> "Denoiser":
+        """The same network, not a copy, whose condition p (B, k) is over k of its classes, in this order.
+
+        The other label rows get no mass and no gradient; the unconditional prediction stays what it is. It counts its
+        own evaluations. Raises ValueError as `check_subset`."""
+        check_subset(classes, self.classes, self.subset)
+        part = copy.copy(self)
+        part.subset, part.classes, part.count = tuple(classes), len(classes), {"fwd": 0, "fwd+bwd": 0}
+        return part
+
+    def widen(self, p: Float[Tensor, "B k"]) -> Float[Tensor, "B K"]:
+        """p (B, k) over the subset as p (B, K) over all classes of the network."""
+        if self.subset is None:
+            return p
+        columns = torch.tensor(self.subset, device=p.device).expand(len(p), -1)
+        return p.new_zeros(len(p), self.all_classes).scatter(1, columns, p)
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
         """The network's own output as noise; implemented by each wrapper."""
@@ -96,8 +120,10 @@ class Denoiser(nn.Module):
         """eps_hat (B, C, H, W) float32 for x_t (B, C, H, W), t (B,) int64 and p (B, K) or None.
 
         Raises ValueError unless the rows of p are probabilities."""
-        if cond is not None and not cond.is_meta:
-            check_probabilities(cond, self.classes)
+        if cond is not None:
+            if not cond.is_meta:
+                check_probabilities(cond, self.classes)
+            cond = self.widen(cond)
         inputs = (v for v in (x_t, cond, *self.parameters()) if v is not None)
         differentiated = torch.is_grad_enabled() and any(v.requires_grad for v in inputs)
         self.count["fwd+bwd" if differentiated else "fwd"] += len(x_t)
@@ -149,7 +175,7 @@ class PixelDiT(Denoiser):
             use_erf_gelu(write_out_attention(network))
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
-        labels = torch.full_like(t, self.classes) if cond is None else cond
+        labels = torch.full_like(t, self.all_classes) if cond is None else cond
         output = self.network(x_t, timestep=t, class_labels=labels, return_dict=False)[0]
         output = output[:, : x_t.shape[1]]  # a learned variance, if any, comes after the mean
         return to_eps(output.float(), x_t, t, self.alphas_cumprod, self.prediction_type)
@@ -207,8 +233,8 @@ def write_out_attention(network: nn.Module) -> nn.Module:
 
 
 def use_erf_gelu(network: nn.Module) -> nn.Module:
-    """Compute the tanh form of GELU by its erf form, in place: they differ by at most 5e-4, far less than bf16 rounds
-    in the same layer, and on a CPU the erf kernel is 3.6 times faster."""
+    """Compute the tanh form of GELU by its erf form, in place: they differ by less than bf16 rounds in the same
+    layer, and on a CPU the erf kernel is the faster one."""
     for module in network.modules():
         if isinstance(module, GELU):
             module.approximate = "none"

@@ -67,9 +67,15 @@ def run(method, stream: Stream, reset: str = "per_image", batch: int = 32, about
             dropped before it. "never": as it was left by the stream before.
         about: what to remember of models and settings, for the records.
 
-    Raises ValueError where `reset` and the method's own mode contradict each other."""
+    Raises ValueError where `reset` and the method's own mode contradict each other, and where the labels of the stream
+    do not count the classes of the method's models."""
     if reset not in RESETS:
         raise ValueError(f"reset={reset!r}: choose one of {', '.join(RESETS)}")
+    if stream.classes != getattr(method.models.classifier, "subset", None):  # else every label would be wrong
+        raise ValueError(
+            "the labels of this stream count other classes than the models' logits: configure the method with "
+            "`models.restrict(stream.classes)`, where `models` are the whole ones"
+        )
     online = getattr(method, "online", None)
     if online is not None and online != (reset != "per_image"):
         raise ValueError(
@@ -130,7 +136,8 @@ def save(path: Path, runs: list[Records]) -> None:
     """Write runs to one compressed npz, atomically."""
     columns = {f"{i}.{name}": getattr(r, name) for i, r in enumerate(runs) for name in _COLUMNS}
     about = json.dumps([{"nfe": r.nfe, **r.about} for r in runs], sort_keys=True, default=_plain)
-    atomic_write(path, lambda temporary: np.savez_compressed(temporary, about=np.array(about), **columns))
+    made = {"about": np.array(about), "version": np.array(VERSION)}
+    atomic_write(path, lambda temporary: np.savez_compressed(temporary, **made, **columns))
 
 
 def load(path: Path) -> list[Records]:
@@ -148,6 +155,21 @@ def load(path: Path) -> list[Records]:
     return [Records(**row, nfe=about.pop("nfe"), about=about) for row, about in zip(rows, abouts, strict=True)]
 
 
+def _finished(folder: Path) -> dict[str, Records]:
+    """Fingerprint of its job -> record, of all tables in `folder` that this version of the code could have made."""
+    found = {}
+    for path in sorted(folder.glob("*.npz")):
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                version = int(file["version"]) if "version" in file else 1
+            runs = load(path) if version == VERSION else []
+        except (OSError, ValueError, zipfile.BadZipFile):  # damaged: made anew
+            continue
+        for r in runs:
+            found[fingerprint({key: value for key, value in r.about.items() if key != "protocol"})] = r
+    return found
+
+
 def results(table: str) -> list[Records]:
     """The committed records of a table in data/results."""
     return load(RESULTS / f"{table}.npz")
@@ -159,13 +181,16 @@ Job = tuple[dict, Callable[[], Records]]  # a description that determines the nu
 def table(name: str, jobs: Iterable[Job], folder: Path = RESULTS, cache: Path = CACHE / "runs") -> list[Records]:
     """Do the jobs that have no record yet, then write all records as one table `folder`/<name>.npz.
 
-    Each finished job is kept at once under its fingerprint, so an interrupted table goes on where it stopped. Raises
-    ValueError if two jobs have one description."""
-    jobs, runs = list(jobs), []
+    Each finished job is kept at once under its fingerprint, so an interrupted table goes on where it stopped; nor is a
+    job done again that stands in any table of `folder`. Raises ValueError if two jobs have one description."""
+    jobs, runs, finished = list(jobs), [], _finished(folder)
     if len({fingerprint(about) for about, _ in jobs}) < len(jobs):
         raise ValueError(f"two jobs of the table {name} have the same description: one of them would never run")
     for about, work in progress(jobs, desc=name, unit="run"):
         path = cache / f"{fingerprint(about)}.npz"
+        if fingerprint(about) in finished:
+            runs.append(finished[fingerprint(about)])
+            continue
         if not path.is_file():
             save(path, [work()])
         runs += load(path)

@@ -13,7 +13,7 @@ import torch
 
 from . import zoo
 from .corruptions import HELD_OUT, TEST
-from .datasets import SceneSpec, stream
+from .datasets import SceneSpec, Stream, correlated, mixed, stream
 from .errors import ErrorTable, error_table
 from .evaluate import Job, Records, fingerprint, run, table
 from .files import write_json
@@ -44,13 +44,41 @@ DELTA = 0.7  # logits a step
 WINDOWS = [(0, 1000), (40, 150), (100, 300), (100, 450), (150, 600), (250, 750), (300, 600), (600, 1000)]
 
 
-def models(classifier: str, denoiser: str | None = DIT) -> Models:
+def models(classifier: str, denoiser: str | None = DIT, precision: str = "auto") -> Models:
     """Shipped models by name, loaded once a process."""
-    return Models(zoo.cached(classifier), zoo.cached(denoiser) if denoiser else None)
+    return Models(zoo.cached(classifier), zoo.cached(denoiser, precision) if denoiser else None)
 
 
-def job(method: str, settings, classifier: str, spec: SceneSpec, label: str, denoiser: str | None = DIT, **how) -> Job:
-    """One run: all that its numbers depend on, and the call. `label` names its row; `how` goes to `evaluate.run`."""
+def ordered(spec: SceneSpec | tuple[SceneSpec, ...], order: str = "iid") -> Stream:
+    """The stream of one shift as it is or "correlated", or several of one length "mixed"."""
+    if order == "mixed":
+        return mixed([stream(s) for s in spec])
+    return correlated(stream(spec)) if order == "correlated" else stream(spec)
+
+
+def _describe(spec: SceneSpec | tuple[SceneSpec, ...], order: str) -> dict:
+    if order == "mixed":
+        parts = [s.describe() for s in spec]
+        return {**parts[0], "shift": "mixed", "n": sum(s.n for s in spec), "order": order, "parts": parts}
+    return spec.describe() | ({} if order == "iid" else {"order": order})
+
+
+def job(
+    method: str,
+    settings,
+    classifier: str,
+    spec: SceneSpec | tuple[SceneSpec, ...],
+    label: str,
+    denoiser: str | None = DIT,
+    precision: str = "auto",
+    order: str = "iid",
+    **how,
+) -> Job:
+    """One run: all that its numbers depend on, and the call.
+
+    Args:
+        label: names its row. how: goes to `evaluate.run`.
+        precision: of the denoiser, as in `zoo.load`. order: as in `ordered`, which says what `spec` may be."""
     used = {"classifier": classifier, **({"denoiser": denoiser} if denoiser else {})}
     about = {
         "method": method,
@@ -58,15 +86,16 @@ def job(method: str, settings, classifier: str, spec: SceneSpec, label: str, den
         "settings": asdict(settings),
         "classifier": classifier,
         "models": {role: zoo.fingerprint(name) for role, name in used.items()},
-        "precision": zoo.cached(denoiser).precision if denoiser else "fp32",
-        "stream": spec.describe(),
+        "precision": zoo.cached(denoiser, precision).precision if denoiser else "fp32",
+        "stream": _describe(spec, order),
         "how": how,
         "select": "none" if method == "source" else "held-out",
+        **({"denoiser": denoiser} if denoiser not in (None, DIT) else {}),
     }
 
     def work() -> Records:
-        configured = METHODS[method].configure(models(classifier, denoiser), settings)
-        return run(configured, stream(spec), about=about, **how)
+        configured = METHODS[method].configure(models(classifier, denoiser, precision), settings)
+        return run(configured, ordered(spec, order), about=about, **how)
 
     return about, work
 
@@ -81,11 +110,13 @@ def source_jobs(specs: list[SceneSpec], classifiers: tuple = CLASSIFIERS) -> lis
     ]
 
 
-def reader_jobs(specs: list[SceneSpec], pairs: int, window: tuple[int, int], remark: str = "") -> list[Job]:
+def reader_jobs(
+    specs: list[SceneSpec], pairs: int, window: tuple[int, int], remark: str = "", denoiser: str = DIT
+) -> list[Job]:
     """The Diffusion Classifier with so many stratified pairs inside the window; `remark` ends the row's label."""
     settings = diffusion_classifier.Settings(pairs=pairs, window=window)
     label = f"reader/{pairs} pairs/{window[0]}..{window[1]}{remark}"
-    return [job("diffusion_classifier", settings, CLASSIFIERS[0], spec, label, batch=10) for spec in specs]
+    return [job("diffusion_classifier", settings, CLASSIFIERS[0], spec, label, denoiser, batch=10) for spec in specs]
 
 
 # --- choosing --------------------------------------------------------------------------------------------------------
@@ -212,13 +243,13 @@ def reading() -> list[Records]:
     return table("reading", jobs)
 
 
-def effect_jobs(specs: list[SceneSpec]) -> list[Job]:
-    """Source and episodic Diffusion-TTA, both classifiers, both views."""
-    return source_jobs(specs) + [
+def effect_jobs(specs: list[SceneSpec], classifiers: tuple = CLASSIFIERS, views: tuple = ("full", "low")) -> list[Job]:
+    """Source on both views and episodic Diffusion-TTA on these, every classifier."""
+    return source_jobs(specs, classifiers) + [
         job("diffusion_tta", tuned(c, view), c, spec, f"diffusion_tta/{view}", batch=25)
         for spec in specs
-        for c in CLASSIFIERS
-        for view in ("full", "low")
+        for c in classifiers
+        for view in views
     ]
 
 

@@ -13,6 +13,14 @@ def check_probabilities(p: Tensor, classes: int, tolerance: float = 1e-3) -> Non
         raise ValueError("each row of the condition must be non-negative and sum to 1: pass softmax probabilities")
 
 
+def check_subset(classes: tuple[int, ...], of: int, already: tuple[int, ...] | None = None) -> None:
+    """Raise ValueError unless `classes` are different indices below `of`, of a model that is whole."""
+    if already is not None:
+        raise ValueError(f"this model is restricted to {len(already)} classes already: restrict the whole one")
+    if not classes or len(set(classes)) != len(classes) or not set(classes) <= set(range(of)):
+        raise ValueError(f"a subset of {of} classes holds different indices from 0 to {of - 1}: take `Stream.classes`")
+
+
 def check_images(images: Tensor, size: int) -> None:
     """Raise ValueError unless images are float (B, 3, size, size), finite, in [0, 1]."""
     if images.ndim != 4 or images.shape[1:] != (3, size, size):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .arrays import Images, Index, Levels, Probs
 from .diffusion import alphas_cumprod_of, expand, linear_betas
+from .inputs import check_subset
 
 
 class GaussianMixture:
@@ -38,6 +39,13 @@ class GaussianMixture:
         mean = (cond.to(x_t.dtype) @ self.means.to(x_t.dtype).flatten(1)).view_as(x_t)
         abar = expand(self.alphas_cumprod, t, x_t)
         return (1 - abar).sqrt() * (x_t - abar.sqrt() * mean) / (abar * self.std**2 + 1 - abar)
+
+    def restrict(self, classes: tuple[int, ...]) -> "GaussianMixture":
+        """The mixture of these classes alone, in this order: equally likely, so without a condition it is another one.
+
+        Raises ValueError as `check_subset`."""
+        check_subset(classes, self.classes)
+        return GaussianMixture(self.means[list(classes)], self.std, self.alphas_cumprod)
 
     def encode(self, images: Images) -> Images:
         return images

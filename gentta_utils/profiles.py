@@ -3,14 +3,14 @@
 Each function takes the notebook's own parameters `profile` and `data_root`, so that one cell serves both profiles.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from . import datasets, experiments, folders, scenes
+from . import datasets, experiments, folders, natural, scenes
 from .datasets import FolderSpec, SceneSpec, Stream
 from .methods import diffusion_tta
 from .paths import ROOT
@@ -18,6 +18,8 @@ from .zoo import check_profile
 
 # METHODS C9, the SGD row (ViT-B/32), with the DiT frozen: nothing was tuned by this project at this size
 PUBLISHED_SGD = diffusion_tta.PUBLISHED | dict(optimizer="sgd", lr=5e-3, adapt_denoiser=False)
+# the natural shifts of scenes are named after these
+NATURAL = {shift: f"imagenet-{shift}" for shift in natural.SHIFTS}
 
 
 @dataclass(frozen=True)
@@ -48,21 +50,31 @@ def stream(
     """n images under a shift, in memory: scenes, or ImageNet's from `data_root` (relative to the checkout).
 
     `start` makes other images: the first scene's number, or the seed of the draw from the folder. A corruption comes
-    from the files of ImageNet-C where they are there, else it is made in memory; the records say which.
+    from the files of ImageNet-C where they are there, else it is made in memory; the records say which. A natural shift
+    is a data set of its own, ImageNet-A for "a"; where it has 200 classes, methods take `models.restrict(s.classes)`.
 
     Raises ValueError for a wrong shift or severity, FileNotFoundError or ValueError for folders that are missing or not
     what they should be."""
     if check_profile(profile) == "scenes":
         return datasets.stream(SceneSpec(n, shift, severity, split, start))
     root = ROOT / Path(data_root).expanduser()
+    if shift in NATURAL:
+        if severity:
+            raise ValueError(f"severity={severity}: {NATURAL[shift]} has none, leave it at 0")
+        s = datasets.stream(FolderSpec(NATURAL[shift], str(root), n, seed=start)).rows(torch.arange(n))
+        return replace(s, about=s.about | {"shift": shift})  # tables tell shifts apart by this name
     stored = severity > 0 and folders.folder_of("imagenet-c", root, shift, severity).is_dir()
     spec = FolderSpec("imagenet-c" if stored else "imagenet", str(root), n, shift=shift, severity=severity, seed=start)
     return datasets.stream(spec).rows(torch.arange(n))
 
 
 @lru_cache
-def classes(profile: str) -> tuple[str, ...]:
-    """A name for each class, all different: of ImageNet's the first, with the wnid where two classes share it."""
+def classes(profile: str, subset: tuple[int, ...] | None = None) -> tuple[str, ...]:
+    """A name for each class, all different: of ImageNet's the first, with the wnid where two classes share it.
+
+    With `subset`, the `classes` of a stream, the names of its labels."""
+    if subset is not None:
+        return tuple(classes(profile)[k] for k in subset)
     if check_profile(profile) == "scenes":
         return tuple(scenes.CLASSES)
     from timm.data import ImageNetInfo

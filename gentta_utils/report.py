@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from IPython.display import display
 
+from . import experiments_02, report_02
 from .batch import as_table
 from .evaluate import Interval, Records, gain, paired_interval, protocol_line, results, summary
 from .experiments import EXPERIMENTS, UNTOUCHED
@@ -68,9 +69,11 @@ def effect(runs: list[Records]) -> str:
         if len(names) > 1:
             rows.append(_effect_row("mean", mine + reader))
         parts += [f"\n{classifier}\n", as_table(rows)]
+    names = distinct(adapted, "classifier")
+    count = "both classifiers" if len(names) == 2 else f"all {len(names)} classifiers"
     for view in ("full", "low"):
         mine = pick(runs, f"diffusion_tta/{view}")
-        parts.append(f"\nGain over both classifiers, {view} view: {gain(mine)} points.")
+        parts.append(f"\nGain over {count}, {view} view: {gain(mine)} points.")
         untouched = pick(mine, shifts=UNTOUCHED)
         if untouched:
             parts.append(f"Of it on {', '.join(UNTOUCHED)}: {gain(untouched)}.")
@@ -137,8 +140,14 @@ TABLES: dict[str, Callable[[list[Records]], str]] = {
     "test": effect,
     "clean": effect,
     "why": plain,
+    **dict.fromkeys(experiments_02.EXPERIMENTS, plain),
+    "backbones": lambda runs: f"{effect(runs)}\n\n{as_table(report_02.signs(runs))}",
+    "ablations": report_02.ablations,
+    "trust": report_02.of_trust,
+    "phase": report_02.phase,
 }
-assert set(TABLES) == set(EXPERIMENTS)
+ALL_EXPERIMENTS = EXPERIMENTS | experiments_02.EXPERIMENTS
+assert set(TABLES) == set(ALL_EXPERIMENTS)
 
 
 def show(text: str) -> None:

@@ -51,16 +51,21 @@ def explore(draw: Callable[..., None], alt: str, columns: int = 3, **controls: C
     sliders = {name: _slider(name, control) for name, control in controls.items()}
     output = ipywidgets.Output()
 
-    def redraw(_=None) -> None:
+    def picture():
         fig, ax = figure(width=5.0, height=3.0)
         draw(ax, **{name: slider.value for name, slider in sliders.items()})
+        return fig
+
+    def redraw(_) -> None:
         output.clear_output(wait=True)
-        with output:
-            show(fig, alt)
+        with output:  # what is raised in here appears in the place of the picture; the kernel would only log it
+            show(picture(), alt)
 
     for slider in sliders.values():
         slider.observe(redraw, names="value")
-    redraw()
+    first = picture()  # outside of the output, so that the cell fails if it does
+    with output:
+        show(first, alt)
     display(ipywidgets.VBox([*sliders.values(), output]))
 
 

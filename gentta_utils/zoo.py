@@ -17,7 +17,21 @@ from .files import check_file, sha256, write_json
 from .paths import MODELS
 
 PROFILES = ("scenes", "imagenet")
-SHIPPED = ("classifier/resnet", "classifier/vit", "classifier/filter", "denoiser/dit", "denoiser/dit-10min")
+SHIPPED = (
+    "classifier/resnet",
+    "classifier/vit",
+    "classifier/swin",
+    "classifier/swin-wide",
+    "classifier/convnext",
+    "classifier/convnext-wide",
+    "classifier/resnet-300",
+    "classifier/resnet-3000",
+    "classifier/resnet-augmix",
+    "classifier/resnet-ceiling",
+    "classifier/filter",
+    "denoiser/dit",
+    "denoiser/dit-10min",
+)
 CHECKSUMS = MODELS / "checksums.json"
 IMAGE_SIZE = 64  # of the scenes profile's task models
 

@@ -1,10 +1,12 @@
 """The small backbones: sizes, copies side by side, and the two recipes that see other views of their images."""
 
-import gentta_utils  # noqa: F401, I001
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.func import functional_call, vmap
 
+import gentta_utils  # noqa: F401
 from gentta_utils import scenes
 from gentta_utils.recipes import classifiers
 
@@ -40,6 +42,53 @@ def test_other_views(seen_as):
     differ = (views != images).flatten(2).any(-1)
     assert differ.float().mean() > 0.9
     assert not torch.equal(views[0], views[1])
+
+
+def correlation(a, b):
+    """Of the pixels of each image (..., 3, S, S) with those of the other, (...)."""
+    a, b = ((v - v.mean((-3, -2, -1), keepdim=True)).flatten(-3) for v in (a.float(), b.float()))
+    return (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))
+
+
+@pytest.mark.parametrize("seen_as, least", [("augmix", 0.6), ("corruptions", 0.3)])
+def test_a_view_is_of_its_own_image(seen_as, least):
+    """It stays nearer to its image than to the others: rows and views are not mixed up, and nothing is destroyed."""
+    images = (scenes.make(12).image * 255).round().byte()
+    views = classifiers.other_views(images, seen_as, n=4)  # (4, 12, 3, 64, 64)
+    each = correlation(views[:, :, None], images[None, None])  # (4, 12, 12)
+    own = each.diagonal(dim1=1, dim2=2)
+    assert own.min() > least
+    assert own.median() > 0.85
+    assert (each.argmax(2) == torch.arange(12)).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("seen_as", ["", "augmix"])
+def test_half_of_what_is_trained_on_stays_as_it_is(monkeypatch, seen_as):
+    """Image i is the number i, its view v the number 100 + 40 v + i: each pixel says what the network was shown."""
+    rows = torch.arange(40, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 64, 64)
+    views = torch.stack([100 + 40 * v + rows for v in range(3)])
+    monkeypatch.setattr(classifiers, "training_set", lambda n, split: (rows, torch.arange(40) % 10))
+    monkeypatch.setattr(classifiers, "other_views", lambda images, seen_as: views)
+    recipe = replace(classifiers.RECIPES["classifier/resnet"], labels=40, seen_as=seen_as)
+    recipe = replace(recipe, schedule=replace(recipe.schedule, batch=40))
+    seen = []
+
+    class Network(torch.nn.Module):
+        def forward(self, x):
+            seen.append(((x[:, 0, 0, 0] + 1) * 127.5).round().long())
+            return torch.zeros(len(x), 10)
+
+    loss_of, g = classifiers.make_loss(recipe), torch.Generator().manual_seed(0)
+    for step in range(50):
+        loss_of(Network(), g, step)
+        assert sorted(torch.where(seen[-1] < 100, seen[-1], (seen[-1] - 100) % 40).tolist()) == list(range(40))
+    plain = torch.stack(seen) < 100
+    if not seen_as:
+        assert plain.all()
+        return
+    assert plain.float().mean().item() == pytest.approx(0.5, abs=0.05)
+    shares = torch.bincount((torch.stack(seen)[~plain] - 100) // 40) / plain.numel()
+    assert shares.tolist() == pytest.approx([1 / 6] * 3, abs=0.03)
 
 
 def test_unknown_views():

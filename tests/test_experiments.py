@@ -3,13 +3,21 @@
 import numpy as np
 import pytest
 
-from gentta_utils import evaluate, experiments, report, zoo
+from gentta_utils import evaluate, experiments, experiments_02, report, zoo
 from gentta_utils.corruptions import HELD_OUT, TEST
 from gentta_utils.datasets import SceneSpec
 from gentta_utils.experiments import CLASSIFIERS, job, source_jobs
-from gentta_utils.methods import diffusion_tta, source
+from gentta_utils.methods import METHODS, diffusion_tta, source
 from gentta_utils.paths import RESULTS, ROOT
 from gentta_utils.scenes import scene_ids
+
+# tables about the very same scenes, so that they can be paired
+ONE_SET_OF_SCENES = [
+    {"reading", "clean", "natural"},
+    {"test", "backbones"},
+    {"heldout", "trust"},
+    {"online", "ablations"},
+]
 
 
 @pytest.fixture(scope="module")
@@ -19,14 +27,16 @@ def tables():
 
     def collect(name, jobs):
         found[name] = list(jobs)
-        return evaluate.results(name) if name == "select" else []  # `select` looks at its runs
+        return evaluate.results(name) if name == "select" else []  # it looks at its runs
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(experiments, "table", collect)
-    patch.setattr(experiments, "write_json", lambda *a: None)
+    for module in (experiments, experiments_02):
+        patch.setattr(module, "table", collect)
+        patch.setattr(module, "write_json", lambda *a: None)
+        patch.setattr(module, "with_rate", lambda c, s, *a: diffusion_tta.Settings(lr=0.1, **s))
     patch.setattr(experiments, "best_window", lambda: (150, 600))
-    patch.setattr(experiments, "with_rate", lambda c, s, *a: diffusion_tta.Settings(lr=0.1, **s))
-    for make in experiments.EXPERIMENTS.values():
+    patch.setattr(experiments_02, "rival", lambda method, c: METHODS[method].Settings(lr=0.1))
+    for make in report.ALL_EXPERIMENTS.values():
         make()
     patch.undo()
     return found
@@ -37,11 +47,11 @@ def ids(stream: dict) -> set[int]:
 
 
 def test_choices_are_made_on_held_out_corruptions_and_selection_scenes(tables):
-    for name in ("select", "why"):
+    for name in ("select", "why", "select_rivals"):
         for about, _ in tables[name]:
             assert about["stream"]["split"] == "select"
             assert about["stream"]["shift"] in [*HELD_OUT, "clean"]
-    for name in ("reading", "heldout", "test", "clean"):
+    for name in set(tables) - {"select", "why", "select_rivals"}:
         assert {about["stream"]["split"] for about, _ in tables[name]} == {"test"}
     assert {about["stream"]["shift"] for about, _ in tables["test"]} == set(TEST)
     assert not {about["stream"]["shift"] for n in ("reading", "heldout", "clean") for about, _ in tables[n]} & set(TEST)
@@ -51,7 +61,7 @@ def test_every_shift_of_a_table_has_its_own_scenes_and_tables_do_not_share_any(t
     used = {}
     for name, jobs in tables.items():
         streams: dict[tuple, set] = {}
-        for a, _ in jobs:
+        for a in (a for a, _ in jobs if "parts" not in a["stream"]):  # a mixed stream is made of the others
             streams.setdefault((a["stream"]["shift"], a["stream"]["severity"]), set()).update(ids(a["stream"]))
         assert sum(map(len, streams.values())) == len(set().union(*streams.values())), name
         used[name] = set().union(*streams.values())
@@ -61,12 +71,13 @@ def test_every_shift_of_a_table_has_its_own_scenes_and_tables_do_not_share_any(t
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
             shared = used[one] & used[other]
-            assert not shared or {one, other} == {"reading", "clean"}, (one, other)
+            assert not shared or any({one, other} <= group for group in ONE_SET_OF_SCENES), (one, other)
 
 
 def test_rows_are_named_once_and_settings_agree_with_the_label(tables):
     for name, jobs in tables.items():
-        rows = [(a["label"], a["classifier"], a["stream"]["shift"], a["stream"]["severity"]) for a, _ in jobs]
+        at = ("shift", "severity", "start", "seed")
+        rows = [(a["label"], a["classifier"], *(a["stream"][key] for key in at)) for a, _ in jobs]
         assert len(set(rows)) == len(rows), name
     assert len({a["label"] for a, _ in tables["select"] if a["method"] == "diffusion_tta"}) == 10
 
@@ -98,9 +109,11 @@ def test_two_jobs_of_one_description_are_refused(tmp_path):
 
 def test_committed_tables_rest_on_the_shipped_models_and_chosen_settings():
     chosen = experiments.chosen()
-    for name in experiments.EXPERIMENTS:
+    measured = {p.stem for p in RESULTS.glob("*.npz")}
+    assert set(experiments.EXPERIMENTS) <= measured <= set(report.ALL_EXPERIMENTS)
+    for name in measured:
         for r in evaluate.results(name):
-            roles = {"classifier": r.about["classifier"], "denoiser": experiments.DIT}
+            roles = {"classifier": r.about["classifier"], "denoiser": r.about.get("denoiser", experiments.DIT)}
             for role, fingerprint in r.about["models"].items():
                 assert zoo.fingerprint(roles[role]) == fingerprint, name
             if r.about["label"] in ("diffusion_tta/full", "diffusion_tta/low"):

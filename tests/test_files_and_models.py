@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -276,6 +277,30 @@ def test_tables_resume_and_do_only_what_is_missing(records, tmp_path):
     evaluate.table("t", [job("c"), job("b"), job("a")], tmp_path, tmp_path / "cache")
     assert done == ["a", "b", "c"]
     assert len(evaluate.load(tmp_path / "t.npz")) == 3
+
+
+def test_a_job_that_stands_in_a_committed_table_is_not_done_again(records, tmp_path, monkeypatch):
+    done = []
+
+    def job(name):
+        about = {**{key: value for key, value in records.about.items() if key != "protocol"}, "label": name}
+
+        def work():
+            done.append(name)
+            return replace(records, about={**about, "protocol": records.about["protocol"]})
+
+        return about, work
+
+    evaluate.table("first", [job("a"), job("b")], tmp_path, tmp_path / "cache")
+    evaluate.table("second", [job("b"), job("c")], tmp_path, tmp_path / "elsewhere")
+    assert done == ["a", "b", "c"]
+    assert [r.about["label"] for r in evaluate.load(tmp_path / "second.npz")] == ["b", "c"]
+    (tmp_path / "first.npz").write_bytes(b"half a file")
+    evaluate.table("second", [job("a"), job("b")], tmp_path, tmp_path / "nowhere")
+    assert done == ["a", "b", "c", "a"]
+    monkeypatch.setattr(evaluate, "VERSION", evaluate.VERSION + 1)  # the code changed: older tables do not count
+    evaluate.table("third", [job("a")], tmp_path, tmp_path / "cache")
+    assert done == ["a", "b", "c", "a", "a"]
 
 
 def test_online_state_is_kept_within_a_shift_and_dropped_between(tiny):

@@ -6,12 +6,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from conftest import make_classifier
 from PIL import Image
 
 from gentta_utils import datasets, evaluate, folders
 from gentta_utils.datasets import FolderSpec, Lazy, SceneSpec, Stream, correlated, gradual, iid, mixed, shifted, stream
 from gentta_utils.folders import class_indices, first_of_each, listing, read_image, synsets
 from gentta_utils.methods import source
+from gentta_utils.methods.base import Models
 from gentta_utils.watermark import watermark
 
 
@@ -282,11 +284,12 @@ def test_a_damaged_file_in_a_stream_is_named(root, tmp_path):
         stream(spec(tmp_path)).rows(torch.tensor([0]))
 
 
-def test_methods_run_on_folders(root, tiny):
+def test_methods_run_on_folders(root):
     s = stream(spec(root, n=5))
-    records = evaluate.run(source.configure(tiny), s, batch=2)
+    models = Models(make_classifier(1000)).restrict(s.classes)
+    records = evaluate.run(source.configure(models), s, batch=2)
     assert records.label.tolist() == s.labels.tolist()
-    assert records.before.shape == (5, 4)
+    assert records.before.shape == (5, 200)
     assert "stream=iid" in evaluate.protocol_line([records])
     assert "split=imagenet-a" in evaluate.protocol_line([records])
 

@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DConditionModel
 from huggingface_hub import constants
 
-from gentta_utils import batch, folders, hub, profiles, zoo
+from gentta_utils import batch, evaluate, folders, hub, profiles, zoo
 from gentta_utils.classifier import Classifier
 from gentta_utils.conditioning import prepare_dit
 from gentta_utils.conditioning_latent import LatentDiT
 from gentta_utils.datasets import FolderSpec, stream
 from gentta_utils.diffusion import alphas_cumprod_of, diffusion_loss, linear_betas
 from gentta_utils.errors import error_table, plausible
-from gentta_utils.methods import diffusion_tta
+from gentta_utils.methods import diffusion_classifier, diffusion_tta, source, tent
 from gentta_utils.methods.base import Models
 from gentta_utils.zoo import load
 
@@ -331,11 +331,86 @@ def test_the_diffusion_model_is_adapted_in_float32_alone(at_hub, root):
     assert not torch.equal(method.adapt(s.images, s.ids).loss[1], frozen.loss[1])
 
 
-# notebook 01 draws scenes in cells of its own, which know no other profile yet
-ON_THE_HUB = [path for path in batch.notebooks() if path.stem.startswith("00")]
+# --- ImageNet-A and -R: 200 of the 1000 classes -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ON_THE_HUB, ids=lambda path: path.stem)
+@pytest.mark.parametrize("shift", ["a", "r"])
+def test_every_method_works_within_the_classes_of_the_set(at_hub, root, shift):
+    s = profiles.stream("imagenet", str(root), 3, shift)
+    whole = Models(load("classifier/resnet", "imagenet"), load("denoiser/dit", "imagenet"))
+    models = whole.restrict(s.classes)
+    subset = list(folders.class_indices(f"imagenet-{shift}"))
+    assert list(s.classes) == subset
+    with torch.no_grad():
+        expected = whole.classifier(s.images)[:, subset]
+    names = profiles.classes("imagenet", s.classes)
+    assert names[s.labels[0]] == profiles.classes("imagenet")[subset[s.labels[0]]]
+    for method in (
+        source.configure(models),
+        diffusion_classifier.configure(models, diffusion_classifier.Settings(2, (0, 1000), prune=3)),
+        diffusion_tta.configure(models, SETTINGS),
+        tent.configure(models, tent.Settings(online=False)),
+    ):
+        records = evaluate.run(method, s)
+        assert records.before.shape == records.after.shape == (3, 200)
+        torch.testing.assert_close(torch.from_numpy(records.before), expected, atol=1e-4, rtol=1e-3)
+        assert records.about["stream"]["shift"] == shift
+        assert records.about["stream"]["dataset"] == f"imagenet-{shift}"
+    with pytest.raises(ValueError, match=r"configure the method with `models.restrict\(stream.classes\)`"):
+        evaluate.run(source.configure(whole), s)
+    with pytest.raises(ValueError, match=r"restrict\(stream.classes\)"):
+        evaluate.run(source.configure(models), profiles.stream("imagenet", str(root), 3))
+
+
+def test_an_image_of_the_set_is_right_where_all_classes_say_its_own(at_hub, root):
+    """A folder's name decides: logits that are highest at each image's own class of the 1000 give 100% within 200."""
+    s = profiles.stream("imagenet", str(root), 5, "a")
+    own = [next(i for i, w in enumerate(folders.synsets()) if w == folders.synsets("imagenet_a")[k]) for k in s.labels]
+    network = torch.nn.Module()
+    network.forward = lambda x: F.one_hot(torch.tensor(own), 1000).float()
+    models = Models(Classifier(network, (0.5,) * 3, (0.5,) * 3, 224, 1000)).restrict(s.classes)
+    assert evaluate.run(source.configure(models), s).right_after.all()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_condition_of_a_subset_reaches_its_own_label_rows(at_hub, photos, precision):
+    """p over 200 classes is p over 1000 with zeros elsewhere, and so is its gradient."""
+    subset = folders.class_indices("imagenet-r")
+    whole = load("denoiser/dit", "imagenet", precision=precision)
+    part = whole.restrict(subset)
+    assert (part.classes, whole.classes, part.subset) == (200, 1000, subset)
+    x0, t = whole.encode(photos), torch.tensor([100, 700])
+    eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(8))
+    few = torch.rand(2, 200, generator=torch.Generator().manual_seed(9)).softmax(1).requires_grad_()
+    many = torch.zeros(2, 1000)
+    many[:, list(subset)] = few.detach()
+    many.requires_grad_()
+    losses = [diffusion_loss(net, x0, t, eps, p, net.alphas_cumprod).sum() for net, p in ((part, few), (whole, many))]
+    assert losses[0] == losses[1]
+    grad_few, grad_many = (torch.autograd.grad(v, p)[0] for v, p in zip(losses, (few, many), strict=True))
+    assert grad_few.abs().min() > 0
+    assert torch.equal(grad_few, grad_many[:, list(subset)])
+    with torch.no_grad():
+        assert torch.equal(part(x0, t), whole(x0, t))  # the null class is the same
+    assert part.count == {"fwd": 2, "fwd+bwd": 2}
+    table = whole.network.transformer_blocks[0].norm1.emb.class_embedder.embedding_table
+    table.weight.requires_grad_()
+    diffusion_loss(part, x0, t, eps, few, part.alphas_cumprod).sum().backward()
+    touched = table.weight.grad.abs().sum(1).nonzero()[:, 0].tolist()
+    assert touched == list(subset)
+
+
+def test_natural_shifts_are_data_sets(root):
+    assert profiles.stream("imagenet", str(root), 2, "sketch").classes is None
+    assert profiles.stream("imagenet", str(root), 2, "v2").about["dataset"] == "imagenet-v2"
+    with pytest.raises(ValueError, match="severity=5: imagenet-a has none, leave it at 0"):
+        profiles.stream("imagenet", str(root), 2, "a", 5)
+
+
+# --- notebooks -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", batch.notebooks(), ids=lambda path: path.stem)
 def test_notebooks_run_on_it(home, root, tmp_path, monkeypatch, path):
     """Headless, in fast mode: nothing fails, nothing is written to stderr."""
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):

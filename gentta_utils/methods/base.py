@@ -26,6 +26,18 @@ class Models:
     classifier: Classifier
     denoiser: Denoiser | GaussianMixture | None = None
 
+    def restrict(self, classes: tuple[int, ...] | None) -> "Models":
+        """The same networks among some of their classes, as a `Stream` of ImageNet-A or -R names them in `classes`.
+
+        Logits and conditions are then (B, k), and class i of them is class classes[i] of the whole. None: these models.
+
+        Raises ValueError unless the classes are different ones of both models."""
+        if classes is None:
+            return self
+        return Models(
+            self.classifier.restrict(classes), None if self.denoiser is None else self.denoiser.restrict(classes)
+        )
+
     def counts(self) -> dict[str, int]:
         """Network evaluations so far, e.g. {"classifier fwd": 3, "denoiser fwd+bwd": 160}; one for each image."""
         nets = {"classifier": self.classifier, "denoiser": self.denoiser}

@@ -61,7 +61,8 @@ def _swin(width: int, heads: tuple, labels: int, steps: int) -> ClassifierRecipe
 
 
 def _convnext(dims: tuple, labels: int, steps: int) -> ClassifierRecipe:
-    args = dict(patch_size=4, depths=(1, 2, 2, 1), dims=dims, conv_mlp=True)  # channels first: `vmap` has a rule for it
+    # layer scale, begun at 1e-6 for long trainings, would leave the blocks idle here; channels first: `vmap` has a rule
+    args = dict(patch_size=2, depths=(1, 2, 2, 1), dims=dims, ls_init_value=1.0, conv_mlp=True)
     return ClassifierRecipe("convnext_tiny", labels, Schedule(steps, batch=64, lr=1e-3, weight_decay=0.05), args)
 
 
@@ -73,10 +74,10 @@ RECIPES = {
         schedule=Schedule(steps=4000, batch=64, lr=1e-3, weight_decay=0.05),
         model_args=dict(img_size=64, patch_size=8, embed_dim=96, depth=6, num_heads=3),
     ),
-    "classifier/swin": _swin(32, (2, 4, 8), 4000, 2000),
-    "classifier/swin-wide": _swin(40, (2, 4, 8), 4000, 2000),
-    "classifier/convnext": _convnext((32, 64, 96, 112), 4000, 2000),
-    "classifier/convnext-wide": _convnext((40, 80, 120, 200), 4000, 2000),
+    "classifier/swin": _swin(32, (2, 4, 8), 5000, 4500),
+    "classifier/swin-wide": _swin(40, (2, 4, 8), 5000, 4500),
+    "classifier/convnext": _convnext((32, 64, 96, 112), 4000, 3000),
+    "classifier/convnext-wide": _convnext((40, 80, 120, 200), 4000, 3000),
     # the same ResNet with fewer and more labels: when does generative feedback help?
     "classifier/resnet-300": _resnet(300, 1000),
     "classifier/resnet-3000": _resnet(3000, 2800),

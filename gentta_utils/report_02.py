@@ -1,0 +1,140 @@
+"""Tables of notebook 02 that need more than rows and columns: ablations, trust, and the map of when feedback helps."""
+
+import numpy as np
+
+from . import trust
+from .batch import as_table
+from .evaluate import Records, gain, paired_interval, protocol_line, results
+from .experiments import CLASSIFIERS, TEST
+from .experiments_02 import BUDGETS, WEAK
+
+
+def points_of_phase(runs: list[Records]) -> list[dict]:
+    """One cell for each diffusion model, budget, ResNet and shift: how much better the reader is, and the gain.
+
+    `ahead`: accuracy of the Diffusion Classifier minus that of the classifier, in points; `gain`: of Diffusion-TTA."""
+    cells = []
+    for denoiser in (WEAK, "denoiser/dit"):
+        name = denoiser.split("/")[1]
+        for pairs in BUDGETS:
+            readers = {
+                _shift(r): r
+                for r in runs
+                if r.about["label"].startswith(f"reader/{pairs} pairs") and r.about["label"].endswith(f" {name}")
+            }
+            for r in runs:
+                if r.about["label"] == f"{name}/{pairs}":
+                    reader = readers[_shift(r)]
+                    cells.append(
+                        {
+                            "denoiser": name,
+                            "pairs": pairs,
+                            "classifier": r.about["classifier"].split("/")[1],
+                            "shift": r.about["stream"]["shift"],
+                            "ahead": 100 * float(reader.right_after.mean() - r.right_before.mean()),
+                            "gain": 100 * float(r.right_after.mean() - r.right_before.mean()),
+                        }
+                    )
+    return cells
+
+
+def _shift(r: Records) -> tuple:
+    return r.about["stream"]["shift"], r.about["stream"]["severity"]
+
+
+def predicted_sign(cells: list[dict]) -> dict[str, float]:
+    """In what share (percent) of the cells, ties aside, the gain has the sign of the reader's lead; how many."""
+    clear = [(c["ahead"], c["gain"]) for c in cells if c["ahead"] and c["gain"]]
+    right = sum((a > 0) == (g > 0) for a, g in clear)
+    return {"percent": 100 * right / max(1, len(clear)), "cells": len(clear), "ties": len(cells) - len(clear)}
+
+
+def phase(runs: list[Records]) -> str:
+    """Mean lead and gain for each diffusion model, budget and ResNet, and how often the sign is foretold."""
+    groups: dict[tuple, list[dict]] = {}
+    for cell in points_of_phase(runs):
+        groups.setdefault((cell["denoiser"], cell["pairs"], cell["classifier"]), []).append(cell)
+    rows = []
+    for (denoiser, pairs, classifier), cells in groups.items():
+        row = {"diffusion model": denoiser, "evaluations": pairs, "classifier": classifier}
+        row |= {c["shift"]: f"{c['ahead']:+.0f} -> {c['gain']:+.0f}" for c in cells}
+        ahead, mean = (np.mean([c[key] for c in cells]) for key in ("ahead", "gain"))
+        rows.append(row | {"mean": f"{ahead:+.0f} -> {mean:+.1f}"})
+    sign = predicted_sign([c for cells in groups.values() for c in cells])
+    return "\n".join(
+        [
+            protocol_line([r for r in runs if r.about["method"] == "diffusion_tta"]),
+            "Each cell: lead of the Diffusion Classifier over the classifier -> gain of Diffusion-TTA, in points.\n",
+            as_table(rows),
+            f"\nThe lead has the sign of the gain in {sign['percent']:.0f}% of {sign['cells']} cells "
+            f"({sign['ties']} more have a lead or a gain of exactly 0).",
+        ]
+    )
+
+
+def ablations(runs: list[Records]) -> str:
+    """Rows of K10, K11 and K12 with paired gains; "logits and ensemble" is computed from the records of "logits"."""
+    adapted = [r for r in runs if r.about["method"] == "diffusion_tta"]
+    rows = []
+    for label in dict.fromkeys(r.about["label"] for r in adapted):
+        mine = [r for r in adapted if r.about["label"] == label]
+        rows.append(_ablation(label, mine, [r.right_after for r in mine]))
+        if label == "K11: logits":  # the mean of two probabilities, adapted and not
+            both = [(trust.softmax(r.before) + trust.softmax(r.after)).argmax(1) == r.label for r in mine]
+            rows.append(_ablation("K11: logits, ensemble with the source", mine, both))
+    return protocol_line(adapted) + "\n" + as_table(rows)
+
+
+def _ablation(label: str, runs: list[Records], after: list[np.ndarray]) -> dict:
+    before = np.concatenate([r.right_before for r in runs])
+    right, scene = np.concatenate(after), np.concatenate([r.id for r in runs])
+    row = {"row": label, "n": len(before), "source": f"{100 * before.mean():.1f}", "after": f"{100 * right.mean():.1f}"}
+    row |= {r.about["stream"]["shift"]: f"{100 * a.mean():.0f}" for r, a in zip(runs, after, strict=True)}
+    evaluations = sum(n for kind, n in runs[0].nfe.items() if kind.startswith("denoiser"))
+    return row | {"gain": str(paired_interval(right, before, scene)), "evaluations": f"{evaluations:g}"}
+
+
+def of_trust(readers_of_heldout: list[Records]) -> str:
+    """The rule chosen on held-out corruptions, judged on the 15 test corruptions; the reader's agreement beside it."""
+    held_out = [r for r in results("heldout") if r.about["label"] == "diffusion_tta/full"]
+    rule, threshold = trust.choose(trust.evidence(held_out, readers_of_heldout))
+    test = results("test")
+    readers = [r for r in test if r.about["method"] == "diffusion_classifier"]
+    rows = []
+    for option, cut in {rule: threshold, "reader agrees": 0.0}.items():
+        for name in (*CLASSIFIERS, "both"):
+            adapted = [r for r in test if r.about["label"] == "diffusion_tta/full"]
+            e = trust.evidence([r for r in adapted if name in (r.about["classifier"], "both")], readers)
+            row = {"rule": f"{option}, at least {cut:.2f}", "classifier": name}
+            right = {"never": e.right_before, "always": e.right_after, "by the rule": trust.accepted(e, option, cut)}
+            row |= {when: f"{100 * values.mean():.1f}" for when, values in right.items()}
+            rows.append(row | {name: str(gain) for name, gain in trust.judge(e, option, cut).items()})
+    chosen = f"Chosen on held-out corruptions: {rule}, at least {threshold:.2f}."
+    return f"{protocol_line(readers)}\n{chosen}\n\n{as_table(rows)}"
+
+
+def signs(runs: list[Records]) -> list[dict]:
+    """For each classifier and view: corruptions with a gain, with a loss, the largest loss, the mean gain."""
+    rows = []
+    for classifier in dict.fromkeys(r.about["classifier"] for r in runs):
+        for view in ("full", "low"):
+            mine = [
+                r for r in runs if r.about["classifier"] == classifier and r.about["label"] == f"diffusion_tta/{view}"
+            ]
+            by_shift = {
+                name: gain([r for r in mine if r.about["stream"]["shift"] == name]).mean
+                for name in TEST
+                if any(r.about["stream"]["shift"] == name for r in mine)
+            }
+            worst = min(by_shift, key=by_shift.get)
+            rows.append(
+                {
+                    "classifier": classifier.split("/")[1],
+                    "view": view,
+                    "gain": str(gain(mine)),
+                    "corruptions that gain": sum(g > 0 for g in by_shift.values()),
+                    "that lose": sum(g < 0 for g in by_shift.values()),
+                    "worst": f"{worst} {by_shift[worst]:+.1f}",
+                }
+            )
+    return rows

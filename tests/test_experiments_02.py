@@ -1,0 +1,104 @@
+"""The tables of notebook 02: which rule to trust, the map of when feedback helps, ablations."""
+
+import gentta_utils  # noqa: F401, I001
+import numpy as np
+import pytest
+
+from gentta_utils import evaluate, experiments, experiments_02, report_02, trust
+from gentta_utils.datasets import SceneSpec
+from gentta_utils.methods import source
+
+
+def record(label, after, before, shift="fog", classifier="classifier/resnet", method="diffusion_tta", loss=None):
+    """Logits (N, 3) whose largest entry is the given class; the true class is 0."""
+    after, before = (np.eye(3)[np.array(v)] * 4.0 for v in (after, before))
+    n = len(after)
+    return evaluate.Records(
+        id=np.arange(n),
+        label=np.zeros(n, int),
+        before=before,
+        after=after,
+        loss=np.ones((n, 2)) if loss is None else np.array(loss, float),
+        seconds=np.full(n, 0.5),
+        nfe={"denoiser fwd+bwd": 96.0},
+        about={
+            "label": label,
+            "method": method,
+            "classifier": classifier,
+            "settings": {"seed": 0},
+            "stream": {"shift": shift, "severity": 5, "split": "test"},
+            "protocol": {"order": "iid", "reset": "per_image", "predict": "after", "batch": n, "device": "cpu"},
+        },
+    )
+
+
+def test_evidence():
+    adapted = record("x", after=[0, 1, 2, 0], before=[1, 1, 0, 2], loss=[[1, 0.5], [1, 1], [1, 1.5], [2, 1]])
+    reader = record("reader", after=[0, 1, 0, 1], before=[0, 0, 0, 0])
+    e = trust.evidence([adapted], [reader])
+    assert e.agrees.tolist() == [1, 1, -1, 0]  # adapted, both, the source, neither
+    assert e.drop.tolist() == [0.5, 0, -0.5, 0.5]
+    assert e.right_after.tolist() == [True, False, False, True]
+    np.testing.assert_allclose(e.sure, np.exp(4) / (np.exp(4) + 2))
+    np.testing.assert_allclose(e.sure + e.doubt, 1)
+    with pytest.raises(ValueError, match="no record of 4 images"):
+        trust.evidence([adapted], [record("reader", [0], [0], shift="snow")])
+
+
+def test_a_rule_is_chosen_by_right_predictions_and_keeps_the_better_side():
+    """The loss falls exactly where adaptation is right: the rule must find that and reach the oracle."""
+    rng = np.random.default_rng(0)
+    good = rng.random(200) < 0.5
+    after, before = np.where(good, 0, 1), np.where(good, 1, 0)
+    loss = np.stack([np.ones(200), np.where(good, 0.8, 1.2)], 1)
+    readers = [record("reader", rng.integers(0, 3, 200), before)]
+    e = trust.evidence([record("x", after, before, loss=loss)], readers)
+    rule, threshold = trust.choose(e)
+    assert rule == "loss fell"
+    assert trust.accepted(e, rule, threshold).all()
+    verdict = trust.judge(e, rule, threshold)
+    assert verdict["over always"].mean == pytest.approx(100 * (~good).mean())
+    assert verdict["over never"].mean == pytest.approx(100 * good.mean())
+    assert not trust.accepted(e, rule, np.inf)[good].any()  # a threshold that nothing reaches keeps the source
+
+
+def test_the_map_of_when_it_helps():
+    runs = []
+    for d in ("dit-10min", "dit"):
+        for pairs in experiments_02.BUDGETS:
+            lead = [0, 0, 0, 1] if d == "dit" else [1, 1, 1, 1]  # right 3 of 4, or none
+            runs.append(record(f"reader/{pairs} pairs/150..600 {d}", lead, [0, 0, 1, 1], method="diffusion_classifier"))
+            for c in experiments_02.LABELS:
+                after = [0, 0, 0, 1] if d == "dit" else [0, 1, 1, 1]
+                runs.append(record(f"{d}/{pairs}", after, [0, 0, 1, 1], classifier=c))
+    cells = report_02.points_of_phase(runs)
+    assert len(cells) == 2 * 3 * 3
+    assert {(c["ahead"], c["gain"]) for c in cells if c["denoiser"] == "dit"} == {(25.0, 25.0)}
+    assert {(c["ahead"], c["gain"]) for c in cells if c["denoiser"] != "dit"} == {(-50.0, -25.0)}
+    assert report_02.predicted_sign(cells) == {"percent": 100.0, "cells": 18, "ties": 0}
+    against = [*cells, {"ahead": 1.0, "gain": -1.0}, {"ahead": 0.0, "gain": 3.0}]
+    assert report_02.predicted_sign(against) == {"percent": pytest.approx(100 * 18 / 19), "cells": 19, "ties": 1}
+    assert "+25 -> +25" in report_02.phase(runs)
+
+
+def test_the_ensemble_of_logits_is_computed_from_the_record():
+    r = record("K11: logits", after=[0, 0], before=[1, 0])
+    r.before[0] = [3.9, 4.0, 0.0]  # nearly undecided, so the mean of both is right
+    text = report_02.ablations([r])
+    assert "K11: logits, ensemble with the source" in text
+    (row,) = (line for line in text.splitlines() if "ensemble" in line)
+    assert "100.0" in row
+
+
+def test_orders_of_a_stream():
+    specs = [SceneSpec(4, "fog", 5, "test", 70 + 4 * i) for i in range(2)]
+    mixed = experiments.ordered(tuple(specs), "mixed")
+    assert mixed.order == "mixed"
+    assert len(mixed) == 8
+    labels = experiments.ordered(specs[0], "correlated").labels
+    assert labels.tolist() == sorted(labels.tolist())
+    alone, sorted_ = (
+        experiments.job("source", source.Settings(), "classifier/resnet", specs[0], "x", None, order=order)[0]
+        for order in ("iid", "correlated")
+    )
+    assert evaluate.fingerprint(alone) != evaluate.fingerprint(sorted_)

@@ -14,7 +14,8 @@ from gentta_utils.errors import gram
 from gentta_utils.inputs import check_probabilities
 from gentta_utils.methods import diffusion_classifier, diffusion_tta, source
 from gentta_utils.methods.base import Models
-from gentta_utils.methods.diffusion_tta import Settings, condition_gradient, configure, learning_rate, probabilities
+from gentta_utils.methods.diffusion_tta import Settings, configure, learning_rate
+from gentta_utils.methods.feedback import condition_gradient, probabilities
 from gentta_utils.views import low_pass
 
 S = Settings(lr=0.5, updates=3, pairs=6, window=(100, 800), images_at_once=4, micro_batch=16)

@@ -15,8 +15,8 @@ from gentta_utils.draws import draw_pairs
 from gentta_utils.errors import gram
 from gentta_utils.methods import METHODS, diffusion_tta, dusa, source
 from gentta_utils.methods.base import Models
-from gentta_utils.methods.diffusion_tta import condition_gradient, probabilities
 from gentta_utils.methods.dusa import Settings, choose_classes, configure, logit_norm
+from gentta_utils.methods.feedback import condition_gradient, probabilities
 
 S = Settings(lr=1e-2)
 EPISODIC = replace(S, online=False, updates=3, predict="after", optimizer="sgd", lr=0.5)

@@ -20,7 +20,7 @@ from ..draws import draw_pairs, generator
 from ..inputs import check_images
 from ..views import VIEWS, view_of
 from .base import Models, Output, check_finite, check_settings, source_logits, spent
-from .diffusion_tta import MIXINGS, condition_gradient, fresh_copies, prepare, probabilities
+from .feedback import MIXINGS, condition_gradient, fresh_copies, prepare, probabilities
 
 
 @dataclass(frozen=True)

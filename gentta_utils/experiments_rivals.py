@@ -94,7 +94,7 @@ def options_of(classifier: str) -> dict[str, dict[str, object]]:
     """Row -> label -> settings, the candidates of `select_rivals` for a classifier."""
     if classifier == MAE:
         return {"ttt_mae": {f"ttt_mae lr {lr:g}": ttt_mae.Settings(lr=lr) for lr in (5e-4, 5e-3, 2e-2)}}
-    rows = OPTIONS | {"diffusion_tta online": [online_settings(classifier, share) for share in (0.3, 0.1, 0.03)]}
+    rows = OPTIONS | {"diffusion_tta online": [online_settings(classifier, share) for share in (0.3, 1.0, 3.0, 10.0)]}
     named = {row: {f"{method_of(row)} lr {s.lr:g}": s for s in candidates} for row, candidates in rows.items()}
     if classifier == CLASSIFIERS[0]:
         named["dusa one by one"] = {

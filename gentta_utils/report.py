@@ -145,6 +145,7 @@ TABLES: dict[str, Callable[[list[Records]], str]] = {
     "ablations": report_02.ablations,
     "trust": report_02.of_trust,
     "phase": report_02.phase,
+    **dict.fromkeys(("natural", "online", "rivals"), report_02.compared),
 }
 ALL_EXPERIMENTS = EXPERIMENTS | experiments_02.EXPERIMENTS
 assert set(TABLES) == set(ALL_EXPERIMENTS)

@@ -29,7 +29,7 @@ WEAK = "denoiser/dit-10min"  # the DiT as it is after 3,000 steps, about ten min
 
 def names() -> list[str]:
     """Everything that `train` can make."""
-    return ["denoiser/dit", *RECIPES]
+    return [*dit.SCHEDULES, *RECIPES]
 
 
 def train(name: str, device: str = "cpu", minutes: float | None = None, scratch: bool = False) -> Path:
@@ -43,8 +43,9 @@ def train(name: str, device: str = "cpu", minutes: float | None = None, scratch:
     if name not in names():
         raise ValueError(f"no recipe for {name!r}: choose one of {', '.join(names())}")
     folder = CANDIDATES / name
-    if name == "denoiser/dit":
-        network, loss_of, schedule, recipe = dit.build(), dit.make_loss(device), dit.SCHEDULE, dit.DESCRIPTION
+    if name in dit.SCHEDULES:
+        loss_of = dit.make_loss(device, soft_share=dit.SOFT_SHARE if name == dit.SOFT else 0.0)
+        network, schedule, recipe = dit.build(), dit.SCHEDULES[name], dit.description(name)
     else:
         spec = RECIPES[name]
         make_loss = mae.make_loss if isinstance(spec, mae.MaeRecipe) else classifiers.make_loss
@@ -56,7 +57,7 @@ def train(name: str, device: str = "cpu", minutes: float | None = None, scratch:
     identity = fingerprint({"recipe": recipe, "schedule": asdict(schedule), "world": scenes.VERSION})
     run = run_training(network, loss_of, schedule, folder, device, scratch, identity=identity)
     speed = training_speed(network, loss_of, schedule, device)  # undisturbed: a run may have shared the machine
-    if name == "denoiser/dit":
+    if name in dit.SCHEDULES:
         for steps in schedule.snapshots:
             snapshot = folder / f"after-{steps}-steps.safetensors"
             if snapshot.is_file():
@@ -132,7 +133,7 @@ def _finish_dit(run: Run, folder: Path, name: str, speed: float) -> None:
         untied.load_state_dict(run.use_average().cpu().state_dict())
         untied.half().save_pretrained(folder / "transformer", safe_serialization=True)
         dit.scheduler().save_pretrained(folder / "scheduler")
-        return dit.DESCRIPTION
+        return dit.description(name)
 
     _finish(name, run, speed, folder, write, lambda: quality.of_denoiser(zoo.load(name, folder=CANDIDATES)))
 

@@ -183,7 +183,9 @@ def _compared(label: str, classifier: str, runs: list[Records], right: dict, sou
     both = [i for i in right if i in source]
     pairs = np.array([[right[i], source[i]] for i in both])
     row["mean"] = f"{100 * np.mean(list(right.values())):.1f}"
-    row["minus source"] = "" if label == "source/full" else str(paired_interval(pairs[:, 0], pairs[:, 1], both))
+    row["minus source"] = (
+        "" if label == "source/full" else str(paired_interval(pairs[:, 0], pairs[:, 1], np.array(both)))
+    )
     spent = {k: v for k, v in runs[0].nfe.items() if k.startswith("denoiser")}
     row["denoiser"] = ", ".join(f"{v:g} {k.removeprefix('denoiser ')}" for k, v in spent.items())
     return row | {"s/img": f"{np.concatenate([r.seconds for r in runs]).mean():.2f}"}

@@ -111,7 +111,7 @@ def test_rows_are_compared_with_the_source_scene_by_scene(monkeypatch):
     runs += [record("source/full", [1, 1, 1, 0], method="source", **snow), record("tent", [1, 1, 1, 0], **snow)]
     for r in runs[2:]:
         r.id[:] += 10
-    both = record("tent/mixed", [0, 1, 1, 1, 0, 0, 1, 1], [1] * 8, shift="mixed")
+    both = record("tent/mixed", [0, 1, 1, 0, 0, 0, 1, 1], [1] * 8, shift="mixed")
     both.id[:] = [0, 10, 1, 11, 2, 12, 3, 13]  # fog and snow in turn
     other = record("source/full", [0, 0, 0, 0], method="source", classifier="classifier/mae", **fog)
     changed = record("ttt_mae", [1, 0, 0, 0], classifier="classifier/mae", **fog)

@@ -31,6 +31,7 @@ from .experiments_rivals import RIVAL_TABLES, small_grid
 from .methods import diffusion_tta
 from .methods.base import Models
 from .recipes.classifiers import MEAN, RECIPES, STD
+from .recipes.dit import SOFT
 from .scenes import CLASSES
 
 BACKBONES = (*CLASSIFIERS, "classifier/swin", "classifier/convnext")
@@ -146,10 +147,34 @@ def phase_jobs(specs: list[SceneSpec]) -> list[Job]:
     return jobs
 
 
+def phase_specs() -> list[SceneSpec]:
+    """40 scenes under each of the five corruptions of K5, and 40 clean ones."""
+    return [*small_grid(40, start=25_000), SceneSpec(40, "clean", 0, "test", 25_200)]
+
+
 def phase() -> list[Records]:
     """The map of when it helps: gain against (accuracy of the reader - accuracy of the classifier)."""
-    specs = [*small_grid(40, start=25_000), SceneSpec(40, "clean", 0, "test", 25_200)]
-    return table("phase", phase_jobs(specs))
+    return table("phase", phase_jobs(phase_specs()))
+
+
+def soft() -> list[Records]:
+    """A DiT that saw mixed conditions in training beside one that did not, both after ten minutes, on `phase`'s scenes.
+
+    Under embedding mixing, which asks for such conditions, and under output mixing, which does not."""
+    resnet, jobs = LABELS[1], []
+    specs = phase_specs()
+    change = {k: v for k, v in CANDIDATES[chosen()["candidate"]].items() if k != "delta"} | BUDGETS[48]
+    delta = CANDIDATES[chosen()["candidate"]].get("delta", DELTA)
+    for denoiser in (WEAK, SOFT):
+        name = denoiser.split("/")[1]
+        ours = with_rate(resnet, START | change, delta, denoiser)
+        jobs += reader_jobs(specs, 48, chosen_window(), f" {name}", denoiser)
+        for label, settings in {
+            f"{name}/48": ours,
+            f"{name}/48, output mixing": replace(ours, mixing="output"),
+        }.items():
+            jobs += [job("diffusion_tta", settings, resnet, s, label, denoiser=denoiser, batch=40) for s in specs]
+    return table("soft", source_jobs(specs, (resnet,)) + jobs)
 
 
 EXPERIMENTS = {
@@ -159,4 +184,5 @@ EXPERIMENTS = {
     "severity": severity,
     "trust": trust,
     "phase": phase,
+    "soft": soft,
 }

@@ -28,9 +28,11 @@ SHIPPED = (
     "classifier/resnet-3000",
     "classifier/resnet-augmix",
     "classifier/resnet-ceiling",
+    "classifier/mae",
     "classifier/filter",
     "denoiser/dit",
     "denoiser/dit-10min",
+    "denoiser/dit-soft-10min",
 )
 CHECKSUMS = MODELS / "checksums.json"
 IMAGE_SIZE = 64  # of the scenes profile's task models

@@ -21,14 +21,16 @@ from .experiments import (
     chosen,
     chosen_window,
     effect_jobs,
+    errors_of,
     job,
+    models,
     reader_jobs,
     source_jobs,
     tuned,
     with_rate,
 )
 from .experiments_rivals import RIVAL_TABLES, small_grid
-from .methods import diffusion_tta
+from .methods import diffusion_tta, from_table
 from .methods.base import Models
 from .recipes.classifiers import MEAN, RECIPES, STD
 from .recipes.dit import SOFT
@@ -157,6 +159,36 @@ def phase() -> list[Records]:
     return table("phase", phase_jobs(phase_specs()))
 
 
+def phase_output() -> list[Records]:
+    """The same map with output mixing, from one error table for each diffusion model and stream: no further evaluation.
+
+    Budgets are those of `phase` in pairs; the rate is the rule's for output mixing."""
+    specs = phase_specs()
+    change = {k: v for k, v in CANDIDATES[chosen()["candidate"]].items() if k != "delta"}
+    delta = CANDIDATES[chosen()["candidate"]].get("delta", DELTA)
+    jobs = source_jobs(specs, LABELS)
+    for denoiser in (WEAK, "denoiser/dit"):
+        for pairs, budget in BUDGETS.items():
+            jobs += reader_jobs(specs, pairs, chosen_window(), f" {denoiser.split('/')[1]}", denoiser)
+            for classifier in LABELS:
+                settings = with_rate(classifier, START | change | budget | {"mixing": "output"}, delta, denoiser)
+                jobs += [_table_job(settings, classifier, s, denoiser, pairs) for s in specs]
+    return table("phase_output", jobs)
+
+
+def _table_job(settings: diffusion_tta.Settings, classifier: str, spec: SceneSpec, denoiser: str, pairs: int) -> Job:
+    label = f"{denoiser.split('/')[1]}/{pairs}"
+    about, _ = job("diffusion_tta", settings, classifier, spec, label, denoiser=denoiser, batch=40)
+    about |= {"pairs": f"thinned from a table of {max(BUDGETS)}"}
+
+    def work() -> Records:
+        found = errors_of(spec, max(BUDGETS), settings.window, denoiser).thin(pairs)
+        method = from_table.configure(models(classifier, denoiser), settings, found, stream(spec).ids)
+        return run(method, stream(spec), about=about, batch=40)
+
+    return about, work
+
+
 def soft() -> list[Records]:
     """A DiT that saw mixed conditions in training beside one that did not, both after ten minutes, on `phase`'s scenes.
 
@@ -184,5 +216,6 @@ EXPERIMENTS = {
     "severity": severity,
     "trust": trust,
     "phase": phase,
+    "phase_output": phase_output,
     "soft": soft,
 }

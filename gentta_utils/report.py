@@ -156,6 +156,7 @@ TABLES: dict[str, Callable[[list[Records]], str]] = {
     "ablations": report_02.ablations,
     "trust": report_02.of_trust,
     "phase": report_02.phase,
+    "phase_output": report_02.phase,
     "soft": soft,
     **dict.fromkeys(("natural", "online", "rivals"), report_02.compared),
 }

@@ -17,7 +17,7 @@ ONE_SET_OF_SCENES = [
     {"test", "backbones"},
     {"heldout", "trust"},
     {"online", "ablations", "rivals"},
-    {"phase", "soft"},
+    {"phase", "phase_output", "soft"},
 ]
 
 

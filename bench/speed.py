@@ -21,7 +21,7 @@ from gentta_utils.corruptions import HELD_OUT
 from gentta_utils.datasets import SceneSpec, stream
 from gentta_utils.diffusion import add_noise, eps_error
 from gentta_utils.draws import draw_pairs
-from gentta_utils.methods.diffusion_tta import condition_gradient, probabilities
+from gentta_utils.methods.feedback import condition_gradient, probabilities
 
 WINDOW, TEMPERATURE, MICRO = (150, 600), 3.0, 15
 

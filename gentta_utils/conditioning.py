@@ -124,7 +124,8 @@ class Denoiser(nn.Module):
             if not cond.is_meta:
                 check_probabilities(cond, self.classes)
             cond = self.widen(cond)
-        differentiated = torch.is_grad_enabled() and ((cond is not None and cond.requires_grad) or x_t.requires_grad)
+        inputs = (v for v in (x_t, cond, *self.parameters()) if v is not None)
+        differentiated = torch.is_grad_enabled() and any(v.requires_grad for v in inputs)
         self.count["fwd+bwd" if differentiated else "fwd"] += len(x_t)
         kind = "cpu" if x_t.is_meta else x_t.device.type  # shapes alone have no autocast of their own
         if self.precision == "fp16":  # gradients of a mean over thousands of numbers lie below its range

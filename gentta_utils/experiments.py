@@ -198,6 +198,19 @@ def tuned(classifier: str, view: str = "full", **changes) -> diffusion_tta.Setti
     return diffusion_tta.Settings(**{**settings, "window": tuple(settings["window"]), **changes})
 
 
+def choose_rates(classifiers: tuple) -> None:
+    """Add what `select` would choose to its file for these classifiers: its candidate, with their learning rates."""
+    content = chosen()
+    change = dict(CANDIDATES[content["candidate"]])
+    delta = change.pop("delta", DELTA)
+    for name in classifiers:
+        if name not in content["models"]:
+            for view in ("full", "low"):
+                content["settings"][view][name] = asdict(with_rate(name, START | change | {"view": view}, delta))
+            content["models"][name] = zoo.fingerprint(name)
+    write_json(CHOSEN, content)
+
+
 def chosen_window() -> tuple[int, int]:
     """The chosen window of the Diffusion Classifier; raises as `chosen`."""
     return tuple(chosen()["window"])

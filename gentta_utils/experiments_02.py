@@ -1,11 +1,10 @@
-"""The tables of notebook 02: more backbones, natural shifts, streams, rivals, ablations, and when feedback helps.
+"""The tables of notebook 02: more backbones, ablations, and when feedback helps; rivals in `experiments_rivals`.
 
-Settings are those that `experiments.select` chose; what they leave open (the rate of another backbone or parameter set,
-the rates of the rivals) is set on the same held-out corruptions.
+Settings are those that `experiments.select` chose; what they leave open (the rate of another backbone or parameter set)
+is set on the same held-out corruptions.
 """
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from . import zoo
 from .classifier import Classifier
@@ -14,52 +13,32 @@ from .datasets import SceneSpec, stream
 from .evaluate import Job, Records, run, table
 from .experiments import (
     CANDIDATES,
-    CHOSEN,
     CLASSIFIERS,
     DELTA,
     DIT,
     START,
+    choose_rates,
     chosen,
     chosen_window,
-    clean_spec,
     effect_jobs,
+    errors_of,
     job,
+    models,
     reader_jobs,
-    right,
     source_jobs,
     tuned,
     with_rate,
 )
-from .files import write_json
-from .methods import bn_adapt, cotta, diffusion_tta, memo, tent
+from .experiments_rivals import RIVAL_TABLES, small_grid
+from .methods import diffusion_tta, from_table
 from .methods.base import Models
-from .paths import RESULTS
 from .recipes.classifiers import MEAN, RECIPES, STD
+from .recipes.dit import SOFT
 from .scenes import CLASSES
 
 BACKBONES = (*CLASSIFIERS, "classifier/swin", "classifier/convnext")
 LABELS = ("classifier/resnet-300", "classifier/resnet", "classifier/resnet-3000")  # one network, three amounts of them
 WEAK = "denoiser/dit-10min"
-SMALL = ("gaussian_noise", "fog", "pixelate", "snow", "contrast")  # the five corruptions of K5
-RIVALS = RESULTS / "rivals.json"
-
-
-def small_grid(n: int = 50, severity: int = 5, start: int = 22_000, seed: int = 0) -> list[SceneSpec]:
-    """n scenes under each of the five corruptions of K5."""
-    return [SceneSpec(n, name, severity, "test", start + n * i, seed) for i, name in enumerate(SMALL)]
-
-
-def choose_rates(classifiers: tuple) -> None:
-    """Add what `select` would choose to its file for these classifiers: its candidate, with their learning rates."""
-    content = chosen()
-    change = dict(CANDIDATES[content["candidate"]])
-    delta = change.pop("delta", DELTA)
-    for name in classifiers:
-        if name not in content["models"]:
-            for view in ("full", "low"):
-                content["settings"][view][name] = asdict(with_rate(name, START | change | {"view": view}, delta))
-            content["models"][name] = zoo.fingerprint(name)
-    write_json(CHOSEN, content)
 
 
 def backbones() -> list[Records]:
@@ -67,98 +46,6 @@ def backbones() -> list[Records]:
     choose_rates(BACKBONES)
     specs = [SceneSpec(40, name, 5, "test", 40 * i) for i, name in enumerate(TEST)]
     return table("backbones", effect_jobs(specs, BACKBONES))
-
-
-# --- rivals and streams ----------------------------------------------------------------------------------------------
-
-ONLINE = dict(reset="per_shift", batch=10)
-# rates a third of a decade to a decade around the published ones
-RIVAL_SETTINGS = {
-    "tent": [tent.Settings(lr=lr) for lr in (1e-4, 1e-3, 3e-3, 1e-2)],
-    "cotta": [cotta.Settings(lr=lr) for lr in (1e-4, 1e-3, 3e-3, 1e-2)],
-    "memo": [memo.Settings(lr=lr) for lr in (5e-4, 5e-3, 2e-2)],
-}
-
-
-def how_of(method: str) -> dict:
-    """How `evaluate.run` meets a rival: in a stream that is reset at each shift, or image by image."""
-    return ONLINE if method in ("tent", "cotta") else dict(batch=25)
-
-
-def online_settings(classifier: str, share: float) -> diffusion_tta.Settings:
-    """The chosen settings with their state carried on, at a share of the rate: steps add up over a stream."""
-    settings = tuned(classifier)
-    return replace(settings, online=True, lr=float(f"{share * settings.lr:.3g}"))
-
-
-def select_rivals() -> list[Records]:
-    """Choose the rates of the rivals and of online Diffusion-TTA on held-out corruptions; write them down."""
-    specs = [SceneSpec(50, name, 5, "select", 6000 + 50 * i) for i, name in enumerate(HELD_OUT)]
-    options = {
-        c: RIVAL_SETTINGS | {"diffusion_tta": [online_settings(c, share) for share in (0.3, 0.1, 0.03)]}
-        for c in CLASSIFIERS
-    }
-    jobs = []
-    for classifier in CLASSIFIERS:
-        for method, candidates in options[classifier].items():
-            how = ONLINE if method == "diffusion_tta" else how_of(method)
-            denoiser = {} if method == "diffusion_tta" else {"denoiser": None}
-            for settings in candidates:
-                jobs += [
-                    job(method, settings, classifier, s, f"{method} lr {settings.lr:g}", **denoiser, **how)
-                    for s in specs
-                ]
-    runs = table("select_rivals", jobs)
-    best: dict[str, dict] = {}
-    for classifier in CLASSIFIERS:
-        mine = [r for r in runs if r.about["classifier"] == classifier]
-        best[classifier] = {
-            method: asdict(max(candidates, key=lambda s: right(mine, f"{method} lr {s.lr:g}")))
-            for method, candidates in options[classifier].items()
-        }
-    write_json(RIVALS, {"settings": best, "models": chosen()["models"]})
-    return runs
-
-
-def rival(method: str, classifier: str):
-    """The settings that `select_rivals` wrote down. Raises FileNotFoundError before it was run."""
-    if not RIVALS.is_file():
-        raise FileNotFoundError(f"no settings at {RIVALS}: run `python -m gentta_utils measure select_rivals`")
-    values = json.loads(RIVALS.read_text())["settings"][classifier][method]
-    if method == "diffusion_tta":
-        return diffusion_tta.Settings(**{**values, "window": tuple(values["window"])})
-    return {"tent": tent, "cotta": cotta, "memo": memo}[method].Settings(**values)
-
-
-def natural() -> list[Records]:
-    """K4: clean scenes and the five natural shifts, beside TENT and CoTTA."""
-    shifts = ("v2", "a", "r", "sketch", "stylized")
-    specs = [clean_spec(), *(SceneSpec(100, name, 0, "test", 23_000 + 100 * i) for i, name in enumerate(shifts))]
-    jobs = effect_jobs(specs)
-    for method in ("tent", "cotta"):
-        jobs += [
-            job(method, rival(method, c), c, s, method, denoiser=None, **ONLINE) for c in CLASSIFIERS for s in specs
-        ]
-    return table("natural", jobs)
-
-
-def online() -> list[Records]:
-    """K5: one stream, state carried on, in three orders; the episodic method and the entropy baselines beside it."""
-    specs = small_grid()
-    jobs = source_jobs(specs) + effect_jobs(specs, views=("full",))[len(source_jobs(specs)) :]
-    for c in CLASSIFIERS:
-        rows = [("bn_adapt", bn_adapt.Settings())] if c == "classifier/resnet" else []
-        rows += [(m, rival(m, c)) for m in ("tent", "cotta", "diffusion_tta")]
-        for method, settings in rows:
-            denoiser = {} if method == "diffusion_tta" else {"denoiser": None}
-            name = "diffusion_tta online" if method == "diffusion_tta" else method
-            jobs += [job(method, settings, c, s, f"{name}/iid", **denoiser, **ONLINE) for s in specs]
-            jobs += [
-                job(method, settings, c, s, f"{name}/correlated", order="correlated", **denoiser, **ONLINE)
-                for s in specs
-            ]
-            jobs.append(job(method, settings, c, tuple(specs), f"{name}/mixed", order="mixed", **denoiser, **ONLINE))
-    return table("online", jobs)
 
 
 # --- ablations -------------------------------------------------------------------------------------------------------
@@ -262,19 +149,73 @@ def phase_jobs(specs: list[SceneSpec]) -> list[Job]:
     return jobs
 
 
+def phase_specs() -> list[SceneSpec]:
+    """40 scenes under each of the five corruptions of K5, and 40 clean ones."""
+    return [*small_grid(40, start=25_000), SceneSpec(40, "clean", 0, "test", 25_200)]
+
+
 def phase() -> list[Records]:
     """The map of when it helps: gain against (accuracy of the reader - accuracy of the classifier)."""
-    specs = [*small_grid(40, start=25_000), SceneSpec(40, "clean", 0, "test", 25_200)]
-    return table("phase", phase_jobs(specs))
+    return table("phase", phase_jobs(phase_specs()))
+
+
+def phase_output() -> list[Records]:
+    """The same map with output mixing, from one error table for each diffusion model and stream: no further evaluation.
+
+    Budgets are those of `phase` in pairs; the rate is the rule's for output mixing."""
+    specs = phase_specs()
+    change = {k: v for k, v in CANDIDATES[chosen()["candidate"]].items() if k != "delta"}
+    delta = CANDIDATES[chosen()["candidate"]].get("delta", DELTA)
+    jobs = source_jobs(specs, LABELS)
+    for denoiser in (WEAK, "denoiser/dit"):
+        for pairs, budget in BUDGETS.items():
+            jobs += reader_jobs(specs, pairs, chosen_window(), f" {denoiser.split('/')[1]}", denoiser)
+            for classifier in LABELS:
+                settings = with_rate(classifier, START | change | budget | {"mixing": "output"}, delta, denoiser)
+                jobs += [_table_job(settings, classifier, s, denoiser, pairs) for s in specs]
+    return table("phase_output", jobs)
+
+
+def _table_job(settings: diffusion_tta.Settings, classifier: str, spec: SceneSpec, denoiser: str, pairs: int) -> Job:
+    label = f"{denoiser.split('/')[1]}/{pairs}"
+    about, _ = job("diffusion_tta", settings, classifier, spec, label, denoiser=denoiser, batch=40)
+    about |= {"pairs": f"thinned from a table of {max(BUDGETS)}"}
+
+    def work() -> Records:
+        found = errors_of(spec, max(BUDGETS), settings.window, denoiser).thin(pairs)
+        method = from_table.configure(models(classifier, denoiser), settings, found, stream(spec).ids)
+        return run(method, stream(spec), about=about, batch=40)
+
+    return about, work
+
+
+def soft() -> list[Records]:
+    """A DiT that saw mixed conditions in training beside one that did not, both after ten minutes, on `phase`'s scenes.
+
+    Under embedding mixing, which asks for such conditions, and under output mixing, which does not."""
+    resnet, jobs = LABELS[1], []
+    specs = phase_specs()
+    change = {k: v for k, v in CANDIDATES[chosen()["candidate"]].items() if k != "delta"} | BUDGETS[48]
+    delta = CANDIDATES[chosen()["candidate"]].get("delta", DELTA)
+    for denoiser in (WEAK, SOFT):
+        name = denoiser.split("/")[1]
+        ours = with_rate(resnet, START | change, delta, denoiser)
+        jobs += reader_jobs(specs, 48, chosen_window(), f" {name}", denoiser)
+        for label, settings in {
+            f"{name}/48": ours,
+            f"{name}/48, output mixing": replace(ours, mixing="output"),
+        }.items():
+            jobs += [job("diffusion_tta", settings, resnet, s, label, denoiser=denoiser, batch=40) for s in specs]
+    return table("soft", source_jobs(specs, (resnet,)) + jobs)
 
 
 EXPERIMENTS = {
     "backbones": backbones,
-    "select_rivals": select_rivals,
-    "natural": natural,
-    "online": online,
+    **RIVAL_TABLES,
     "ablations": ablations,
     "severity": severity,
     "trust": trust,
     "phase": phase,
+    "phase_output": phase_output,
+    "soft": soft,
 }

@@ -133,6 +133,17 @@ def reading(runs: list[Records]) -> str:
     return "\n".join(parts)
 
 
+def soft(runs: list[Records]) -> str:
+    """The plain table, and mixed conditions in training against single classes on the same scenes."""
+    parts = [plain(runs), ""]
+    for kind, keep in (("shifted", lambda r: not is_clean(r)), ("clean", is_clean)):
+        here = [r for r in runs if keep(r)]
+        for label in (label for label in distinct(here, "label") if "-soft" in label):
+            other = label.replace("-soft", "")
+            parts.append(f"{kind}: {label} minus {other}: {versus(pick(here, label), pick(here, other))} points")
+    return "\n".join(parts)
+
+
 TABLES: dict[str, Callable[[list[Records]], str]] = {
     "select": plain,
     "reading": reading,
@@ -145,6 +156,9 @@ TABLES: dict[str, Callable[[list[Records]], str]] = {
     "ablations": report_02.ablations,
     "trust": report_02.of_trust,
     "phase": report_02.phase,
+    "phase_output": report_02.phase,
+    "soft": soft,
+    **dict.fromkeys(("natural", "online", "rivals"), report_02.compared),
 }
 ALL_EXPERIMENTS = EXPERIMENTS | experiments_02.EXPERIMENTS
 assert set(TABLES) == set(ALL_EXPERIMENTS)

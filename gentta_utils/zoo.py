@@ -28,9 +28,11 @@ SHIPPED = (
     "classifier/resnet-3000",
     "classifier/resnet-augmix",
     "classifier/resnet-ceiling",
+    "classifier/mae",
     "classifier/filter",
     "denoiser/dit",
     "denoiser/dit-10min",
+    "denoiser/dit-soft-10min",
 )
 CHECKSUMS = MODELS / "checksums.json"
 IMAGE_SIZE = 64  # of the scenes profile's task models
@@ -115,6 +117,7 @@ def cached(name: str, precision: str = "auto") -> nn.Module:
 def _load_classifier(name: str, path: Path) -> nn.Module:
     import timm
 
+    from . import mae  # noqa: F401  (an architecture that timm then knows)
     from .classifier import Classifier
 
     timm.layers.set_fused_attn(False)  # the fused kernel has no per-sample rule for `vmap`

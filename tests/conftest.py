@@ -14,6 +14,7 @@ from gentta_utils import zoo
 from gentta_utils.classifier import Classifier
 from gentta_utils.conditioning import PixelDiT, share_embedder
 from gentta_utils.diffusion import alphas_cumprod_of, linear_betas
+from gentta_utils.mae import MaskedAutoencoder
 from gentta_utils.methods.base import Models
 from gentta_utils.mixture import GaussianMixture
 from torch import nn
@@ -82,6 +83,17 @@ def make_family(family: str, **options) -> Models:
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.2)  # timm's start makes all predictions alike
     return Models(Classifier(network, (0.5,) * 3, (0.5,) * 3, 32, 4, family))
+
+
+def make_mae(seed: int = 6) -> Models:
+    """A random masked autoencoder with 16 patches on 16 px images and 4 classes."""
+    import timm
+
+    timm.layers.set_fused_attn(False)
+    torch.manual_seed(seed)
+    network = MaskedAutoencoder(4, 16, 4, embed_dim=8, depth=2, num_heads=2, decoder_dim=8, decoder_depth=1)
+    nn.init.normal_(network.head.linear.weight)
+    return Models(Classifier(network, (0.5,) * 3, (0.5,) * 3, 16, 4, "mae"))
 
 
 def weights(module: nn.Module) -> list[torch.Tensor]:

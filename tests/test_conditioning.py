@@ -11,7 +11,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor
 
 from gentta_utils import scenes, zoo
 from gentta_utils.draws import draw_pairs
-from gentta_utils.methods.diffusion_tta import condition_gradient
+from gentta_utils.methods.feedback import condition_gradient
 
 
 def test_bf16_points_where_float32_does(shipped):

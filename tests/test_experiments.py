@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gentta_utils import evaluate, experiments, experiments_02, report, zoo
+from gentta_utils import evaluate, experiments, experiments_02, experiments_rivals, report, zoo
 from gentta_utils.corruptions import HELD_OUT, TEST
 from gentta_utils.datasets import SceneSpec
 from gentta_utils.experiments import CLASSIFIERS, job, source_jobs
@@ -16,7 +16,8 @@ ONE_SET_OF_SCENES = [
     {"reading", "clean", "natural"},
     {"test", "backbones"},
     {"heldout", "trust"},
-    {"online", "ablations"},
+    {"online", "ablations", "rivals"},
+    {"phase", "phase_output", "soft"},
 ]
 
 
@@ -30,12 +31,13 @@ def tables():
         return evaluate.results(name) if name == "select" else []  # it looks at its runs
 
     patch = pytest.MonkeyPatch()
-    for module in (experiments, experiments_02):
+    for module in (experiments, experiments_rivals, experiments_02):
         patch.setattr(module, "table", collect)
-        patch.setattr(module, "write_json", lambda *a: None)
-        patch.setattr(module, "with_rate", lambda c, s, *a: diffusion_tta.Settings(lr=0.1, **s))
+        patch.setattr(module, "write_json", lambda *a: None, raising=False)
+        patch.setattr(module, "with_rate", lambda c, s, *a: diffusion_tta.Settings(lr=0.1, **s), raising=False)
     patch.setattr(experiments, "best_window", lambda: (150, 600))
-    patch.setattr(experiments_02, "rival", lambda method, c: METHODS[method].Settings(lr=0.1))
+    patch.setattr(experiments_rivals, "rival", lambda row, c: METHODS[row.split(" ")[0]].Settings(lr=0.1))
+    patch.setattr(experiments_rivals, "tuned", lambda c: diffusion_tta.Settings(lr=0.1))
     for make in report.ALL_EXPERIMENTS.values():
         make()
     patch.undo()

@@ -102,3 +102,31 @@ def test_orders_of_a_stream():
         for order in ("iid", "correlated")
     )
     assert evaluate.fingerprint(alone) != evaluate.fingerprint(sorted_)
+
+
+def test_rows_are_compared_with_the_source_scene_by_scene(monkeypatch):
+    """A mixed stream is told apart by its scenes; a method on another network is held against that network."""
+    fog, snow = (dict(before=[1, 1, 0, 0], shift=s) for s in ("fog", "snow"))
+    runs = [record("source/full", [1, 1, 0, 0], method="source", **fog), record("tent", [0, 1, 0, 0], **fog)]
+    runs += [record("source/full", [1, 1, 1, 0], method="source", **snow), record("tent", [1, 1, 1, 0], **snow)]
+    for r in runs[2:]:
+        r.id[:] += 10
+    both = record("tent/mixed", [0, 1, 1, 0, 0, 0, 1, 1], [1] * 8, shift="mixed")
+    both.id[:] = [0, 10, 1, 11, 2, 12, 3, 13]  # fog and snow in turn
+    other = record("source/full", [0, 0, 0, 0], method="source", classifier="classifier/mae", **fog)
+    changed = record("ttt_mae", [1, 0, 0, 0], classifier="classifier/mae", **fog)
+    text = report_02.compared([*runs, both, other, changed])
+    rows = {tuple(c.strip() for c in line.split("|")[1:3]): line for line in text.splitlines() if line.startswith("|")}
+    assert [c.strip() for c in rows["tent/mixed", "resnet"].split("|")][3:6] == ["50", "50", "50.0"]
+    assert "+12.5" in rows["tent/mixed", "resnet"]  # 4 of 8 right, the source 3
+    assert "+12.5" in rows["tent", "resnet"]
+    assert "-25.0" in rows["ttt_mae", "mae"]
+
+
+def test_the_ensemble_takes_its_temperature_from_held_out_corruptions():
+    taus = {report_02.ensemble_temperature(f"reader/{n} pairs/150..600") for n in (9, 48)}
+    assert taus <= set(report_02.TAUS)
+    r = record("reader/9 pairs/150..600", after=[0, 1], before=[1, 0], method="diffusion_classifier")
+    r.about["settings"]["temperature"] = 3.0
+    assert report_02.averaged(r, 0.3).tolist() == [True, False]  # at a low temperature the reader is the surer one
+    assert report_02.averaged(r, 300.0).tolist() == [False, True]

@@ -1,6 +1,19 @@
 """Every method by name: a new one is one file and one line."""
 
-from . import bn_adapt, cotta, diffusion_classifier, diffusion_tta, ensemble, memo, source, tent, tta_averaging
+from . import (
+    bn_adapt,
+    cotta,
+    diffusion_classifier,
+    diffusion_tta,
+    dusa,
+    ensemble,
+    memo,
+    source,
+    tea,
+    tent,
+    tta_averaging,
+    ttt_mae,
+)
 
 METHODS = {
     "source": source,
@@ -12,4 +25,7 @@ METHODS = {
     "diffusion_classifier": diffusion_classifier,
     "ensemble": ensemble,
     "diffusion_tta": diffusion_tta,
+    "dusa": dusa,
+    "tea": tea,
+    "ttt_mae": ttt_mae,
 }

@@ -10,18 +10,16 @@ detached, then one backward of (p * G).sum() through the classifier, which there
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 from torch import Tensor
-from torch.func import functional_call
 
-from ..arrays import Images, PerImage, Probs
-from ..classifier import PARAM_SETS, Copies, parameter_names, with_lora
-from ..diffusion import add_noise, eps_error
+from ..arrays import Probs
+from ..classifier import PARAM_SETS, Copies
 from ..draws import NOISE_MODES, TIMESTEP_MODES, draw_pairs
-from ..errors import gram
 from ..inputs import check_images
 from ..views import VIEWS, view_of
 from .base import Models, Output, check_finite, check_settings, spent
+from .feedback import MIXINGS, condition_gradient, fresh_copies, prepare, probabilities
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Settings:
         choices = {
             "timesteps": TIMESTEP_MODES,
             "noise": NOISE_MODES,
-            "mixing": ("embedding", "output"),
+            "mixing": MIXINGS,
             "view": VIEWS,
             "optimizer": ("sgd", "adamw"),
             "param_set": PARAM_SETS,
@@ -62,8 +60,6 @@ class Settings:
         check_settings(self, choices, ("lr", "updates", "pairs", "temperature", "micro_batch", "images_at_once"))
         if not 0 <= self.window[0] < self.window[1]:
             raise ValueError(f"window={self.window}: choose (low, high) with 0 <= low < high")
-        if self.mixing == "output" and self.adapt_denoiser:
-            raise ValueError("mixing='output' takes no gradient through the denoiser: set adapt_denoiser=False")
 
 
 # METHODS C9, the "adam" row: classifier and diffusion model together; the other is SGD 5e-3 with momentum .9
@@ -79,55 +75,11 @@ PUBLISHED = dict(
 )
 
 
-def probabilities(logits: Probs, temperature: float, dropped: Bool[Tensor, "B K"] | None = None) -> Probs:
-    """p = softmax(z / T) over the classes that are not dropped (B, K), renormalised."""
-    z = logits / temperature
-    return (z if dropped is None else z.masked_fill(dropped, -torch.inf)).softmax(1)
-
-
 def _dropped(logits: Probs, top_k: int) -> Bool[Tensor, "B K"] | None:
     """True for all but the k best classes (B, K); None for k = 0."""
     if not top_k:
         return None
     return torch.ones_like(logits, dtype=torch.bool).scatter(1, logits.topk(top_k).indices, False)
-
-
-def condition_gradient(
-    denoiser,
-    x0: Images,
-    p: Probs,
-    t: Int[Tensor, "B n"],
-    eps: Float[Tensor, "B n C H W"],
-    mixing: str = "embedding",
-    micro_batch: int = 48,
-    phi: dict[str, Tensor] | None = None,
-) -> tuple[Probs, PerImage]:
-    """G = dL/dp (B, K) and L (B,) of each image: the mean diffusion error over its n pairs.
-
-    Args:
-        x0: (B, C, H, W); p: (B, K), detached here; t: (B, n); eps: (B, n, C, H, W).
-        micro_batch: rows of the denoiser at once; each micro-batch holds the same number of pairs of every image.
-        phi: adapted parameters of the denoiser, whose .grad is added to (batch mean of L); None keeps it frozen.
-    """
-    (B, n), p, abar = t.shape, p.detach().requires_grad_(), denoiser.alphas_cumprod
-    G, loss = torch.zeros_like(p), x0.new_zeros(B)
-    for pairs in torch.arange(n, device=x0.device).split(max(1, micro_batch // B)):
-        k = len(pairs)
-        x0_k, t_k, eps_k = x0.repeat_interleave(k, 0), t[:, pairs].flatten(), eps[:, pairs].flatten(0, 1)
-        if mixing == "output":  # L = p' Gram p, so dL/dp = 2 Gram p: only forward evaluations
-            g = gram(denoiser, x0_k, t_k, eps_k, micro_batch=micro_batch).unflatten(0, (B, k)).sum(1) / n  # (B, K, K)
-            Gp = (g @ p.detach().to(g.dtype)[..., None])[..., 0]
-            G, loss = G + 2 * Gp, loss + (p.detach() * Gp).sum(1)
-            continue
-        inputs = (add_noise(x0_k, t_k, eps_k, abar), t_k, p.repeat_interleave(k, 0))
-        # the embedder is one module in all blocks: torch must not tie its weights a second time
-        eps_hat = denoiser(*inputs) if phi is None else functional_call(denoiser, phi, inputs, tie_weights=False)
-        error = eps_error(eps_hat, eps_k)  # (B * k,)
-        grad_p, *grad_phi = torch.autograd.grad(error.sum() / n, [p, *(phi or {}).values()])
-        G, loss = G + grad_p, loss + error.detach().view(B, k).sum(1) / n
-        for value, grad in zip((phi or {}).values(), grad_phi, strict=True):
-            value.grad = grad / B if value.grad is None else value.grad + grad / B
-    return G, loss
 
 
 @dataclass
@@ -161,21 +113,7 @@ class DiffusionTTA:
 
     def _fresh(self, copies: int | None) -> tuple:
         """Copies of the source parameters with a fresh optimiser."""
-        s = self.settings
-        task = Copies(self.models.classifier, s.param_set, copies)
-        phi = None
-        if s.adapt_denoiser:
-            phi = {  # of the network alone: a VAE around it has no part in the loss
-                f"network.{n}": v.detach().clone().requires_grad_()
-                for n, v in self.models.denoiser.network.named_parameters()
-                if s.adapt_embeddings or "embedding_table" not in n
-            }
-        groups = [{"params": task.tensors()}] + (
-            [{"params": list(phi.values()), "lr": s.denoiser_lr or s.lr}] if phi else []
-        )
-        if s.optimizer == "sgd":
-            return task, phi, torch.optim.SGD(groups, s.lr, momentum=s.momentum)
-        return task, phi, torch.optim.AdamW(groups, s.lr, weight_decay=0.0)
+        return fresh_copies(self.models, self.settings, copies)
 
     def _episode(self, images: Tensor, ids: Tensor, at_once: int) -> tuple:
         B, start = len(images), self.models.counts()
@@ -214,31 +152,13 @@ class DiffusionTTA:
         return logits.cpu(), before.cpu(), torch.stack(losses).cpu()
 
 
-def takes_steps(denoiser) -> bool:
-    """Whether the denoiser's weights can be adapted: half precision would round small steps away, and blocks that are
-    computed again on the way back would be computed with the source's weights."""
-    exact = denoiser.precision != "fp16" and all(v.dtype == torch.float32 for v in denoiser.parameters())
-    return exact and not getattr(denoiser.network, "is_gradient_checkpointing", False)
-
-
 def configure(models: Models, settings: Settings) -> DiffusionTTA:
     """The classifier's `param_set` is updated, and the denoiser if asked. Raises ValueError for misfits.
 
     The networks of `models` are frozen here: they never compute weight gradients."""
-    if models.denoiser is None:
-        raise ValueError("Diffusion-TTA needs a denoiser: Models(classifier, denoiser)")
-    if settings.window[1] > len(models.denoiser.alphas_cumprod):
-        raise ValueError(f"window={settings.window}: this denoiser has {len(models.denoiser.alphas_cumprod)} timesteps")
-    if settings.adapt_denoiser and not takes_steps(models.denoiser):
-        raise ValueError("adapt_denoiser=True: load the denoiser with precision='fp32' and low_memory=False")
+    models = prepare(models, settings, settings.window[1] - 1)
     if settings.top_k > models.classifier.classes:
         raise ValueError(f"top_k={settings.top_k}: there are {models.classifier.classes} classes")
-    if settings.param_set == "lora":
-        models = Models(with_lora(models.classifier, seed=settings.seed), models.denoiser)
-    parameter_names(models.classifier, settings.param_set)
-    for net in (models.classifier, models.denoiser):
-        if isinstance(net, torch.nn.Module):
-            net.requires_grad_(False)
     return DiffusionTTA(models, settings)
 
 

@@ -18,17 +18,18 @@ from .. import scenes, zoo
 from ..evaluate import fingerprint, load
 from ..files import write_json
 from ..paths import MODELS, RESULTS
-from . import classifiers, dit, quality
+from . import classifiers, dit, mae, quality
 from .training import Run, Schedule, training_speed
 from .training import train as run_training
 
 CANDIDATES = MODELS / "candidates"
+RECIPES = classifiers.RECIPES | mae.RECIPES  # of classifiers
 WEAK = "denoiser/dit-10min"  # the DiT as it is after 3,000 steps, about ten minutes on two cores
 
 
 def names() -> list[str]:
     """Everything that `train` can make."""
-    return ["denoiser/dit", *classifiers.RECIPES]
+    return [*dit.SCHEDULES, *RECIPES]
 
 
 def train(name: str, device: str = "cpu", minutes: float | None = None, scratch: bool = False) -> Path:
@@ -42,22 +43,21 @@ def train(name: str, device: str = "cpu", minutes: float | None = None, scratch:
     if name not in names():
         raise ValueError(f"no recipe for {name!r}: choose one of {', '.join(names())}")
     folder = CANDIDATES / name
-    if name == "denoiser/dit":
-        network, loss_of, schedule, recipe = dit.build(), dit.make_loss(device), dit.SCHEDULE, dit.DESCRIPTION
+    if name in dit.SCHEDULES:
+        loss_of = dit.make_loss(device, soft_share=dit.SOFT_SHARE if name == dit.SOFT else 0.0)
+        network, schedule, recipe = dit.build(), dit.SCHEDULES[name], dit.description(name)
     else:
-        spec = classifiers.RECIPES[name]
-        network, loss_of, schedule, recipe = (
-            spec.build(),
-            classifiers.make_loss(spec, device),
-            spec.schedule,
-            asdict(spec),
-        )
+        spec = RECIPES[name]
+        make_loss = mae.make_loss if isinstance(spec, mae.MaeRecipe) else classifiers.make_loss
+        network, loss_of, schedule, recipe = spec.build(), make_loss(spec, device), spec.schedule, asdict(spec)
     if minutes is not None:
         schedule = _fitted(schedule, minutes, network, loss_of, folder, device, scratch)
+        if name in mae.RECIPES:  # whose loss changes on the way
+            loss_of = make_loss(replace(spec, schedule=schedule), device)
     identity = fingerprint({"recipe": recipe, "schedule": asdict(schedule), "world": scenes.VERSION})
     run = run_training(network, loss_of, schedule, folder, device, scratch, identity=identity)
     speed = training_speed(network, loss_of, schedule, device)  # undisturbed: a run may have shared the machine
-    if name == "denoiser/dit":
+    if name in dit.SCHEDULES:
         for steps in schedule.snapshots:
             snapshot = folder / f"after-{steps}-steps.safetensors"
             if snapshot.is_file():
@@ -133,7 +133,7 @@ def _finish_dit(run: Run, folder: Path, name: str, speed: float) -> None:
         untied.load_state_dict(run.use_average().cpu().state_dict())
         untied.half().save_pretrained(folder / "transformer", safe_serialization=True)
         dit.scheduler().save_pretrained(folder / "scheduler")
-        return dit.DESCRIPTION
+        return dit.description(name)
 
     _finish(name, run, speed, folder, write, lambda: quality.of_denoiser(zoo.load(name, folder=CANDIDATES)))
 

@@ -2,7 +2,14 @@
 
 Recipe: eps loss with min-SNR-5 weights (Hang et al., 2023), timesteps stratified within the batch with 60% of them in
 the lower two thirds, flips, 10% null class, moving average of the weights.
+
+A variant, `SOFT`, is trained as far as the shipped "denoiser/dit-10min" and differs from it in one thing: a quarter of
+its samples are conditioned on a mix of classes, of which the scene shows one. What Diffusion-TTA asks is then something
+that the model has seen, and the loss a bound for mixtures of classes. The shipped DiT knows single classes, as real
+ones do.
 """
+
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -27,9 +34,15 @@ CONFIG = dict(
 SCENES = 60_000
 NULL_SHARE = 0.1
 SCHEDULE = Schedule(steps=24_000, batch=64, lr=1.2e-3, warmup=300, flat=0.5, final=0.02, ema=0.9995, snapshots=(3000,))
+DIT, SOFT = "denoiser/dit", "denoiser/dit-soft-10min"
+SCHEDULES = {DIT: SCHEDULE, SOFT: replace(SCHEDULE, steps=3000, flat=1.0, snapshots=())}  # the first 3,000 steps of it
+SOFT_SHARE = 0.25  # of the samples of SOFT have a mixed condition
 
 
-DESCRIPTION = {"scenes": SCENES, "null_share": NULL_SHARE, "loss": "eps, min-SNR-5", "config": CONFIG}
+def description(name: str) -> dict:
+    """What the card says of a recipe, beside its schedule."""
+    shared = {"scenes": SCENES, "null_share": NULL_SHARE, "loss": "eps, min-SNR-5", "config": CONFIG}
+    return shared | ({"soft_share": SOFT_SHARE} if name == SOFT else {})
 
 
 def scheduler() -> DDPMScheduler:
@@ -55,17 +68,39 @@ def timesteps(n: int, T: int, generator: torch.Generator) -> Tensor:
     return torch.where(torch.rand(n, generator=generator) < 0.6, (t * 0.65).long(), t)
 
 
-def make_loss(device: str = "cpu", scenes: int = SCENES, batch: int = SCHEDULE.batch):
-    """The loss function of `training.train`, with its data loaded."""
+def mixtures(n: int, classes: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Sparse p (n, K), uniform over the simplex of 2 to 4 random classes, and a class (n,) drawn from each."""
+    count = torch.randint(2, 5, (n, 1), generator=generator)
+    among = torch.rand(n, classes, generator=generator).argsort(1).argsort(1) < count  # (n, K)
+    weights = torch.empty(n, classes).exponential_(generator=generator) * among
+    p = weights / weights.sum(1, keepdim=True)
+    return p, torch.multinomial(p, 1, generator=generator)[:, 0]
+
+
+def make_loss(device: str = "cpu", scenes: int = SCENES, batch: int = SCHEDULE.batch, soft_share: float = 0.0):
+    """The loss function of `training.train`, with its data loaded; `soft_share` of the samples on mixed conditions."""
     images, labels = training_set(scenes)
+    K, order = len(CLASSES), labels.argsort(stable=True)
+    counts = labels.bincount(minlength=K)
+    first = counts.cumsum(0) - counts  # of each class in `order`
     alphas_cumprod = alphas_cumprod_of(linear_betas()).float()
     snr = alphas_cumprod / (1 - alphas_cumprod)
     weights = (snr.clamp_max(5) / snr).to(device)
 
+    def mixed(rows: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Rows with some replaced, and conditions (B, K + 1): one-hot, or a mix and then a scene of a class of it."""
+        p, drawn = mixtures(batch, K, generator)
+        soft = (torch.rand(batch, generator=generator) < soft_share) & (y < K)
+        other = order[first[drawn] + (torch.rand(batch, generator=generator) * counts[drawn]).long()]
+        cond = torch.where(soft[:, None], F.pad(p, (0, 1)), F.one_hot(y, K + 1).float())
+        return torch.where(soft, other, rows), cond
+
     def loss_of(model: nn.Module, generator: torch.Generator, step: int) -> Tensor:
         rows = torch.randint(0, len(images), (batch,), generator=generator)
         flip = torch.rand(batch, generator=generator) < 0.5
-        y = torch.where(torch.rand(batch, generator=generator) < NULL_SHARE, len(CLASSES), labels[rows])
+        y = torch.where(torch.rand(batch, generator=generator) < NULL_SHARE, K, labels[rows])
+        if soft_share:
+            rows, y = mixed(rows, y, generator)
         t = timesteps(batch, len(alphas_cumprod), generator)
         x = images[rows].float()
         x = torch.where(flip[:, None, None, None], x.flip(-1), x)

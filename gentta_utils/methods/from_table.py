@@ -1,0 +1,76 @@
+"""Diffusion-TTA with output mixing, from an error table: no evaluation of the diffusion model at all.
+
+    L = p' Gram p, so dL/dp = 2 Gram p
+
+The table of an image (`errors.ErrorTable`) holds all that output mixing can ask of the diffusion model. Whoever has it,
+from the Diffusion Classifier for instance, tries step sizes, temperatures and budgets at the price of the classifier.
+Not among the methods by name: it needs a table of the very images.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..classifier import Copies
+from ..errors import ErrorTable
+from ..inputs import check_images
+from ..views import view_of
+from .base import Models, Output, check_finite, make_optimizer, source_logits, spent
+from .diffusion_tta import Settings
+from .feedback import probabilities
+
+
+@dataclass
+class FromTable:
+    predict = "after"
+    online = False
+    models: Models
+    settings: Settings
+    table: ErrorTable
+    ids: Tensor  # (N,) of the table's images
+
+    def adapt(self, images: Tensor, ids: Tensor) -> Output:
+        """As `DiffusionTTA.adapt`. Update s sees the pairs s, s + S, s + 2 S ... of the table, each pair one update.
+
+        Raises ValueError for images of the wrong size or range, or an image that the table does not hold."""
+        check_images(images, self.models.classifier.image_size)
+        s, start, losses = self.settings, self.models.counts(), []
+        rows = (ids[:, None] == self.ids).int()  # (B, N)
+        if not bool(rows.sum(1).eq(1).all()):
+            raise ValueError("the table does not hold each of these images once: make one of this very stream")
+        grams = self.table.gram[rows.argmax(1)].to(images.device)  # (B, n, K, K)
+        seen, task = view_of(images, s.view), Copies(self.models.classifier, s.param_set, len(images))
+        optimizer = make_optimizer(s.optimizer, task.tensors(), s.lr, s.momentum)
+        for step in range(s.updates):
+            g = grams[:, step :: s.updates].mean(1)  # (B, K, K)
+            p = probabilities(task(seen), s.temperature)  # (B, K)
+            check_finite(p.sum(1), ids, step, s.lr)
+            G = 2 * (g @ p.detach()[..., None])[..., 0]  # (B, K)
+            losses.append((p.detach() * G).sum(1) / 2)
+            optimizer.zero_grad()
+            (p * G).sum().backward()
+            optimizer.step()
+        with torch.no_grad():
+            logits = task(seen)
+        check_finite(logits.sum(1), ids, s.updates, s.lr)
+        return Output(
+            logits.cpu(), source_logits(self.models, seen), torch.stack(losses).cpu(), spent(self.models, start)
+        )
+
+    def reset(self) -> None:
+        """Nothing to do: every image starts from the source."""
+
+
+def configure(models: Models, settings: Settings, table: ErrorTable, ids: Tensor) -> FromTable:
+    """The classifier's `param_set` is updated. Raises ValueError where the table does not fit the settings."""
+    n, K = table.gram.shape[1], models.classifier.classes
+    if settings.mixing != "output" or settings.adapt_denoiser or settings.online or settings.top_k:
+        raise ValueError("a table serves mixing='output' with a frozen denoiser, image by image, over all classes")
+    if n != settings.updates * settings.pairs or table.gram.shape[-1] != K or len(ids) != len(table.gram):
+        raise ValueError(
+            f"{settings.updates} updates of {settings.pairs} pairs over {K} classes do not fit a table of {n} pairs "
+            f"over {table.gram.shape[-1]}: thin it, or make another"
+        )
+    models.classifier.requires_grad_(False)
+    return FromTable(models, settings, table, ids)

@@ -84,6 +84,7 @@ def ablations() -> list[Records]:
         "K10: one random t an update": replace(ours, pairs=1, timesteps="iid"),
         "K10: + many t, one noise": replace(ours, noise="shared"),
         "K10: + fresh noise (ours)": ours,
+        "K10: + antithetic noise": replace(ours, noise="antithetic"),
         "K11: logits": by_rule("logits"),
         "K11: batch norm": by_rule("bn"),
         "K11: last layer": by_rule("head"),

@@ -129,6 +129,11 @@ def select_rivals() -> list[Records]:
     return runs
 
 
+def chosen_rows(classifier: str) -> list[str]:
+    """The rows whose settings `select_rivals` chose for a classifier, none for one that it did not meet."""
+    return list(json.loads(RIVALS.read_text())["settings"].get(classifier, {})) if RIVALS.is_file() else []
+
+
 def rival(row: str, classifier: str):
     """The settings that `select_rivals` wrote down. Raises FileNotFoundError before it was run."""
     if not RIVALS.is_file():

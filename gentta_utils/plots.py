@@ -85,3 +85,16 @@ def bars(ax: Axes, names: list[str], series: dict[str, list[float]], unit: str) 
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.5, -0.5)  # not invert_yaxis, which would turn shared axes twice
     ax.set_xlabel(unit)
+
+
+def adaptation(image: Tensor, history: Tensor, losses: list[float], names: list[str], label: int) -> Figure:
+    """An image (3, H, W), the probabilities (S + 1, K) of its four likeliest classes over S updates, its S losses."""
+    fig, axes = figure(1, 3, height=2.4, width_ratios=[1, 2, 2])
+    picture(axes[0], image, names[label])
+    for k in history.max(0).values.topk(4).indices.tolist():
+        axes[1].plot(history[:, k], label=names[k], lw=2.5 if k == label else 1.2)
+    axes[1].set(xlabel="update", ylabel="probability", ylim=(0, 1))
+    axes[1].legend(fontsize=7)
+    axes[2].plot(losses, color=BLACK)
+    axes[2].set(xlabel="update", ylabel="diffusion loss")
+    return fig

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import datasets, experiments, folders, natural, scenes
+from . import datasets, experiments, experiments_rivals, folders, natural, scenes
 from .datasets import FolderSpec, SceneSpec, Stream
 from .methods import diffusion_tta
 from .paths import ROOT
@@ -89,6 +89,17 @@ def settings(profile: str, classifier: str, **changes) -> diffusion_tta.Settings
     if check_profile(profile) == "scenes":
         return experiments.tuned(classifier, **changes)
     return diffusion_tta.Settings(**PUBLISHED_SGD | changes)
+
+
+def rival(profile: str, row: str, classifier: str):
+    """Settings of another method: the ones chosen on held-out corruptions of scenes, or its defaults.
+
+    `row` is one of `experiments_rivals.select_rivals`, e.g. "tent" or "diffusion_tta online"."""
+    if check_profile(profile) == "scenes" and row in experiments_rivals.chosen_rows(classifier):
+        return experiments_rivals.rival(row, classifier)
+    if row == "diffusion_tta online":
+        return settings(profile, classifier, online=True)
+    return experiments_rivals.MODULES[experiments_rivals.method_of(row)].Settings()
 
 
 def window(profile: str) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from . import trust
+from . import plots, trust
 from .batch import as_table
 from .corruptions import HELD_OUT
 from .evaluate import Records, gain, paired_interval, protocol_line, results
@@ -41,6 +41,27 @@ def points_of_phase(runs: list[Records]) -> list[dict]:
 
 def _shift(r: Records) -> tuple:
     return r.about["stream"]["shift"], r.about["stream"]["severity"]
+
+
+def draw_phase(ax, cells: list[dict]) -> None:
+    """The map on an axes: gain against the lead of the reader, one mark a cell, open for the weaker diffusion model."""
+    names = list(dict.fromkeys(c["classifier"] for c in cells))
+    markers = dict(zip(BUDGETS, ("v", "s", "o"), strict=True))
+    for c in cells:
+        colour, filled = plots.PALETTE[names.index(c["classifier"])], "10min" not in c["denoiser"]
+        face = colour if filled else "none"
+        ax.plot(c["ahead"], c["gain"], markers[c["pairs"]], color=colour, mfc=face, ms=5, alpha=0.8)
+    ends = [min(c["ahead"] for c in cells) - 5, max(c["ahead"] for c in cells) + 5]
+    ax.plot(ends, ends, ":", color="0.6", lw=1)
+    ax.axhline(0, color="0.3", lw=0.8)
+    ax.axvline(0, color="0.3", lw=0.8)
+    for name, colour in zip(names, plots.PALETTE, strict=False):
+        ax.plot([], [], "o", color=colour, label=name)
+    for pairs, marker in markers.items():
+        ax.plot([], [], marker, color="0.5", label=f"{pairs} evaluations")
+    ax.plot([], [], "o", color="0.5", mfc="none", label="weaker DiT")
+    ax.set(xlabel="accuracy of the reader minus that of the classifier (points)", ylabel="gain of Diffusion-TTA")
+    ax.legend(loc="upper left", fontsize=8)
 
 
 def predicted_sign(cells: list[dict]) -> dict[str, float]:
@@ -112,6 +133,22 @@ def of_trust(readers_of_heldout: list[Records]) -> str:
             rows.append(row | {name: str(gain) for name, gain in trust.judge(e, option, cut).items()})
     chosen = f"Chosen on held-out corruptions: {rule}, at least {threshold:.2f}."
     return f"{protocol_line(readers)}\n{chosen}\n\n{as_table(rows)}"
+
+
+def headlines(runs: list[Records]) -> list[dict]:
+    """One row a classifier: source and control, Diffusion-TTA on both views, paired gains."""
+    rows = []
+    for name in dict.fromkeys(r.about["classifier"] for r in runs if r.about["method"] == "diffusion_tta"):
+        row = {"classifier": name.split("/")[1]}
+        heads = {"source/full": "source", "source/low": "low-passed"}
+        heads |= {"diffusion_tta/full": "Diffusion-TTA", "diffusion_tta/low": "on the low view"}
+        for label, head in heads.items():
+            mine = [r for r in runs if (r.about["classifier"], r.about["label"]) == (name, label)]
+            row[head] = f"{100 * np.concatenate([r.right_after for r in mine]).mean():.1f}"
+            if label.startswith("diffusion_tta"):
+                row["gain" if label.endswith("full") else "gain there"] = str(gain(mine))
+        rows.append(row)
+    return rows
 
 
 def signs(runs: list[Records]) -> list[dict]:

@@ -8,7 +8,7 @@ from .report import accuracy, is_clean, pick, versus
 
 
 def live(runs: dict[str, list[Records]], baseline: str = "source") -> list[dict]:
-    """One row a method of name -> records of the same streams: right of n, difference to the baseline, protocol, cost."""
+    """One row for each method of name -> records of the same streams: right of n, difference, protocol, cost."""
     rows = []
     for name, mine in runs.items():
         after, other, scene = (

@@ -1,6 +1,6 @@
-"""The picture at the top of the README: a random image that was corrected, one that was broken, and the large table.
+"""The pictures at the top of the README and of notebook 02, from the records.
 
-python bench/overview.py        -> data/scenes/overview.png
+python bench/overview.py        -> data/scenes/overview.png, data/scenes/when_it_helps.png
 """
 
 import random
@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from gentta_utils import evaluate, plots, report, scenes
+from gentta_utils import evaluate, plots, report, report_02, scenes
 from gentta_utils.datasets import SceneSpec, stream
 from gentta_utils.paths import DATA
 
@@ -57,6 +57,15 @@ def main() -> None:
         ax.set(xlabel="% right at severity 5, mean of ResNet and ViT, 40 scenes each", xlim=(0, 100))
         ax.legend(loc="lower right")
         fig.savefig(DATA / "scenes" / "overview.png", dpi=110)
+    when_it_helps()
+
+
+def when_it_helps() -> None:
+    """The map: gain of Diffusion-TTA against how much better the diffusion model reads than the classifier."""
+    fig, ax = plots.figure(width=7, height=4.4)
+    report_02.draw_phase(ax, report_02.points_of_phase(evaluate.results("phase")))
+    with plt.rc_context(plots.STYLE):
+        fig.savefig(DATA / "scenes" / "when_it_helps.png", dpi=100)
 
 
 if __name__ == "__main__":

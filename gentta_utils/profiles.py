@@ -12,7 +12,8 @@ from torch import Tensor
 
 from . import datasets, experiments, experiments_rivals, folders, natural, scenes
 from .datasets import FolderSpec, SceneSpec, Stream
-from .methods import diffusion_tta
+from .methods import METHODS, diffusion_classifier, diffusion_tta, source
+from .methods.base import Models
 from .paths import ROOT
 from .zoo import check_profile
 
@@ -100,6 +101,33 @@ def rival(profile: str, row: str, classifier: str):
     if row == "diffusion_tta online":
         return settings(profile, classifier, online=True)
     return experiments_rivals.MODULES[experiments_rivals.method_of(row)].Settings()
+
+
+def method(profile: str, row: str, models: Models, classifier: str, ours: diffusion_tta.Settings, small: bool = False):
+    """A configured method by the name of its row in a table, with what was chosen for it.
+
+    "source", "source, low-passed", a name of `METHODS`, or that and more words, as "diffusion_tta online". `ours` are
+    the settings of "diffusion_tta"; the Diffusion Classifier has about as many evaluations, among ten classes.
+
+    Args:
+        small: as few views, pairs and updates as will run.
+
+    Raises KeyError for an unknown name, ValueError where the models do not fit."""
+    name = row.replace(",", "").split(" ")[0]
+    if name == "source":
+        how = source.Settings("low" if "low" in row else "full")
+    elif name == "diffusion_classifier":
+        how = diffusion_classifier.Settings(
+            pairs=2 if small else 9, window=window(profile), prune=min(10, models.classifier.classes)
+        )
+    elif name in ("bn_adapt", "tta_averaging"):
+        how = METHODS[name].Settings()
+    else:
+        how = ours if row == "diffusion_tta" else rival(profile, row, classifier)
+    fewer = {"views": 4, "updates": 1, "steps": 2} if small else {}
+    if small and name == "diffusion_tta":
+        fewer = {"updates": 2, "pairs": 2}
+    return METHODS[name].configure(models, replace(how, **{k: v for k, v in fewer.items() if hasattr(how, k)}))
 
 
 def window(profile: str) -> tuple[int, int]:

@@ -151,6 +151,15 @@ def headlines(runs: list[Records]) -> list[dict]:
     return rows
 
 
+def gains_by_shift(runs: list[Records], label: str = "diffusion_tta/full") -> dict[str, dict[str, float]]:
+    """Classifier -> shift -> paired gain in points, of the rows with this label."""
+    found: dict[str, dict[str, float]] = {}
+    for r in (r for r in runs if r.about["label"] == label):
+        name = r.about["classifier"].split("/")[1]
+        found.setdefault(name, {})[r.about["stream"]["shift"].replace("_", " ")] = gain([r]).mean
+    return found
+
+
 def signs(runs: list[Records]) -> list[dict]:
     """For each classifier and view: corruptions with a gain, with a loss, the largest loss, the mean gain."""
     rows = []

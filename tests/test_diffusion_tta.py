@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import make_dit, make_family
+from conftest import make_dit, make_family, make_mae
 
 from gentta_utils.classifier import PARAM_SETS, Copies, parameter_names, with_lora
 from gentta_utils.diffusion import add_noise, diffusion_loss, eps_error
@@ -545,6 +545,20 @@ def test_learning_rate_is_the_rule_where_it_has_a_closed_form(tiny, images):
     G, _ = condition_gradient(tiny.denoiser, tiny.denoiser.encode(images), (z / 2.0).softmax(1), t, eps)
     ((z / 2.0).softmax(1) * G).sum().backward()
     assert lr == pytest.approx(0.4 / (2 * z.grad.norm(dim=1).median().item()), rel=1e-4)
+
+
+def test_parameters_that_the_logits_do_not_use_have_no_part(tiny, images):
+    """A masked autoencoder's decoder: the rule leaves it out, and adaptation leaves it as it is."""
+    models = Models(make_mae().classifier, tiny.denoiser)
+    rate = learning_rate(models, images, IDS, S)
+    assert 0 < rate < torch.inf
+    method = configure(models, replace(S, lr=rate, online=True))
+    out = method.adapt(images, IDS)
+    assert (out.logits - out.before).abs().max() > 1e-3
+    decoder = {n: v for n, v in method.state[0].values.items() if "decoder" in n}
+    source_values = dict(models.classifier.named_parameters())
+    assert decoder
+    assert all(torch.equal(v, source_values[n]) for n, v in decoder.items())
 
 
 def test_learning_rate_refuses_what_it_has_no_meaning_for(tiny, images):

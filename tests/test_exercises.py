@@ -7,7 +7,7 @@ import notebook_rules as rules
 import pytest
 import torch
 
-from gentta_utils import checks, diffusion
+from gentta_utils import checks, checks_02, diffusion
 from gentta_utils.batch import notebooks
 
 WRONG = {
@@ -58,6 +58,42 @@ def f(e, pairs, keep):
         "doubles": "def f(s, k, a): return int((((1 - a) / a).sqrt() < s / k).sum())",
         "differ": "def f(s, k, a): return int((((1 - a) / a).sqrt() < 2 * s / k).sum()) + 1",
     },
+    "stratified": {
+        "exactly": "def f(n, a, b, g): return torch.arange(a, b, max(1, (b - a) // (n + 1)))",
+        "same": "def f(n, a, b, g): return (a + (torch.arange(n) + 0.5) / n * (b - a)).long()",
+        "empty|outside": "def f(n, a, b, g): return torch.randint(a, b, (n,), generator=g).sort().values",
+        "together": """
+def f(n, a, b, g):
+    return (a + (torch.arange(n) + torch.rand(1, generator=g)) / n * (b - a)).long().clamp(a, b - 1)""",
+        "int64": "def f(n, a, b, g): return a + (torch.arange(n) + torch.rand(n, generator=g)) / n * (b - a)",
+    },
+    "accumulate": {
+        "mean of the chunks": "def f(g, x, s): return torch.stack([g(c) for c in x.split(s)]).mean(0)",
+        "sum of the chunks": "def f(g, x, s): return sum(g(c) for c in x.split(s))",
+        "sum over pairs": "def f(g, x, s): return sum(g(c) * len(c) for c in x.split(s))",
+        "do not fit": "def f(g, x, s): return g(x)",
+    },
+    "output_gradient": {
+        "through the softmax": "def f(G, p): return 2 * (G @ p[..., None])[..., 0]",
+        "factor 2": """
+def f(G, p):
+    h = (G @ p[..., None])[..., 0]
+    return p * (h - (p * h).sum(1, keepdim=True))""",
+        "plain mean": """
+def f(G, p):
+    h = 2 * (G @ p[..., None])[..., 0]
+    return p * (h - h.mean(1, keepdim=True))""",
+        "p_i is missing": """
+def f(G, p):
+    h = 2 * (G @ p[..., None])[..., 0]
+    return h - (p * h).sum(1, keepdim=True)""",
+    },
+    "rate": {
+        "not the mean": "def f(a, b, d): return d / (a * b).mean()",
+        "before you take": "def f(a, b, d): return d / (a.median() * b.median())",
+        "divide delta": "def f(a, b, d): return d * (a * b).median()",
+        "squared norm": "def f(a, b, d): return d / (a**2 * b).median()",
+    },
 }
 SPACE = {"torch": torch, "expand": diffusion.expand}
 
@@ -67,6 +103,11 @@ def solutions() -> dict[str, str]:
     text = "\n".join(rules.source(c) for path in notebooks() for c in rules.load(path)["cells"])
     blocks = re.findall(r"<summary>Solution</summary>\s+```python\n(.*?)```", text, re.DOTALL)
     return {re.match(r"def (\w+)", block)[1]: block for block in blocks}
+
+
+def check(name: str):
+    """The check of an exercise, in whichever module it stands."""
+    return next(getattr(m, f"check_{name}") for m in (checks, checks_02) if hasattr(m, f"check_{name}"))
 
 
 def function(code: str):
@@ -88,20 +129,20 @@ def test_every_exercise_has_a_solution_and_wrong_answers():
 @pytest.mark.parametrize("name", WRONG)
 def test_the_solution_passes_whatever_the_draw(name, capsys):
     for _ in range(20):
-        getattr(checks, f"check_{name}")(function(solutions()[name]))
-    checks.attempt(getattr(checks, f"check_{name}"), function(solutions()[name]))
+        check(name)(function(solutions()[name]))
+    checks.attempt(check(name), function(solutions()[name]))
     assert capsys.readouterr().out == f"{name}: right\n"
 
 
 @pytest.mark.parametrize("name, says", [(name, says) for name, wrong in WRONG.items() for says in wrong])
 def test_a_wrong_answer_is_told_what_is_wrong(name, says, capsys):
     for _ in range(20):
-        checks.attempt(getattr(checks, f"check_{name}"), function(WRONG[name][says]))
+        checks.attempt(check(name), function(WRONG[name][says]))
     for line in capsys.readouterr().out.splitlines():
         assert re.search(says, line), line
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_an_empty_body_is_no_fault(name, capsys):
-    checks.attempt(getattr(checks, f"check_{name}"), lambda *args: None)
+    checks.attempt(check(name), lambda *args: None)
     assert "not written yet" in capsys.readouterr().out

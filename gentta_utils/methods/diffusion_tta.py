@@ -184,8 +184,9 @@ def learning_rate(models: Models, images: Tensor, ids: Tensor, settings: Setting
         seen, x0 = view_of(images[rows], settings.view), models.denoiser.encode(images[rows])
         z = task(seen)
         top = z.topk(2).values
-        grads = torch.autograd.grad((top[:, 0] - top[:, 1]).sum(), task.tensors())
-        squared = sum(g.flatten(1).square().sum(1) for g in grads)  # (B,) |d margin / d theta|^2
+        grads = torch.autograd.grad((top[:, 0] - top[:, 1]).sum(), task.tensors(), allow_unused=True)
+        # (B,) |d margin / d theta|^2; a decoder, for instance, has no part in it
+        squared = sum(g.flatten(1).square().sum(1) for g in grads if g is not None)
         z = z.detach().requires_grad_()
         p = probabilities(z, settings.temperature, _dropped(z.detach(), settings.top_k))
         pairs = draw_pairs(

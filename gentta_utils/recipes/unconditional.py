@@ -32,8 +32,8 @@ UNET = dict(
     out_channels=3,
     block_out_channels=(32, 48, 96, 128),
     layers_per_block=1,
-    down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
-    up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+    down_block_types=("ResnetDownsampleBlock2D", "ResnetDownsampleBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+    up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D", "ResnetUpsampleBlock2D"),
     resnet_time_scale_shift="scale_shift",
     downsample_type="resnet",
     upsample_type="resnet",
@@ -41,7 +41,7 @@ UNET = dict(
     norm_num_groups=16,
     attn_norm_num_groups=16,  # else the middle's attention would have no norm
 )
-SHARED = dict(batch=64, flat=0.5, final=0.02, ema=0.9995)
+SHARED = dict(flat=0.5, final=0.02, ema=0.9995)
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ class UnconditionalRecipe:
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 RECIPES = {
-    "unconditional/unet": UnconditionalRecipe(Schedule(12_000, lr=1e-3, warmup=200, **SHARED), UNET),
+    "unconditional/unet": UnconditionalRecipe(Schedule(24_000, batch=32, lr=1e-3, warmup=200, **SHARED), UNET),
     "unconditional/dit": UnconditionalRecipe(
-        Schedule(6_000, lr=3e-4, warmup=100, **SHARED | {"flat": 0.3}), dit.CONFIG, dit.DIT
+        Schedule(6_000, batch=64, lr=3e-4, warmup=100, **SHARED | {"flat": 0.3}), dit.CONFIG, dit.DIT
     ),
     "unconditional/unet-unshuffle": UnconditionalRecipe(
-        Schedule(12_000, lr=1e-3, warmup=200, **SHARED), UNET | dict(in_channels=12, out_channels=12)
+        Schedule(24_000, batch=32, lr=1e-3, warmup=200, **SHARED), UNET | dict(in_channels=12, out_channels=12)
     ),
 }
 

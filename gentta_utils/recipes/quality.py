@@ -91,6 +91,8 @@ def of_purifier(
     starts: tuple[int, ...] = (100, 200, 300),
     etas: tuple[float, ...] = (0.0, 1.0),
     classifiers: tuple[str, ...] = ("classifier/resnet", "classifier/vit"),
+    levels: int = 20,
+    pairs: int = 16,
 ) -> dict:
     """Accuracy (percent) of shipped classifiers on purified scenes, clean and under each held-out corruption, severity
     5, by start level and eta; beside it that on the scenes as they are, and as their low-pass; and the null loss."""
@@ -101,12 +103,12 @@ def of_purifier(
         views = {"source": s.images, "low_pass": low_pass(s.images)}
         for start in starts:
             for eta in etas:
-                views[f"t{start}_eta{eta:g}"] = purified(denoiser, s.images, s.ids, start, eta=eta)
+                views[f"t{start}_eta{eta:g}"] = purified(denoiser, s.images, s.ids, start, levels, eta)
         for view, images in views.items():
             for name, network in networks.items():
                 out.setdefault(view, {}).setdefault(name, {})[shift] = accuracy(network(images), s.labels)
-    s = stream(SceneSpec(200, split="select", start=1000))
-    t, eps = draw_pairs(s.ids, 4, denoiser.shape, purpose="quality")
-    x0 = denoiser.encode(s.images).repeat_interleave(4, 0)
+    s = stream(SceneSpec(n, split="select", start=1000))
+    t, eps = draw_pairs(s.ids, pairs, denoiser.shape, purpose="quality")
+    x0 = denoiser.encode(s.images).repeat_interleave(pairs, 0)
     loss = diffusion_loss(denoiser, x0, t.flatten(), eps.flatten(0, 1), None, denoiser.alphas_cumprod)
     return out | {"loss": round(loss.mean().item(), 5)}

@@ -20,12 +20,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from huggingface_hub import constants
 from torch import Tensor, nn
 
 from .files import atomic_write, sha256
-from .paths import DATA
 
-FOLDER = DATA / "imagenet-models"  # ignored by git
 CHECKPOINT = "256x256_diffusion_uncond.pt"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 GROUPS = 32  # of each norm, whatever its width
@@ -159,21 +158,29 @@ def _check_widths(state: dict[str, Tensor]) -> None:
                 raise ValueError(f"{name!r} gives a shift and no scale: only scale-shift norms can be converted")
 
 
-def make(folder: Path | None = None) -> Path:
-    """The folder of the converted model, made from OpenAI's file in `folder` (default FOLDER) if it is not there yet.
+def home() -> Path:
+    """Where OpenAI's file is to be put: beside the weights that come from the hub, in its cache."""
+    return Path(constants.HF_HUB_CACHE) / "openai"
+
+
+def converted_folder() -> Path:
+    return home() / Path(CHECKPOINT).stem
+
+
+def make() -> Path:
+    """The folder of the converted model, made from OpenAI's file if it is not there yet.
 
     Raises FileNotFoundError where there is neither, ValueError for a file that torch's weights-only loader refuses."""
     from diffusers import DDPMScheduler, UNet2DModel
     from safetensors.torch import save_file
 
-    folder = folder or FOLDER
-    converted, checkpoint = folder / Path(CHECKPOINT).stem, folder / CHECKPOINT
+    converted, checkpoint = converted_folder(), home() / CHECKPOINT
     if (converted / "unet" / WEIGHTS).is_file():
         return converted
     if not checkpoint.is_file():
         raise FileNotFoundError(
             f"no weights of ADM (for 'unconditional/unet'): put {CHECKPOINT}, listed in the README of "
-            f"openai/guided-diffusion on GitHub, into {folder}"
+            f"openai/guided-diffusion on GitHub, into {home()}, or set HF_HOME to the folder that holds a copy of it"
         )
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -200,7 +207,7 @@ def load(
 
     from .conditioning_unet import PixelUNet
 
-    path = make(folder)
+    path = make()
     logging.disable_progress_bar()
     network = UNet2DModel.from_pretrained(path, subfolder="unet", torch_dtype=torch.float32).to(device)
     if low_memory:
@@ -210,9 +217,9 @@ def load(
     )
 
 
-def fingerprint(folder: Path | None = None) -> str:
+def fingerprint() -> str:
     """For records: the first 12 digits of the checksum of the converted weights, or "missing"."""
-    path = (folder or FOLDER) / Path(CHECKPOINT).stem / "unet" / WEIGHTS
+    path = converted_folder() / "unet" / WEIGHTS
     return _digest(path, path.stat().st_mtime) if path.is_file() else "missing"
 
 

@@ -89,7 +89,7 @@ def load(
     """A model ready to use, frozen and in eval mode: a `Classifier` or a `Denoiser`.
 
     Args:
-        name: e.g. "classifier/resnet", "classifier/vit", "denoiser/dit"; more in `hub.REPOSITORIES`.
+        name: e.g. "classifier/resnet", "denoiser/dit", "unconditional/unet"; more in `hub.REPOSITORIES`.
         precision: of a denoiser: "fp32", "bf16" or "fp16" (autocast; in the imagenet profile the weights too), or
             "auto": half where the processor is fast at it; on a CPU the imagenet profile stays at fp32.
         folder: of the scenes profile's models; elsewhere than data/models (candidates) no checksum is asked for.

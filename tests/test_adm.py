@@ -2,10 +2,12 @@
 
 import math
 
+import fake_hub
 import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DModel
+from huggingface_hub import constants
 from torch import nn
 
 from gentta_utils import adm, hub, zoo
@@ -196,13 +198,13 @@ def test_the_published_size():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder with a checkpoint of the original layout that is small, and a hub that looks there."""
-    network = original()
-    torch.save(network.state_dict(), tmp_path / adm.CHECKPOINT)
+    """A cache of the hub in which lies a checkpoint of the original layout that is small."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    adm.home().mkdir()
+    torch.save(original().state_dict(), adm.home() / adm.CHECKPOINT)
     convert = adm.convert
     monkeypatch.setattr(adm, "convert", lambda state: convert(state, **SMALL))
-    monkeypatch.setattr(adm, "FOLDER", tmp_path)
-    return tmp_path
+    return adm.home()
 
 
 @torch.no_grad()
@@ -232,3 +234,29 @@ def test_a_missing_or_damaged_checkpoint_is_one_sentence(folder):
     with pytest.raises(FileNotFoundError, match=f"put {adm.CHECKPOINT}, .* into {folder}") as error:
         hub.load("unconditional/unet")
     assert "\n" not in str(error.value)
+
+
+@torch.no_grad()
+def test_the_fake_hub_has_one(tmp_path, monkeypatch):
+    fake_hub._adm(tmp_path / "openai" / "256x256_diffusion_uncond")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    model = zoo.load("unconditional/unet", "imagenet", precision="fp32")
+    x0 = model.encode(torch.rand(1, 3, 224, 224))
+    assert x0.shape == (1, *model.shape) == (1, 3, 64, 64)
+    assert model(x0, torch.tensor([9])).shape == x0.shape
+    assert model.decode(x0).shape == (1, 3, 224, 224)
+
+
+def test_computing_blocks_again_changes_no_gradient():
+    config, state = adm.convert(original().state_dict(), **SMALL)
+    grads = []
+    for again in (False, True):
+        network = UNet2DModel(**config)
+        network.load_state_dict(state)
+        if again:
+            network.enable_gradient_checkpointing()
+        model = PixelUNet(network, alphas_cumprod_of(linear_betas()), 16).requires_grad_(False)
+        x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        model(x, torch.tensor([300])).square().sum().backward()
+        grads.append(x.grad)
+    torch.testing.assert_close(grads[1], grads[0])

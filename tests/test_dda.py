@@ -224,7 +224,7 @@ def test_the_entropy_term_lowers_the_entropy(tiny, images):
     assert entropy(sharp.logits).mean() < entropy(out.logits).mean()
     assert sharp.nfe["denoiser fwd+bwd"] == 50
     assert sharp.nfe["classifier fwd+bwd"] == 5 * 10 * 4
-    with pytest.raises(ValueError, match="entropy_scale=1.0: choose 0"):
+    with pytest.raises(ValueError, match="entropy_scale=1: choose 0"):
         align(tiny.denoiser, images, IDS[:5], replace(S, entropy_scale=1.0))
 
 

@@ -91,7 +91,7 @@ def align(denoiser, images: Tensor, ids: Tensor, settings: Settings, classifier=
         terms.append(structure_energy(x0, s.scale, s.factor, s.pad, s.norm))
     if s.entropy_scale:
         if classifier is None:
-            raise ValueError(f"entropy_scale={s.entropy_scale}: choose 0, or hand over a classifier")
+            raise ValueError(f"entropy_scale={s.entropy_scale:g}: choose 0, or hand over a classifier")
         terms.append(entropy_energy(classifier, denoiser.decode, ids, s.entropy_scale, s.entropy_views, s.seed))
     energy = (lambda x0_hat, t: sum(term(x0_hat, t).sum() for term in terms)) if terms else None
     level = _level_above(s, len(denoiser.alphas_cumprod)) if s.start_level == "published" else None

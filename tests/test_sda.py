@@ -10,7 +10,8 @@ from gentta_utils import zoo
 from gentta_utils.diffusion import alphas_cumprod_of, linear_betas
 from gentta_utils.methods import METHODS, dda, sda
 from gentta_utils.methods.base import Models
-from gentta_utils.methods.sda import Settings, alignment_of, configure
+from gentta_utils.methods.reverse import what_changes
+from gentta_utils.methods.sda import Settings, configure
 from gentta_utils.mixture import GaussianMixture
 from gentta_utils.parts import made_in_parts
 from gentta_utils.recipes import aligned
@@ -54,16 +55,16 @@ def test_the_source_reads_the_image_and_the_other_the_aligned_one(tiny, images):
 def test_both_stages_have_one_alignment(tiny, images):
     """What the classifier was fine-tuned on went through the settings of test time, as far as they change an image."""
     second = other_classifier()
-    second.alignment = alignment_of(S)
+    second.alignment = what_changes(S)
     models = Models(tiny.classifier, tiny.denoiser, second)
     configure(models, S)
     configure(models, replace(S, ensemble="calibrated", temperature=3.0, images_at_once=2, fixed_chunk=True))
     for change in ({"scale": 1.0}, {"steps": 5}, {"factor": 2}, {"eta": 0.0}, {"seed": 1}, {"norm": "batch"}):
         with pytest.raises(ValueError, match=f"another alignment .*{next(iter(change))}"):
             configure(models, replace(S, **change))
-    reading = {f.name for f in fields(S)} - set(alignment_of(S))
+    reading = {f.name for f in fields(S)} - set(what_changes(S))
     assert reading == {"ensemble", "temperature", "images_at_once", "fixed_chunk"}
-    assert "images_at_once" in alignment_of(replace(S, norm="batch"))
+    assert "images_at_once" in what_changes(replace(S, norm="batch"))
     assert sda.align is dda.align
     assert aligned.sda.align is dda.align
 
@@ -75,10 +76,10 @@ def test_it_needs_a_second_classifier(tiny):
 
 def test_some_classes_of_both_classifiers(tiny, images):
     second = other_classifier()
-    second.alignment = alignment_of(S)
+    second.alignment = what_changes(S)
     models = Models(tiny.classifier, tiny.denoiser, second).restrict((2, 0))
     assert configure(models, S).adapt(images, IDS).logits.shape == (5, 2)
-    assert models.aligned.alignment == alignment_of(S)
+    assert models.aligned.alignment == what_changes(S)
 
 
 def test_the_method_has_its_name_and_the_published_settings():
@@ -228,7 +229,7 @@ def test_a_fine_tuned_classifier_is_kept_and_says_what_it_was_aligned_by(models,
     assert same(weights(one), weights(again))
     assert same(kept, weights(models["classifier/resnet"]))
     assert not same(kept, weights(one))
-    assert one.alignment == alignment_of(S)
+    assert one.alignment == what_changes(S)
     for change in ({"aligned": False}, {"per_class": 3}, {"synthesis": Synthesis(steps=4)}, {"kind": "real"}):
         about = aligned.describe("classifier/resnet", replace(DATA, **change), FAST)
         assert about != aligned.describe("classifier/resnet", DATA, FAST)

@@ -23,7 +23,6 @@ from .base import Models, check_settings, source_logits
 from .reverse import Purifier, levels_of, prepare, walk
 
 ENSEMBLES = ("sum", "entropy", "confidence", "calibrated", "purified")
-READING = ("ensemble", "temperature", "images_at_once", "fixed_chunk")  # settings that change no image
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ mind. All draws belong to (seed, image, t): methods with one seed see the same n
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -41,6 +41,17 @@ class Settings:
             raise ValueError(f"start={self.start}: choose a timestep from 0, or -1 for none")
         if self.of is None and self.steps > self.start + 1 > 0:
             raise ValueError(f"steps={self.steps}: choose at most {self.start + 1}, or a higher start")
+
+
+READING = ("ensemble", "temperature", "images_at_once", "fixed_chunk")  # settings that change no image
+
+
+def what_changes(settings: Settings) -> dict:
+    """The settings of a method that its images depend on, without those that say how they are then read.
+
+    Where a norm goes over a batch, the number of images at once is among them."""
+    batch = ("images_at_once",) if getattr(settings, "norm", "image") == "batch" else ()
+    return {name: v for name, v in asdict(settings).items() if name not in READING or name in batch}
 
 
 def levels_of(s: Settings, T: int = 1000) -> Int[Tensor, " n"]:

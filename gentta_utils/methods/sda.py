@@ -6,7 +6,7 @@ Before deployment a copy of the classifier is fine-tuned on labelled synthetic i
 that test images go through (`recipes.aligned`). At test time the source reads the image, the copy the aligned one.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,8 +14,8 @@ from torch import Tensor
 from ..arrays import Probs
 from . import dda
 from .base import Models
-from .dda import DDA, READING, align
-from .reverse import prepare
+from .dda import DDA, align
+from .reverse import prepare, what_changes
 
 PUBLISHED = {**dda.PUBLISHED, "images_at_once": 10}
 
@@ -23,14 +23,6 @@ PUBLISHED = {**dda.PUBLISHED, "images_at_once": 10}
 @dataclass(frozen=True)
 class Settings(dda.Settings):
     """Those of DDA: there is one alignment."""
-
-
-def alignment_of(settings: dda.Settings) -> dict:
-    """The settings that an aligned image depends on, without those that say how it is then read.
-
-    Under `norm="batch"` the number of images at once is among them."""
-    kept = {name: value for name, value in asdict(settings).items() if name not in READING}
-    return kept | ({"images_at_once": settings.images_at_once} if settings.norm == "batch" else {})
 
 
 class SDA(DDA):
@@ -52,8 +44,8 @@ def configure(models: Models, settings: Settings | None = None) -> SDA:
     if models.aligned is None:
         raise ValueError("SDA needs a fine-tuned classifier: Models(classifier, denoiser, aligned)")
     made = models.aligned.alignment
-    if made is not None and made != alignment_of(settings):
-        names = [name for name, value in alignment_of(settings).items() if made.get(name) != value]
+    if made is not None and made != what_changes(settings):
+        names = [name for name, value in what_changes(settings).items() if made.get(name) != value]
         raise ValueError(
             f"this classifier was fine-tuned on another alignment (another {', '.join(names)}): take its settings, or "
             "fine-tune it again"

@@ -23,6 +23,7 @@ from ..evaluate import fingerprint
 from ..files import atomic_write, read_tensors, write_json
 from ..methods import sda
 from ..methods.base import check_settings
+from ..methods.reverse import what_changes
 from ..parts import Made, made_in_parts
 from ..paths import CACHE, RESULTS
 from ..progress import progress
@@ -68,7 +69,7 @@ class Data:
         if self.kind == "synthetic":
             about |= {"synthesis": asdict(self.synthesis), "generator": zoo.fingerprint(self.generator)}
         if self.aligned:
-            about |= {"alignment": sda.alignment_of(self.alignment), "aligner": zoo.fingerprint(self.aligner)}
+            about |= {"alignment": what_changes(self.alignment), "aligner": zoo.fingerprint(self.aligner)}
         return about
 
 
@@ -206,24 +207,29 @@ def aligned_classifier(name: str, data: Data, how: FineTune) -> Classifier:
         atomic_write(path, lambda temporary: save_file(tensors, temporary))
     tuned = copy.deepcopy(source)
     tuned.network.load_state_dict(tensors)
-    tuned.alignment = sda.alignment_of(data.alignment) if data.aligned and data.per_class else None
+    tuned.alignment = what_changes(data.alignment) if data.aligned and data.per_class else None
     tuned.count = {"fwd": 0, "fwd+bwd": 0}
     return tuned
 
 
-def chosen(name: str) -> tuple[Data, FineTune]:
-    """The set and the settings of a classifier of `NAMES` that `measure select_sda` wrote down.
-
-    Raises FileNotFoundError before it was run, ValueError for another classifier or if the models changed since."""
+def selection() -> dict:
+    """What `measure select_sda` wrote down. Raises FileNotFoundError before it was run, ValueError if the models changed
+    since."""
     again = "run `python -m gentta_utils measure select_sda`"
     if not CHOSEN.is_file():
         raise FileNotFoundError(f"no settings at {CHOSEN}: {again}")
-    content, source = json.loads(CHOSEN.read_text()), name.removesuffix("-sda")
+    content = json.loads(CHOSEN.read_text())
     changed = [model for model, checksum in content["models"].items() if zoo.fingerprint(model) != checksum]
-    if changed or source not in content["fine_tune"]:
-        raise ValueError(f"the settings at {CHOSEN} are not for {', '.join(changed) or source}: {again}")
-    alignment = sda.Settings(**content["alignment"])
-    return Data(alignment=alignment, aligner=content["aligner"]), FineTune(**content["fine_tune"][source])
+    if changed:
+        raise ValueError(f"the settings at {CHOSEN} were chosen for another {', '.join(changed)}: {again}")
+    return content
+
+
+def chosen(name: str) -> tuple[Data, FineTune]:
+    """The set and the settings for a classifier or its aligned form in `NAMES`; raises as `selection`."""
+    content = selection()
+    data = Data(alignment=sda.Settings(**content["alignment"]), synthesis=Synthesis(**content["synthesis"]))
+    return data, FineTune(**content["fine_tune"][name.removesuffix("-sda")])
 
 
 def train(name: str, folder: Path, data: Data, how: FineTune) -> None:
@@ -233,7 +239,7 @@ def train(name: str, folder: Path, data: Data, how: FineTune) -> None:
     tuned = aligned_classifier(source, data, how)
     (folder / "card.json").unlink(missing_ok=True)
     classifiers.save(tuned.network, classifiers.RECIPES[source], folder)
-    write_json(folder / "alignment.json", sda.alignment_of(data.alignment))
+    write_json(folder / "alignment.json", what_changes(data.alignment))
     card = {
         "name": name,
         "parameters": sum(p.numel() for p in tuned.parameters()),

@@ -50,7 +50,7 @@ def models(classifier: str, denoiser: str | None = DIT, precision: str = "auto")
 
 
 def ordered(spec: SceneSpec | tuple[SceneSpec, ...], order: str = "iid") -> Stream:
-    """The stream of one shift as it is or "correlated", or several of one length "mixed", or then "mixed correlated"."""
+    """The stream of one shift as it is or "correlated", or several of one length "mixed" or "mixed correlated"."""
     if order == "mixed correlated":  # sorted by class, the shifts of each class mixed
         return replace(correlated(mixed([stream(s) for s in spec])), order=order)
     if order == "mixed":

@@ -199,7 +199,7 @@ def main_rows() -> dict[str, tuple]:
 # --- measuring -------------------------------------------------------------------------------------------------------
 
 
-def test_specs(names: Iterable[str] = TEST) -> list[SceneSpec]:
+def table_specs(names: Iterable[str] = TEST) -> list[SceneSpec]:
     """100 scenes under each of these of the 15 corruptions at severity 5, the same in all tables of this notebook."""
     return [SceneSpec(100, name, 5, "test", 30_000 + 100 * TEST.index(name)) for name in names]
 
@@ -211,14 +211,14 @@ def watermark_specs() -> list[SceneSpec]:
 
 def corruptions() -> list[Records]:
     """S1 and S2: all methods, the 15 corruptions, six backbones; GDA-like on three corruptions and two backbones."""
-    specs = test_specs()
+    specs = table_specs()
     jobs = source_jobs(specs, BACKBONES)
     for c in BACKBONES:
         lr = selection()["memo"][c]
         jobs += [job("memo", memo.Settings(lr=lr), c, spec, "memo", None, batch=25) for spec in specs]
     jobs += input_jobs(main_rows(), BACKBONES, specs)
     gda = replace(ours("dda"), entropy_scale=selection()["entropy_scale"])
-    return table("sda_corruptions", jobs + input_jobs({"gda-like": ("dda", gda)}, CLASSIFIERS, test_specs(FAULTY)))
+    return table("sda_corruptions", jobs + input_jobs({"gda-like": ("dda", gda)}, CLASSIFIERS, table_specs(FAULTY)))
 
 
 def clean() -> list[Records]:
@@ -235,7 +235,7 @@ def watermark() -> list[Records]:
 
 def _of_sets(name: str, sets: dict[str, Data]) -> list[Records]:
     """DDA beside SDA with other sets, three backbones, on the scenes of S1 and S3."""
-    specs = [*test_specs(), *watermark_specs()]
+    specs = [*table_specs(), *watermark_specs()]
     rows = {"dda, sum": ("dda", ours("dda"))} | {label: ("sda", ours("sda"), data) for label, data in sets.items()}
     return table(name, source_jobs(specs, THREE) + input_jobs(rows, THREE, specs))
 
@@ -261,7 +261,7 @@ def guided() -> list[Records]:
 
 def order() -> list[Records]:
     """S10: TENT in four orders and two batch sizes beside DDA and SDA, whose draws depend on neither."""
-    specs, jobs = test_specs(("gaussian_noise", "fog", "pixelate", "snow", "contrast")), []
+    specs, jobs = table_specs(("gaussian_noise", "fog", "pixelate", "snow", "contrast")), []
     for c in CLASSIFIERS:
         for how in ({"order": o, "batch": b} for o in ORDERS for b in (1, 64)):
             at = [tuple(specs)] if "mixed" in how["order"] else specs
@@ -272,8 +272,8 @@ def order() -> list[Records]:
 
 
 def faults() -> list[Records]:
-    """Each published deviation alone and all together; a norm over a batch with the scale that leaves its mean effect."""
-    s, specs = ours("dda"), test_specs(FAULTY)
+    """Each published deviation alone and all together; a norm over a batch with the scale that makes up for 4 images."""
+    s, specs = ours("dda"), table_specs(FAULTY)
     batch = dict(norm="batch", scale=2 * s.scale)
     together = dict(start_level="published", pad="zero", jpeg=75, images_at_once=4, **batch)
     changes = {
@@ -295,7 +295,10 @@ def faults() -> list[Records]:
 
 def steps() -> list[Records]:
     """Accuracy against evaluations: 50, 20, 10 and 5 levels, with and without noise in each step."""
-    specs, rows = test_specs(), {"dda, 50 eta 1": ("dda", ours("dda")), "sda, 50 eta 1": ("sda", ours("sda"), set_of())}
+    specs, rows = (
+        table_specs(),
+        {"dda, 50 eta 1": ("dda", ours("dda")), "sda, 50 eta 1": ("sda", ours("sda"), set_of())},
+    )
     for n, eta in STEPS:
         few = dict(steps=n, eta=eta)
         data = set_of(alignment=replace(ours("sda"), **few))

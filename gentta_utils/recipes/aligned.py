@@ -213,8 +213,9 @@ def aligned_classifier(name: str, data: Data, how: FineTune) -> Classifier:
 
 
 def selection() -> dict:
-    """What `measure select_sda` wrote down. Raises FileNotFoundError before it was run, ValueError if the models changed
-    since."""
+    """What `measure select_sda` wrote down.
+
+    Raises FileNotFoundError before it was run, ValueError if the models changed since."""
     again = "run `python -m gentta_utils measure select_sda`"
     if not CHOSEN.is_file():
         raise FileNotFoundError(f"no settings at {CHOSEN}: {again}")

@@ -99,12 +99,12 @@ def input_job(
 
 
 def input_jobs(rows: dict[str, tuple], classifiers: Iterable[str], specs: list[SceneSpec]) -> list[Job]:
-    """Label -> (method, settings), or (method, settings, set), over classifiers and streams."""
+    """Label -> (method, settings), or (method, settings, set), over streams (each is rendered once) and classifiers."""
     return [
         input_job(method, settings, c, spec, label, *((data, chosen(c)[1]) for data in more))
+        for spec in specs
         for label, (method, settings, *more) in rows.items()
         for c in classifiers
-        for spec in specs
     ]
 
 
@@ -213,9 +213,8 @@ def corruptions() -> list[Records]:
     """S1 and S2: all methods, the 15 corruptions, six backbones; GDA-like on three corruptions and two backbones."""
     specs = table_specs()
     jobs = source_jobs(specs, BACKBONES)
-    for c in BACKBONES:
-        lr = selection()["memo"][c]
-        jobs += [job("memo", memo.Settings(lr=lr), c, spec, "memo", None, batch=25) for spec in specs]
+    memos = {c: memo.Settings(lr=lr) for c, lr in selection()["memo"].items()}
+    jobs += [job("memo", s, c, spec, "memo", None, batch=25) for spec in specs for c, s in memos.items()]
     jobs += input_jobs(main_rows(), BACKBONES, specs)
     gda = replace(ours("dda"), entropy_scale=selection()["entropy_scale"])
     return table("sda_corruptions", jobs + input_jobs({"gda-like": ("dda", gda)}, CLASSIFIERS, table_specs(FAULTY)))
@@ -272,7 +271,7 @@ def order() -> list[Records]:
 
 
 def faults() -> list[Records]:
-    """Each published deviation alone and all together; a norm over a batch with the scale that makes up for 4 images."""
+    """Each published deviation alone and all together; a norm over a batch with the scale that makes up for four."""
     s, specs = ours("dda"), table_specs(FAULTY)
     batch = dict(norm="batch", scale=2 * s.scale)
     together = dict(start_level="published", pad="zero", jpeg=75, images_at_once=4, **batch)

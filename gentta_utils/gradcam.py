@@ -6,6 +6,7 @@ By captum, on the last feature maps of each family. To compare maps, fix the cla
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -79,6 +80,48 @@ def grad_cam(
     maps = F.interpolate(maps.detach(), images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     largest = maps.amax((1, 2), keepdim=True)
     return maps / torch.where(largest > 0, largest, 1.0)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One of the four panels of the SDA paper's figure, over B images.
+
+    Attributes:
+        title: which image, read by which classifier.
+        maps: (B, S, S) for the class that the first panel predicts. predicted: (B,) the panel's own prediction.
+        correlation, overlap: (B,) with the maps of the first panel.
+    """
+
+    title: str
+    maps: Maps
+    predicted: Index
+    correlation: PerImage
+    overlap: PerImage
+
+
+def panels(
+    source: Classifier,
+    tuned: Classifier,
+    clean: Float[Tensor, "B 3 S S"],
+    target: Float[Tensor, "B 3 S S"],
+    changed: Float[Tensor, "B 3 S S"],
+) -> list[Panel]:
+    """The four panels: the source classifier on the clean, the shifted and the aligned image, `tuned` on the aligned.
+
+    Take images at random, never selected ones."""
+    shown = {
+        "source image, source model": (source, clean),
+        "target image, source model": (source, target),
+        "aligned image, source model": (source, changed),
+        "aligned image, aligned model": (tuned, changed),
+    }
+    with torch.no_grad():
+        predicted = [classifier(images).argmax(1) for classifier, images in shown.values()]
+    maps = [grad_cam(classifier, images, predicted[0]) for classifier, images in shown.values()]
+    return [
+        Panel(title, m, p, correlation(maps[0], m), overlap(maps[0], m))
+        for title, m, p in zip(shown, maps, predicted, strict=True)
+    ]
 
 
 def correlation(a: Maps, b: Maps) -> PerImage:

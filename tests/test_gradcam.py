@@ -7,7 +7,7 @@ from conftest import FAMILIES, make_classifier, make_family
 from torch import nn
 
 from gentta_utils.classifier import Classifier
-from gentta_utils.gradcam import correlation, grad_cam, layer_of, overlap
+from gentta_utils.gradcam import correlation, grad_cam, layer_of, overlap, panels
 
 CLASSES = torch.tensor([0, 1, 2, 3, 0, 1])
 
@@ -110,3 +110,16 @@ def test_agreement():
     assert overlap(a, -a).tolist() == [0, 0, 0]
     ramp = torch.arange(100.0).view(1, 10, 10)
     assert overlap(ramp, ramp.roll(1, 1)).item() == pytest.approx(1 / 3)  # 10 of the best 20 pixels are shared
+
+
+def test_panels_have_one_class_and_are_held_against_the_first(images32):
+    source, tuned = (make_family(f).classifier for f in ("resnet", "convnext"))
+    found = panels(source, tuned, images32, images32.flip(3), 1 - images32)
+    assert [len(p.maps) for p in found] == [6] * 4
+    asked = source(images32).argmax(1)
+    for p, c, x in zip(found, (source, source, source, tuned), (images32, images32.flip(3), *[1 - images32] * 2)):
+        assert torch.equal(p.predicted, c(x).argmax(1))
+        torch.testing.assert_close(p.maps, grad_cam(c, x, asked))
+        torch.testing.assert_close(p.correlation, correlation(found[0].maps, p.maps))
+        torch.testing.assert_close(p.overlap, overlap(found[0].maps, p.maps))
+    assert found[0].overlap.tolist() == [1] * 6

@@ -1,12 +1,13 @@
 """METHODS C19: one alignment for both sides, synthesis, fine-tuning, and the cache that all of it goes through."""
 
+import json
 from dataclasses import asdict, fields, replace
 
 import pytest
 import torch
 from conftest import make_classifier, make_dit, same, weights
 
-from gentta_utils import zoo
+from gentta_utils import recipes, zoo
 from gentta_utils.diffusion import alphas_cumprod_of, linear_betas
 from gentta_utils.methods import METHODS, dda, sda
 from gentta_utils.methods.base import Models
@@ -275,3 +276,40 @@ def test_wrong_sets_are_refused():
     for change in ({"kind": "drawn"}, {"per_class": -1}):
         with pytest.raises(ValueError, match=f"{next(iter(change))}=.*: choose"):
             replace(DATA, **change)
+
+
+def test_the_command_writes_a_model_that_loads_with_its_alignment(tmp_path, monkeypatch):
+    """The shipped networks, on ten images of two steps."""
+    name = "classifier/resnet-sda"
+    data = Data(per_class=1, synthesis=Synthesis(steps=2), alignment=replace(S, steps=2))
+    how = replace(published(name), epochs=1)
+    monkeypatch.setattr(aligned, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(aligned.quality, "of_classifier", lambda classifier: {"clean": 0.0})
+    monkeypatch.setattr(recipes, "CANDIDATES", tmp_path)
+    monkeypatch.setattr(aligned, "CHOSEN", tmp_path / "none.json")
+    with pytest.raises(FileNotFoundError, match="measure select_sda"):
+        recipes.train(name)
+    monkeypatch.setattr(aligned, "chosen", lambda name: (data, how))
+    folder = recipes.train(name)
+    loaded = zoo.load(name, folder=tmp_path)
+    assert loaded.alignment == what_changes(data.alignment)
+    card = json.loads((folder / "card.json").read_text())
+    assert card["recipe"]["data"]["alignment"] == loaded.alignment
+    images = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(  # written in half precision
+        loaded(images), aligned.aligned_classifier("classifier/resnet", data, how)(images), rtol=1e-2, atol=2e-2
+    )
+    assert zoo.load("classifier/resnet").alignment is None
+
+
+def test_settings_of_another_model_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "sda.json"
+    monkeypatch.setattr(aligned, "CHOSEN", path)
+    fine = {c: asdict(published(c)) for c in aligned.BACKBONES}
+    content = {"alignment": asdict(S), "synthesis": asdict(Synthesis(steps=9)), "fine_tune": fine}
+    path.write_text(json.dumps(content | {"models": {"denoiser/dit": zoo.fingerprint("denoiser/dit")}}))
+    data, how = aligned.chosen("classifier/swin-wide-sda")
+    assert (data.alignment, data.synthesis.steps, how) == (S, 9, published("classifier/swin"))
+    path.write_text(json.dumps(content | {"models": {"denoiser/dit": "older"}}))
+    with pytest.raises(ValueError, match="chosen for another denoiser/dit: run"):
+        aligned.chosen("classifier/resnet")

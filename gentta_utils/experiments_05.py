@@ -213,7 +213,7 @@ def corruptions() -> list[Records]:
     """S1 and S2: all methods, the 15 corruptions, six backbones; GDA-like on three corruptions and two backbones."""
     specs = table_specs()
     jobs = source_jobs(specs, BACKBONES)
-    memos = {c: memo.Settings(lr=lr) for c, lr in selection()["memo"].items()}
+    memos = {c: memo.Settings(lr=selection()["memo"][c]) for c in BACKBONES}
     jobs += [job("memo", s, c, spec, "memo", None, batch=25) for spec in specs for c, s in memos.items()]
     jobs += input_jobs(main_rows(), BACKBONES, specs)
     gda = replace(ours("dda"), entropy_scale=selection()["entropy_scale"])

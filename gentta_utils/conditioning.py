@@ -6,6 +6,7 @@ knows how an image of the task model becomes the network's own input (`encode`) 
 """
 
 import copy
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -124,6 +125,10 @@ class Denoiser(nn.Module):
             if not cond.is_meta:
                 check_probabilities(cond, self.classes)
             cond = self.widen(cond)
+        return self.evaluate(self.predict, x_t, t, cond)
+
+    def evaluate(self, predict: Callable[..., Tensor], x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+        """predict(x_t, t, cond) in the wrapper's precision, counted; float32."""
         inputs = (v for v in (x_t, cond, *self.parameters()) if v is not None)
         differentiated = torch.is_grad_enabled() and any(v.requires_grad for v in inputs)
         self.count["fwd+bwd" if differentiated else "fwd"] += len(x_t)
@@ -131,10 +136,10 @@ class Denoiser(nn.Module):
         if self.precision == "fp16":  # gradients of a mean over thousands of numbers lie below its range
             scaled = [None if v is None else ScaledGradient.apply(v, 1 / FP16_SCALE) for v in (x_t, cond)]
             with torch.autocast(kind, torch.float16):
-                eps_hat = self.predict(scaled[0], t, scaled[1]).float()
+                eps_hat = predict(scaled[0], t, scaled[1]).float()
             return ScaledGradient.apply(eps_hat, FP16_SCALE)
         with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.predict(x_t, t, cond).float()
+            return predict(x_t, t, cond).float()
 
     def encode(self, images: Float[Tensor, "B 3 S S"]) -> Images:
         """Task images (B, 3, S, S) in [0, 1] to the network's clean input x0 (B, C, H, W)."""

@@ -179,6 +179,20 @@ def ddpm_step(
     return mean if t_prev < 0 else mean + variance.sqrt() * noise
 
 
+def learned_variance(v: Float[Tensor, "*dims"], t: int, t_prev: int, alphas_cumprod: Levels) -> Float[Tensor, "*dims"]:
+    """Variance of an ancestral step t -> t_prev from what a network learned of it (Nichol and Dhariwal, 2021, eq. 15).
+
+    v in [-1, 1] interpolates, in the logarithm, between beta_tilde (-1) and beta (1) of the respaced chain. On the way
+    to the clean image (t_prev = -1) no noise is added: 0."""
+    if t_prev < 0:
+        return torch.zeros_like(v)
+    abar, abar_prev = _levels(alphas_cumprod, t, t_prev, v)
+    beta = 1 - abar / abar_prev
+    beta_tilde = beta * (1 - abar_prev) / (1 - abar)
+    r = (v + 1) / 2
+    return (r * beta.log() + (1 - r) * beta_tilde.log()).exp()
+
+
 def ddim_step(
     x_t: Float[Tensor, "*dims"],
     eps_hat: Float[Tensor, "*dims"],

@@ -132,12 +132,24 @@ def _plain(value):
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
+def halved(values: np.ndarray) -> np.ndarray:
+    """Float32 values as float16, half the size of a table, unless too large; each row's largest stays the largest."""
+    if values.dtype != np.float32 or np.abs(values).max(initial=0) > 60_000:
+        return values
+    half = values.astype(np.float16)
+    if values.ndim == 2 and values.shape[1]:
+        best = values.argmax(1)
+        tied = np.flatnonzero(half.argmax(1) != best)  # rounding made it equal to an earlier one
+        half[tied, best[tied]] = np.nextafter(half[tied].max(1), np.float16(np.inf))
+    return half
+
+
 def save(path: Path, runs: list[Records]) -> None:
-    """Write runs to one compressed npz, atomically; what several runs have in common (the source's logits) once."""
+    """Write runs to one compressed npz, atomically, floats halved, and what several runs have in common once."""
     columns, shared, seen = {}, {}, {}
     for i, r in enumerate(runs):
         for name in _COLUMNS:
-            value = np.ascontiguousarray(getattr(r, name))
+            value = np.ascontiguousarray(halved(getattr(r, name)))
             key = f"{i}.{name}"
             first = seen.setdefault((value.dtype.str, value.shape, hashlib.sha256(value).digest()), key)
             if first == key:
@@ -147,6 +159,10 @@ def save(path: Path, runs: list[Records]) -> None:
     about = json.dumps([{"nfe": r.nfe, **r.about} for r in runs], sort_keys=True, default=_plain)
     made = {"about": np.array(about), "version": np.array(VERSION), "shared": np.array(json.dumps(shared))}
     atomic_write(path, lambda temporary: np.savez_compressed(temporary, **made, **columns))
+
+
+def _whole(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
 def load(path: Path) -> list[Records]:
@@ -160,7 +176,7 @@ def load(path: Path) -> list[Records]:
             abouts = json.loads(str(file["about"]))
             shared = json.loads(str(file["shared"])) if "shared" in file else {}
             keys = [{name: f"{i}.{name}" for name in _COLUMNS} for i in range(len(abouts))]
-            rows = [{name: file[shared.get(key, key)] for name, key in run.items()} for run in keys]
+            rows = [{name: _whole(file[shared.get(key, key)]) for name, key in run.items()} for run in keys]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is damaged ({error}): {mend}") from error
     return [Records(**row, nfe=about.pop("nfe"), about=about) for row, about in zip(rows, abouts, strict=True)]

@@ -42,9 +42,10 @@ WEAK = "denoiser/dit-10min"
 
 
 def backbones() -> list[Records]:
-    """Four families, the 15 corruptions at severity 5, the very scenes of `test`."""
+    """Four families, the 15 corruptions at severity 5, 100 scenes each: the very scenes of `test` and 60 more."""
     choose_rates(BACKBONES)
     specs = [SceneSpec(40, name, 5, "test", 40 * i) for i, name in enumerate(TEST)]
+    specs += [SceneSpec(60, name, 5, "test", 27_000 + 60 * i) for i, name in enumerate(TEST)]
     return table("backbones", effect_jobs(specs, BACKBONES))
 
 

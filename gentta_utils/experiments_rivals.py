@@ -10,7 +10,9 @@ from .corruptions import HELD_OUT
 from .datasets import SceneSpec
 from .evaluate import Job, Records, table
 from .experiments import (
+    CANDIDATES,
     CLASSIFIERS,
+    DELTA,
     choose_rates,
     chosen,
     chosen_window,
@@ -21,6 +23,7 @@ from .experiments import (
     right,
     source_jobs,
     tuned,
+    with_rate,
 )
 from .files import write_json
 from .methods import bn_adapt, cotta, diffusion_tta, dusa, memo, tea, tent, tta_averaging, ttt_mae
@@ -68,10 +71,23 @@ def _job(row: str, settings, classifier: str, spec, label: str, **how) -> Job:
     return job(method, settings, classifier, spec, label, **denoiser, **how_of(row), **how)
 
 
-def online_settings(classifier: str, share: float) -> diffusion_tta.Settings:
-    """The chosen settings with their state carried on, at a share of the rate: steps add up over a stream."""
+def online_settings(classifier: str, share: float, param_set: str = "all") -> diffusion_tta.Settings:
+    """The chosen settings with their state carried on, at a share of the rate: steps add up over a stream.
+
+    For other parameters than all the rate is the rule's for them."""
     settings = tuned(classifier)
+    if param_set != settings.param_set:
+        values = {k: v for k, v in asdict(settings).items() if k != "lr"} | {"param_set": param_set}
+        settings = with_rate(classifier, values, CANDIDATES[chosen()["candidate"]].get("delta", DELTA))
     return replace(settings, online=True, lr=float(f"{share * settings.lr:.3g}"))
+
+
+def online_options(classifier: str) -> dict[str, diffusion_tta.Settings]:
+    """All parameters or the norm layers alone, which a stream moves less far from the source."""
+    grid = [("all", share) for share in (0.3, 1.0, 3.0, 10.0)] + [("norm", share) for share in (0.1, 0.3, 1.0)]
+    made = {at: online_settings(classifier, at[1], at[0]) for at in grid}
+    named = lambda part, s: f"diffusion_tta lr {s.lr:g}" + ("" if part == "all" else f", {part}")  # noqa: E731
+    return {named(part, s): s for (part, _), s in made.items()}
 
 
 def dusa_one_by_one(classifier: str, t: int, share: float) -> dusa.Settings:
@@ -94,8 +110,8 @@ def options_of(classifier: str) -> dict[str, dict[str, object]]:
     """Row -> label -> settings, the candidates of `select_rivals` for a classifier."""
     if classifier == MAE:
         return {"ttt_mae": {f"ttt_mae lr {lr:g}": ttt_mae.Settings(lr=lr) for lr in (5e-4, 5e-3, 2e-2)}}
-    rows = OPTIONS | {"diffusion_tta online": [online_settings(classifier, share) for share in (0.3, 1.0, 3.0, 10.0)]}
-    named = {row: {f"{method_of(row)} lr {s.lr:g}": s for s in candidates} for row, candidates in rows.items()}
+    named = {row: {f"{method_of(row)} lr {s.lr:g}": s for s in candidates} for row, candidates in OPTIONS.items()}
+    named["diffusion_tta online"] = online_options(classifier)
     if classifier == CLASSIFIERS[0]:
         named["dusa one by one"] = {
             f"dusa one by one, t {t}, {share:g} x lr": dusa_one_by_one(classifier, t, share)

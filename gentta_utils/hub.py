@@ -11,6 +11,8 @@ from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from . import adm
+
 # METHODS 4. The paper's ViT-B/32 and ConvNeXt-T are torchvision's; these are their nearest kin in timm, trained on
 # ImageNet-1k alone (the names without a tag would give weights that saw ImageNet-21k).
 REPOSITORIES = {
@@ -26,26 +28,30 @@ REPOSITORIES = {
     "classifier/swin-base": ("timm/swin_base_patch4_window7_224.ms_in1k",),
     "denoiser/dit": ("facebook/DiT-XL-2-256", "stabilityai/sd-vae-ft-ema"),
 }
+ADM = "unconditional/unet"  # not on the hub: a file of OpenAI's, see `adm`
 LABELS = 1_281_167  # training images of ImageNet-1k, which all these classifiers saw
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def repositories(name: str) -> tuple[str, ...]:
     """The ids on the hub of a model's parts. Raises ValueError for an unknown name."""
+    if name == ADM:
+        return (f"ADM, {adm.CHECKPOINT}",)
     if name not in REPOSITORIES:
-        raise ValueError(f"unknown model {name!r}: choose one of {', '.join(REPOSITORIES)}")
+        raise ValueError(f"unknown model {name!r}: choose one of {', '.join((*REPOSITORIES, ADM))}")
     return REPOSITORIES[name]
 
 
 def load(name: str, device: str = "cpu", precision: str = "auto", low_memory: bool = True) -> nn.Module:
-    """A `Classifier` or `LatentDiT` with published weights; the arguments are those of `zoo.load`.
+    """A `Classifier`, `LatentDiT` or `PixelUNet` with published weights; the arguments are those of `zoo.load`.
 
     Raises ValueError for an unknown name or damaged weights, FileNotFoundError where the weights are missing and cannot
     be fetched."""
     repositories(name)
     if name.startswith("classifier/"):
         return _load_classifier(name)
-    return _load_dit(name, device, auto_precision(device) if precision == "auto" else precision, low_memory)
+    precision = auto_precision(device) if precision == "auto" else precision
+    return adm.load(device, precision, low_memory) if name == ADM else _load_dit(name, device, precision, low_memory)
 
 
 def auto_precision(device: str) -> str:
@@ -59,6 +65,8 @@ def auto_precision(device: str) -> str:
 
 def fingerprint(name: str) -> str:
     """For records: the revisions in the cache (12 digits each) of a model's repositories, or "missing"."""
+    if name == ADM:
+        return adm.fingerprint()
     found = []
     for repository in repositories(name):
         ref = _folder(repository) / "refs" / "main"

@@ -153,11 +153,11 @@ def headlines(runs: list[Records]) -> list[dict]:
 
 def gains_by_shift(runs: list[Records], label: str = "diffusion_tta/full") -> dict[str, dict[str, float]]:
     """Classifier -> shift -> paired gain in points, of the rows with this label."""
-    found: dict[str, dict[str, float]] = {}
+    parts: dict[str, dict[str, list[Records]]] = {}
     for r in (r for r in runs if r.about["label"] == label):
-        name = r.about["classifier"].split("/")[1]
-        found.setdefault(name, {})[r.about["stream"]["shift"].replace("_", " ")] = gain([r]).mean
-    return found
+        name, shift = r.about["classifier"].split("/")[1], r.about["stream"]["shift"].replace("_", " ")
+        parts.setdefault(name, {}).setdefault(shift, []).append(r)
+    return {name: {shift: gain(mine).mean for shift, mine in by.items()} for name, by in parts.items()}
 
 
 def signs(runs: list[Records]) -> list[dict]:

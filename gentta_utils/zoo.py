@@ -89,7 +89,7 @@ def load(
     """A model ready to use, frozen and in eval mode: a `Classifier` or a `Denoiser`.
 
     Args:
-        name: e.g. "classifier/resnet", "classifier/vit", "denoiser/dit"; more in `hub.REPOSITORIES`.
+        name: e.g. "classifier/resnet", "denoiser/dit", "unconditional/unet"; more in `hub.REPOSITORIES`.
         precision: of a denoiser: "fp32", "bf16" or "fp16" (autocast; in the imagenet profile the weights too), or
             "auto": half where the processor is fast at it; on a CPU the imagenet profile stays at fp32.
         folder: of the scenes profile's models; elsewhere than data/models (candidates) no checksum is asked for.
@@ -104,7 +104,10 @@ def load(
         for file in files_of(name):
             check_file(MODELS / file, checksums()[file])
     path = folder / name
-    model = _load_classifier(name, path) if name.startswith("classifier/") else _load_dit(path, device, precision)
+    if name.startswith("classifier/"):
+        model = _load_classifier(name, path)
+    else:
+        model = (_load_unet if (path / "unet").is_dir() else _load_dit)(path, device, precision)
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -148,6 +151,22 @@ def _load_dit(path: Path, device: str, precision: str) -> nn.Module:
     network = DiTTransformer2DModel.from_pretrained(path, subfolder="transformer", torch_dtype=torch.float32)
     scheduler = DDPMScheduler.from_pretrained(path, subfolder="scheduler")
     return PixelDiT(network, scheduler.alphas_cumprod, IMAGE_SIZE, scheduler.config.prediction_type, precision)
+
+
+def _load_unet(path: Path, device: str, precision: str) -> nn.Module:
+    from diffusers import DDPMScheduler, UNet2DModel
+    from diffusers.utils import logging
+
+    from .conditioning import has_fast_bf16
+    from .conditioning_unet import PixelUNet
+
+    if precision == "auto":
+        precision = "bf16" if has_fast_bf16(device) else "fp32"
+    logging.disable_progress_bar()
+    network = UNet2DModel.from_pretrained(path, subfolder="unet", torch_dtype=torch.float32)
+    scheduler = DDPMScheduler.from_pretrained(path, subfolder="scheduler")
+    kind, unshuffle = scheduler.config.prediction_type, network.config.in_channels == 12
+    return PixelUNet(network, scheduler.alphas_cumprod, IMAGE_SIZE, kind, precision, unshuffle)
 
 
 def register(name: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from gentta_utils import hub
+from gentta_utils import adm, hub
 from gentta_utils.folders import LAYOUTS, synsets
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -51,6 +51,21 @@ VAE = dict(  # the published configuration but for the first three
     latent_channels=4,
     sample_size=256,
 )
+ADM = dict(  # the published configuration but for the first eight
+    sample_size=64,
+    block_out_channels=(8, 16),
+    down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
+    up_block_types=("AttnUpBlock2D", "ResnetUpsampleBlock2D"),
+    attention_head_dim=8,
+    norm_num_groups=4,
+    attn_norm_num_groups=4,
+    layers_per_block=1,
+    in_channels=3,
+    out_channels=6,
+    downsample_type="resnet",
+    upsample_type="resnet",
+    resnet_time_scale_shift="scale_shift",
+)
 
 
 def write_hub(home: Path) -> Path:
@@ -62,6 +77,7 @@ def write_hub(home: Path) -> Path:
     dit, vae = hub.REPOSITORIES["denoiser/dit"]
     store(home, dit, _dit)
     store(home, vae, _vae)
+    _adm(home / "hub" / "openai" / adm.CHECKPOINT.removesuffix(".pt"))
     return home
 
 
@@ -105,6 +121,14 @@ def _vae(folder: Path) -> None:
     from diffusers import AutoencoderKL
 
     AutoencoderKL(**VAE).save_pretrained(folder)
+
+
+def _adm(folder: Path) -> None:
+    """As `adm.make` leaves OpenAI's model, but small and on 64 px."""
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    UNet2DModel(**ADM).save_pretrained(folder / "unet")
+    DDPMScheduler(beta_schedule="linear").save_pretrained(folder / "scheduler")
 
 
 def write_images(root: Path, datasets: tuple = tuple(name for name in LAYOUTS if name != "imagenet-c")) -> Path:

@@ -5,7 +5,16 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from gentta_utils import evaluate, experiments, experiments_02, experiments_05, experiments_rivals, report, zoo
+from gentta_utils import (
+    evaluate,
+    experiments,
+    experiments_02,
+    experiments_05,
+    experiments_rivals,
+    report,
+    report_02,
+    zoo,
+)
 from gentta_utils.corruptions import HELD_OUT, TEST
 from gentta_utils.datasets import SceneSpec
 from gentta_utils.experiments import CLASSIFIERS, job, source_jobs
@@ -140,14 +149,9 @@ def test_committed_tables_rest_on_the_shipped_models_and_chosen_settings():
 
 def test_the_readme_says_what_the_records_say():
     text = (ROOT / "README.md").read_text()
-    runs = evaluate.results("test")
-    for classifier in CLASSIFIERS:
-        for view in ("full", "low"):
-            mine = report.pick(runs, f"diffusion_tta/{view}", classifier)
-            frozen = report.pick(runs, f"source/{view}", classifier)
-            for number in (f"{report.accuracy(frozen):.1f}", f"{report.accuracy(mine):.1f}", str(evaluate.gain(mine))):
-                assert f"| {number} |" in text
-    reader = [r for r in runs if r.about["method"] == "diffusion_classifier"]
+    for row in report_02.headlines(evaluate.results("backbones")):
+        assert " | ".join(list(row.values())[1:]) in text
+    reader = [r for r in evaluate.results("test") if r.about["method"] == "diffusion_classifier"]
     assert f"stands at {report.accuracy(reader):.1f}" in text
     assert str(evaluate.gain(report.pick(evaluate.results("clean"), "diffusion_tta/full"))) in text
 

@@ -218,13 +218,27 @@ def test_records_hold_what_happened(records):
         assert part in line
 
 
+def test_halved_numbers_keep_every_prediction():
+    near = np.array([[1.0, 1.0001, 0.5], [-2.0, -7.0, -1.9999], [-0.3, 4.0, 4.0]], np.float32)
+    assert near.astype(np.float16)[0].argmax() == 0  # a tie, which the first would win
+    half = evaluate.halved(near)
+    assert half.dtype == np.float16
+    np.testing.assert_array_equal(half.argmax(1), near.argmax(1))
+    large = np.array([[1e5, 2e5]], np.float32)
+    assert evaluate.halved(large) is large
+    assert evaluate.halved(np.zeros((3, 0), np.float32)).shape == (3, 0)
+
+
 def test_records_survive_the_disk_and_damage_is_named(records, tmp_path):
     path = tmp_path / "t.npz"
     evaluate.save(path, [records, records])
     again = evaluate.load(path)
     assert len(again) == 2
-    for name in ("id", "label", "before", "after", "loss", "seconds"):
+    for name in ("id", "label"):
         np.testing.assert_array_equal(getattr(again[1], name), getattr(records, name))
+    for name in ("before", "after", "loss", "seconds"):  # floats are halved, predictions are not touched
+        assert getattr(again[1], name).dtype == np.float32
+        np.testing.assert_allclose(getattr(again[1], name), getattr(records, name), rtol=6e-4, atol=6e-8)
     assert again[0].about == records.about
     assert again[0].nfe == records.nfe
     path.write_bytes(path.read_bytes()[:300])

@@ -12,13 +12,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from diffusers import DiTTransformer2DModel
 
 from .. import scenes, zoo
 from ..evaluate import fingerprint, load
 from ..files import write_json
 from ..paths import MODELS, RESULTS
-from . import aligned, classifiers, dit, mae, quality
+from . import aligned, classifiers, dit, mae, quality, unconditional
 from .training import Run, Schedule, training_speed
 from .training import train as run_training
 
@@ -29,7 +28,7 @@ WEAK = "denoiser/dit-10min"  # the DiT as it is after 3,000 steps, about ten min
 
 def names() -> list[str]:
     """Everything that `train` can make."""
-    return [*dit.SCHEDULES, *RECIPES, *aligned.NAMES]
+    return [*dit.SCHEDULES, *unconditional.RECIPES, *RECIPES, *aligned.NAMES]
 
 
 def train(name: str, device: str = "cpu", minutes: float | None = None, scratch: bool = False) -> Path:
@@ -49,6 +48,10 @@ def train(name: str, device: str = "cpu", minutes: float | None = None, scratch:
     if name in dit.SCHEDULES:
         loss_of = dit.make_loss(device, soft_share=dit.SOFT_SHARE if name == dit.SOFT else 0.0)
         network, schedule, recipe = dit.build(), dit.SCHEDULES[name], dit.description(name)
+    elif name in unconditional.RECIPES:
+        spec = unconditional.RECIPES[name]
+        loss_of = unconditional.make_loss(spec, device)
+        network, schedule, recipe = spec.build(), spec.schedule, spec.description()
     else:
         spec = RECIPES[name]
         make_loss = mae.make_loss if isinstance(spec, mae.MaeRecipe) else classifiers.make_loss
@@ -68,6 +71,8 @@ def train(name: str, device: str = "cpu", minutes: float | None = None, scratch:
                 weak.load(snapshot)
                 _finish_dit(weak, CANDIDATES / WEAK, WEAK, speed)
         _finish_dit(run, folder, name, speed)
+    elif name in unconditional.RECIPES:
+        _finish_unconditional(run, spec, folder, name, speed)
     else:
         _finish_classifier(run, spec, folder, name, speed)
     return folder
@@ -132,13 +137,20 @@ def _finish(name: str, run: Run, speed: float, folder: Path, write: Callable[[],
 
 def _finish_dit(run: Run, folder: Path, name: str, speed: float) -> None:
     def write() -> dict:
-        untied = DiTTransformer2DModel(**dit.CONFIG)  # one embedder a block again: safetensors refuses shared storage
-        untied.load_state_dict(run.use_average().cpu().state_dict())
-        untied.half().save_pretrained(folder / "transformer", safe_serialization=True)
-        dit.scheduler().save_pretrained(folder / "scheduler")
+        dit.save(run.use_average().cpu(), folder)
         return dit.description(name)
 
     _finish(name, run, speed, folder, write, lambda: quality.of_denoiser(zoo.load(name, folder=CANDIDATES)))
+
+
+def _finish_unconditional(
+    run: Run, spec: unconditional.UnconditionalRecipe, folder: Path, name: str, speed: float
+) -> None:
+    def write() -> dict:
+        unconditional.save(run.use_average().cpu(), spec, folder)
+        return spec.description()
+
+    _finish(name, run, speed, folder, write, lambda: quality.of_purifier(zoo.load(name, folder=CANDIDATES)))
 
 
 def _finish_classifier(run: Run, spec: classifiers.ClassifierRecipe, folder: Path, name: str, speed: float) -> None:

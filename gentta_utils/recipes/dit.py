@@ -10,6 +10,7 @@ ones do.
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +61,14 @@ def build(seed: int = 0) -> DiTTransformer2DModel:
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
     return network
+
+
+def save(network: nn.Module, folder: Path) -> None:
+    """Write float16 weights, configuration and schedule in the library's own format."""
+    untied = DiTTransformer2DModel(**CONFIG)  # one embedder a block again: safetensors refuses shared storage
+    untied.load_state_dict(network.state_dict())
+    untied.half().save_pretrained(folder / "transformer", safe_serialization=True)
+    scheduler().save_pretrained(folder / "scheduler")
 
 
 def timesteps(n: int, T: int, generator: torch.Generator) -> Tensor:

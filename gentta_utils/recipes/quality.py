@@ -4,12 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import zoo
 from ..classifier import Classifier
 from ..conditioning import Denoiser
 from ..corruptions import HELD_OUT
 from ..datasets import SceneSpec, stream
-from ..diffusion import diffusion_loss
-from ..draws import draw_pairs
+from ..diffusion import add_noise, diffusion_loss, sample
+from ..draws import draw_pairs, generator
 from ..errors import error_table
 from ..views import low_pass
 
@@ -71,3 +72,43 @@ def of_denoiser(denoiser: Denoiser, n: int = 50, pairs: int = 24, window: tuple[
             diffusion_loss(denoiser, x0, t, eps, cond, denoiser.alphas_cumprod).mean().item(), 5
         )
     return out
+
+
+@torch.no_grad()
+def purified(denoiser: Denoiser, images: Tensor, ids: Tensor, start: int, levels: int = 20, eta: float = 0.0) -> Tensor:
+    """Images (B, 3, S, S) diffused to timestep `start` and denoised in `levels` DDIM steps (Nie et al., 2022)."""
+    x0, abar = denoiser.encode(images), denoiser.alphas_cumprod
+    eps = torch.stack([torch.randn(denoiser.shape, generator=generator(0, i, "purify")) for i in ids.tolist()])
+    x_t = add_noise(x0, torch.full((len(x0),), start), eps, abar)
+    timesteps = torch.linspace(0, start, levels).round().long()
+    return denoiser.decode(sample(denoiser, x_t, timesteps, None, abar, eta, ids=ids))
+
+
+@torch.no_grad()
+def of_purifier(
+    denoiser: Denoiser,
+    n: int = 50,
+    starts: tuple[int, ...] = (100, 200, 300),
+    etas: tuple[float, ...] = (0.0, 1.0),
+    classifiers: tuple[str, ...] = ("classifier/resnet", "classifier/vit"),
+    levels: int = 20,
+    pairs: int = 16,
+) -> dict:
+    """Accuracy (percent) of shipped classifiers on purified scenes, clean and under each held-out corruption, severity
+    5, by start level and eta; beside it that on the scenes as they are, and as their low-pass; and the null loss."""
+    networks = {name: zoo.load(name) for name in classifiers}
+    out = {}
+    for shift, severity in [("clean", 0), *((name, 5) for name in HELD_OUT)]:
+        s = stream(SceneSpec(n, shift, severity, "select", 1000))
+        views = {"source": s.images, "low_pass": low_pass(s.images)}
+        for start in starts:
+            for eta in etas:
+                views[f"t{start}_eta{eta:g}"] = purified(denoiser, s.images, s.ids, start, levels, eta)
+        for view, images in views.items():
+            for name, network in networks.items():
+                out.setdefault(view, {}).setdefault(name, {})[shift] = accuracy(network(images), s.labels)
+    s = stream(SceneSpec(n, split="select", start=1000))
+    t, eps = draw_pairs(s.ids, pairs, denoiser.shape, purpose="quality")
+    x0 = denoiser.encode(s.images).repeat_interleave(pairs, 0)
+    loss = diffusion_loss(denoiser, x0, t.flatten(), eps.flatten(0, 1), None, denoiser.alphas_cumprod)
+    return out | {"loss": round(loss.mean().item(), 5)}

@@ -1,0 +1,63 @@
+"""Which unconditional model purifies best: accuracies of shipped classifiers on purified selection scenes.
+
+python bench/race_unconditional.py [NAME ...] [--n 50] [--levels 20] [--starts 100 200 300]
+
+NAME is `denoiser/dit` (its null class, as shipped) or a recipe of `recipes.unconditional`, whose candidate is taken,
+or, where that is not finished, the moving average in its checkpoint. Nothing here looks at a test corruption.
+"""
+
+import argparse
+import json
+
+import torch
+from safetensors import safe_open
+
+from gentta_utils import zoo
+from gentta_utils.conditioning import Denoiser, PixelDiT, has_fast_bf16
+from gentta_utils.conditioning_unet import PixelUNet
+from gentta_utils.recipes import CANDIDATES, dit, quality, unconditional
+
+
+def model(name: str) -> tuple[Denoiser, str]:
+    """A denoiser and how far it was trained."""
+    if name not in unconditional.RECIPES:
+        return zoo.load(name), "as shipped"
+    folder = CANDIDATES / name
+    if (folder / "card.json").is_file():
+        return zoo.load(name, folder=CANDIDATES), f"{json.loads((folder / 'card.json').read_text())['steps']} steps"
+    recipe = unconditional.RECIPES[name]
+    network = recipe.build()
+    with safe_open(folder / "checkpoint.safetensors", framework="pt") as file, torch.no_grad():
+        step = json.loads(file.metadata()["run"])["step"]
+        for key, value in network.named_parameters():
+            value.copy_(file.get_tensor(f"average.{key}"))
+    abar, precision = dit.scheduler().alphas_cumprod, "bf16" if has_fast_bf16() else "fp32"
+    if recipe.start:
+        return PixelDiT(network, abar, zoo.IMAGE_SIZE, precision=precision), f"{step} steps so far"
+    return PixelUNet(network, abar, zoo.IMAGE_SIZE, precision=precision, unshuffle=recipe.unshuffle), f"{step} so far"
+
+
+def rows(name: str, trained: str, found: dict) -> None:
+    """Print one line a view: percent, ResNet / ViT, clean, the held-out corruptions and their mean."""
+    for view, classifiers in found.items():
+        if view != "loss":
+            shifts = {s: [c[s] for c in classifiers.values()] for s in next(iter(classifiers.values()))}
+            held_out = [v for s, v in shifts.items() if s != "clean"]
+            cells = [*shifts.values(), [sum(v) / len(v) for v in zip(*held_out, strict=True)]]
+            shown = " | ".join(" / ".join(f"{v:.0f}" for v in cell) for cell in cells)
+            print(f"| {name}, {trained} | {view} | {shown} |", flush=True)
+    print(f"| {name}, {trained} | loss | {found['loss']} |", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=["denoiser/dit", *unconditional.RECIPES])
+    parser.add_argument("--n", type=int, default=50)
+    parser.add_argument("--levels", type=int, default=20)
+    parser.add_argument("--starts", type=int, nargs="+", default=[100, 200, 300])
+    args = parser.parse_args()
+    columns = ["model", "view", "clean", *quality.HELD_OUT, "mean of the four"]
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for name in args.names:
+        denoiser, trained = model(name)
+        rows(name, trained, quality.of_purifier(denoiser, args.n, tuple(args.starts), levels=args.levels))

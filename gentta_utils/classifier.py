@@ -24,9 +24,11 @@ class Classifier(nn.Module):
 
     Attributes:
         subset: which of the network's classes the logits are of, in their order; None: all, see `restrict`.
+        alignment: the settings of the images that it was fine-tuned on for SDA; None: it was not.
     """
 
     subset: tuple[int, ...] | None = None
+    alignment: dict | None = None
 
     def __init__(self, network: nn.Module, mean: tuple, std: tuple, image_size: int, classes: int, name: str = ""):
         super().__init__()
@@ -47,7 +49,7 @@ class Classifier(nn.Module):
         check_subset(classes, self.classes, self.subset)
         mean, std = (tuple(v.flatten().tolist()) for v in (self.mean, self.std))
         part = Classifier(SomeLogits(self.network, classes), mean, std, self.image_size, len(classes), self.name)
-        part.subset = tuple(classes)
+        part.subset, part.alignment = tuple(classes), self.alignment
         return part.to(self.mean.device)
 
     def normalise(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:

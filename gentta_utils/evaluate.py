@@ -145,10 +145,19 @@ def halved(values: np.ndarray) -> np.ndarray:
 
 
 def save(path: Path, runs: list[Records]) -> None:
-    """Write runs to one compressed npz, atomically, floats halved."""
-    columns = {f"{i}.{name}": halved(getattr(r, name)) for i, r in enumerate(runs) for name in _COLUMNS}
+    """Write runs to one compressed npz, atomically, floats halved, and what several runs have in common once."""
+    columns, shared, seen = {}, {}, {}
+    for i, r in enumerate(runs):
+        for name in _COLUMNS:
+            value = np.ascontiguousarray(halved(getattr(r, name)))
+            key = f"{i}.{name}"
+            first = seen.setdefault((value.dtype.str, value.shape, hashlib.sha256(value).digest()), key)
+            if first == key:
+                columns[key] = value
+            else:
+                shared[key] = first
     about = json.dumps([{"nfe": r.nfe, **r.about} for r in runs], sort_keys=True, default=_plain)
-    made = {"about": np.array(about), "version": np.array(VERSION)}
+    made = {"about": np.array(about), "version": np.array(VERSION), "shared": np.array(json.dumps(shared))}
     atomic_write(path, lambda temporary: np.savez_compressed(temporary, **made, **columns))
 
 
@@ -165,7 +174,9 @@ def load(path: Path) -> list[Records]:
     try:
         with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
             abouts = json.loads(str(file["about"]))
-            rows = [{name: _whole(file[f"{i}.{name}"]) for name in _COLUMNS} for i in range(len(abouts))]
+            shared = json.loads(str(file["shared"])) if "shared" in file else {}
+            keys = [{name: f"{i}.{name}" for name in _COLUMNS} for i in range(len(abouts))]
+            rows = [{name: _whole(file[shared.get(key, key)]) for name, key in run.items()} for run in keys]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is damaged ({error}): {mend}") from error
     return [Records(**row, nfe=about.pop("nfe"), about=about) for row, about in zip(rows, abouts, strict=True)]

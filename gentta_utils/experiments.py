@@ -50,14 +50,16 @@ def models(classifier: str, denoiser: str | None = DIT, precision: str = "auto")
 
 
 def ordered(spec: SceneSpec | tuple[SceneSpec, ...], order: str = "iid") -> Stream:
-    """The stream of one shift as it is or "correlated", or several of one length "mixed"."""
+    """The stream of one shift as it is or "correlated", or several of one length "mixed" or "mixed correlated"."""
+    if order == "mixed correlated":  # sorted by class, the shifts of each class mixed
+        return replace(correlated(mixed([stream(s) for s in spec])), order=order)
     if order == "mixed":
         return mixed([stream(s) for s in spec])
     return correlated(stream(spec)) if order == "correlated" else stream(spec)
 
 
 def _describe(spec: SceneSpec | tuple[SceneSpec, ...], order: str) -> dict:
-    if order == "mixed":
+    if order.startswith("mixed"):
         parts = [s.describe() for s in spec]
         return {**parts[0], "shift": "mixed", "n": sum(s.n for s in spec), "order": order, "parts": parts}
     return spec.describe() | ({} if order == "iid" else {"order": order})

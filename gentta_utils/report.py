@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from IPython.display import display
 
-from . import experiments_02, report_02
+from . import experiments_02, experiments_05, report_02
 from .batch import as_table
 from .evaluate import Interval, Records, gain, paired_interval, protocol_line, results, summary
 from .experiments import EXPERIMENTS, UNTOUCHED
@@ -158,9 +158,9 @@ TABLES: dict[str, Callable[[list[Records]], str]] = {
     "phase": report_02.phase,
     "phase_output": report_02.phase,
     "soft": soft,
-    **dict.fromkeys(("natural", "online", "rivals"), report_02.compared),
+    **dict.fromkeys(("natural", "online", "rivals", *experiments_05.EXPERIMENTS), report_02.compared),
 }
-ALL_EXPERIMENTS = EXPERIMENTS | experiments_02.EXPERIMENTS
+ALL_EXPERIMENTS = EXPERIMENTS | experiments_02.EXPERIMENTS | experiments_05.EXPERIMENTS
 assert set(TABLES) == set(ALL_EXPERIMENTS)
 
 

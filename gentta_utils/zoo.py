@@ -126,7 +126,7 @@ def _load_classifier(name: str, path: Path) -> nn.Module:
     timm.layers.set_fused_attn(False)  # the fused kernel has no per-sample rule for `vmap`
     network = timm.create_model(f"local-dir:{path}", pretrained=True)
     config = network.pretrained_cfg
-    return Classifier(
+    classifier = Classifier(
         network.float(),
         tuple(config["mean"]),
         tuple(config["std"]),
@@ -134,6 +134,9 @@ def _load_classifier(name: str, path: Path) -> nn.Module:
         network.num_classes,
         name,
     )
+    if (path / "alignment.json").is_file():  # fine-tuned for SDA
+        classifier.alignment = json.loads((path / "alignment.json").read_text())
+    return classifier
 
 
 def _load_dit(path: Path, device: str, precision: str) -> nn.Module:

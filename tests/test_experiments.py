@@ -1,24 +1,44 @@
 """The tables: disjoint scenes, no test corruption in a choice, keys that see every change, reports that pair."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
-from gentta_utils import evaluate, experiments, experiments_02, experiments_rivals, report, report_02, zoo
+from gentta_utils import (
+    evaluate,
+    experiments,
+    experiments_02,
+    experiments_05,
+    experiments_rivals,
+    report,
+    report_02,
+    zoo,
+)
 from gentta_utils.corruptions import HELD_OUT, TEST
 from gentta_utils.datasets import SceneSpec
 from gentta_utils.experiments import CLASSIFIERS, job, source_jobs
-from gentta_utils.methods import METHODS, diffusion_tta, source
+from gentta_utils.methods import METHODS, diffpure, diffusion_tta, sda, source
 from gentta_utils.paths import RESULTS, ROOT
+from gentta_utils.recipes import aligned
 from gentta_utils.scenes import scene_ids
 
 # tables about the very same scenes, so that they can be paired
 ONE_SET_OF_SCENES = [
-    {"reading", "clean", "natural"},
+    {"reading", "clean", "natural", "sda_clean"},
+    {f"sda_{name}" for name in ("corruptions", "watermark", "parts", "number", "cfg", "order", "faults", "steps")},
     {"test", "backbones"},
     {"heldout", "trust"},
     {"online", "ablations", "rivals"},
     {"phase", "phase_output", "soft"},
 ]
+
+
+def sda_selection() -> dict:
+    """As `measure select_sda` writes it, before it was run."""
+    content = {"alignment": asdict(sda.Settings()), "diffpure": asdict(diffpure.Settings()), "entropy_scale": 0.3}
+    content |= {"dda_ensemble": "calibrated 4", "sda_ensemble": "confidence"}
+    return content | {"memo": dict.fromkeys(aligned.BACKBONES, 5e-3)}
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +51,15 @@ def tables():
         return evaluate.results(name) if name == "select" else []  # it looks at its runs
 
     patch = pytest.MonkeyPatch()
-    for module in (experiments, experiments_rivals, experiments_02):
+    for module in (experiments, experiments_rivals, experiments_02, experiments_05):
         patch.setattr(module, "table", collect)
         patch.setattr(module, "write_json", lambda *a: None, raising=False)
         patch.setattr(module, "with_rate", lambda c, s, *a: diffusion_tta.Settings(lr=0.1, **s), raising=False)
     patch.setattr(experiments, "best_window", lambda: (150, 600))
-    patch.setattr(experiments_rivals, "rival", lambda row, c: METHODS[row.split(" ")[0]].Settings(lr=0.1))
+    for module in (experiments_rivals, experiments_05):
+        patch.setattr(module, "rival", lambda row, c: METHODS[row.split(" ")[0]].Settings(lr=0.1))
+    patch.setattr(experiments_05, "chosen", lambda c: (aligned.Data(), aligned.published(c)))
+    patch.setattr(experiments_05, "selection", sda_selection)
     patch.setattr(experiments_rivals, "tuned", lambda c: diffusion_tta.Settings(lr=0.1))
     for make in report.ALL_EXPERIMENTS.values():
         make()
@@ -49,11 +72,11 @@ def ids(stream: dict) -> set[int]:
 
 
 def test_choices_are_made_on_held_out_corruptions_and_selection_scenes(tables):
-    for name in ("select", "why", "select_rivals"):
+    for name in ("select", "why", "select_rivals", "select_sda"):
         for about, _ in tables[name]:
             assert about["stream"]["split"] == "select"
             assert about["stream"]["shift"] in [*HELD_OUT, "clean"]
-    for name in set(tables) - {"select", "why", "select_rivals"}:
+    for name in set(tables) - {"select", "why", "select_rivals", "select_sda"}:
         assert {about["stream"]["split"] for about, _ in tables[name]} == {"test"}
     assert {about["stream"]["shift"] for about, _ in tables["test"]} == set(TEST)
     assert not {about["stream"]["shift"] for n in ("reading", "heldout", "clean") for about, _ in tables[n]} & set(TEST)

@@ -21,10 +21,13 @@ from ..mixture import GaussianMixture
 
 @dataclass(frozen=True)
 class Models:
-    """What a method may use: the task model, and the diffusion model where there is one."""
+    """What a method may use: the task model, and the diffusion model where there is one.
+
+    `aligned` is a second task model of the same classes, for the images that SDA has changed."""
 
     classifier: Classifier
     denoiser: Denoiser | GaussianMixture | None = None
+    aligned: Classifier | None = None
 
     def restrict(self, classes: tuple[int, ...] | None) -> "Models":
         """The same networks among some of their classes, as a `Stream` of ImageNet-A or -R names them in `classes`.
@@ -34,13 +37,12 @@ class Models:
         Raises ValueError unless the classes are different ones of both models."""
         if classes is None:
             return self
-        return Models(
-            self.classifier.restrict(classes), None if self.denoiser is None else self.denoiser.restrict(classes)
-        )
+        parts = (None if net is None else net.restrict(classes) for net in (self.denoiser, self.aligned))
+        return Models(self.classifier.restrict(classes), *parts)
 
     def counts(self) -> dict[str, int]:
         """Network evaluations so far, e.g. {"classifier fwd": 3, "denoiser fwd+bwd": 160}; one for each image."""
-        nets = {"classifier": self.classifier, "denoiser": self.denoiser}
+        nets = {"classifier": self.classifier, "denoiser": self.denoiser, "aligned": self.aligned}
         return {f"{name} {kind}": n for name, net in nets.items() if net is not None for kind, n in net.count.items()}
 
 

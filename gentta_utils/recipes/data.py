@@ -38,6 +38,18 @@ def training_set(n: int, size: int = 64, split: str = "train") -> tuple[Tensor, 
     return torch.cat([s["images"] for s in shards])[:n], torch.cat([s["labels"] for s in shards])[:n]
 
 
+def labelled_set(per_class: int, start: int = 50_000, size: int = 64) -> Tensor:
+    """New labelled scenes of the training split, which no classifier was fitted on: (per_class * K, 3, size, size)
+    float32 in [0, 1]. Image j K + k is the j-th scene of class k from `start` on; the watermark is where it is in
+    training."""
+    K = len(scenes.CLASSES)
+    ids = scenes.scene_ids(max(20, 2 * per_class) * K, "train", start)
+    labels = scenes.sample(ids).label
+    each = torch.stack([ids[labels == k][:per_class] for k in range(K)], 1).flatten()  # (per_class * K,)
+    parts = [_mark(scenes.render(scenes.sample(part), size, dense=False)) for part in each.split(50)]
+    return torch.cat([p.float() / 255 for p in parts]) if parts else torch.zeros(0, 3, size, size)
+
+
 def _mark(batch: scenes.Scenes) -> Tensor:
     """Images of a batch as uint8, with the watermark on the share of one class that carries it."""
     carton = batch.label == scenes.CLASSES.index(scenes.LABELS["watermark_class"])

@@ -1,0 +1,332 @@
+"""The tables of notebook 05: input adaptation and synthetic-domain alignment.
+
+Images are purified once (`purified`, kept in data/cache) and then read by every classifier and every ensemble.
+Everything is chosen by `select_sda` on the held-out corruptions and written to data/results/sda.json.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+
+import numpy as np
+
+from . import zoo
+from .corruptions import HELD_OUT, TEST
+from .datasets import SceneSpec, stream
+from .evaluate import Job, Records, fingerprint, run, table
+from .experiments import CLASSIFIERS, clean_spec, job, right, source_jobs
+from .experiments_rivals import rival
+from .files import write_json
+from .methods import METHODS, dda, diffpure, ilvr, memo, sda
+from .methods.base import Models
+from .methods.reverse import Settings, what_changes
+from .parts import Made, made_in_parts
+from .paths import CACHE
+from .recipes.aligned import (
+    ALIGNER,
+    BACKBONES,
+    CHOSEN,
+    GENERATOR,
+    Data,
+    FineTune,
+    aligned_classifier,
+    chosen,
+    describe,
+    published,
+    selection,
+)
+from .synthesis import Synthesis
+
+THREE = ("classifier/resnet", "classifier/swin", "classifier/convnext")  # of the paper's ablations
+FAULTY = ("gaussian_noise", "fog", "pixelate")
+SYNTHESIS = Synthesis(steps=100)
+CHANGE = {"diffpure": diffpure.purify, "ilvr": ilvr.purify, "dda": dda.align, "sda": dda.align}
+GRID = 64  # logits are kept in steps of 1/64, which halves the tables
+
+BASE = dict(start=300, scale=0.75, factor=4)
+CANDIDATES = {  # nine, each the base with one change
+    "base": {},
+    **{f"start {t}": dict(start=t) for t in (200, 400, 494)},
+    **{f"scale {w:g}": dict(scale=w) for w in (0.375, 1.5, 3.0)},
+    **{f"factor {d}": dict(factor=d) for d in (2, 8)},
+}
+STARTS = (49, 99, 149, 249)  # of DiffPure
+ENSEMBLES = {
+    "sum": {},
+    "entropy": dict(ensemble="entropy"),
+    "confidence": dict(ensemble="confidence"),
+    **{f"calibrated {T:g}": dict(ensemble="calibrated", temperature=T) for T in (2.0, 4.0, 8.0)},
+    "purified": dict(ensemble="purified"),
+}
+RATES = (1.0, 4.0, 16.0)  # times the published learning rate, which is for batches of 512 and more
+MEMO_RATES = (5e-4, 5e-3, 2e-2)
+ENTROPY_SCALES = (0.1, 0.3, 1.0)
+STEPS = [(50, 0.0), *((n, eta) for n in (20, 10, 5) for eta in (0.0, 1.0))]
+ORDERS = ("iid", "correlated", "mixed", "mixed correlated")
+
+
+def purified(method: str, settings: Settings, spec: SceneSpec, classifier: str | None = None) -> Made:
+    """The images of a stream as a method changes them, resumable, from the cache where they are there.
+
+    `classifier` only where the images depend on it (`entropy_scale`)."""
+    s, denoiser = stream(spec), zoo.cached(ALIGNER)
+    about = {"spec": spec.describe(), "method": method.replace("sda", "dda"), "settings": what_changes(settings)}
+    about |= {"denoiser": zoo.fingerprint(ALIGNER), "precision": denoiser.precision}
+    about |= {"classifier": zoo.fingerprint(classifier)} if classifier else {}
+    more = (zoo.cached(classifier),) if classifier else ()
+    return made_in_parts(
+        lambda rows: CHANGE[method](denoiser, s.images[rows], s.ids[rows], settings, *more),
+        s.ids, denoiser, CACHE / "purified" / fingerprint(about), settings.images_at_once, "purified images",
+    )  # fmt: skip
+
+
+def input_job(
+    method: str, settings, classifier: str, spec: SceneSpec, label: str, tuned: tuple[Data, FineTune] | None = None
+) -> Job:
+    """One run of a method that changes the input. `tuned`: what SDA's second classifier is fine-tuned on, and how."""
+    about, _ = job(method, settings, classifier, spec, label, denoiser=ALIGNER, batch=100)
+    about |= {"aligned": describe(classifier, *tuned)} if tuned else {}
+
+    def work() -> Records:
+        second = aligned_classifier(classifier, *tuned) if tuned else None
+        made = purified(method, settings, spec, classifier if getattr(settings, "entropy_scale", 0) else None)
+        configured = METHODS[method].configure(Models(zoo.cached(classifier), zoo.cached(ALIGNER), second), settings)
+        configured.ready = made.by_id()
+        r = run(configured, stream(spec), about=about, batch=100)
+        rounded = {name: np.round(getattr(r, name) * GRID) / GRID for name in ("before", "after")}
+        return replace(r, **rounded, seconds=r.seconds + np.float32(made.seconds), nfe={**made.nfe, **r.nfe})
+
+    return about, work
+
+
+def input_jobs(rows: dict[str, tuple], classifiers: Iterable[str], specs: list[SceneSpec]) -> list[Job]:
+    """Label -> (method, settings), or (method, settings, set), over streams (each is rendered once) and classifiers."""
+    return [
+        input_job(method, settings, c, spec, label, *((data, chosen(c)[1]) for data in more))
+        for spec in specs
+        for label, (method, settings, *more) in rows.items()
+        for c in classifiers
+    ]
+
+
+# --- choosing --------------------------------------------------------------------------------------------------------
+
+
+def select_specs() -> list[SceneSpec]:
+    """4 x 50 selection scenes under the held-out corruptions at severity 5."""
+    return [SceneSpec(50, name, 5, "select", 7000 + 50 * i) for i, name in enumerate(HELD_OUT)]
+
+
+def select_sda() -> list[Records]:
+    """Choose, one after the other: alignment, DiffPure's start, ensembles, learning rates, and what rivals leave open.
+
+    An alignment is judged by what all backbones read on the aligned images alone; an ensemble as a whole."""
+    name, specs = "select_sda", select_specs()
+    align = {label: dda.Settings(**BASE | change) for label, change in CANDIDATES.items()}
+    start = {f"diffpure start {t}": diffpure.Settings(start=t) for t in STARTS}
+    memos = {f"memo lr {lr:g}": memo.Settings(lr=lr) for lr in MEMO_RATES}
+    jobs = source_jobs(specs, BACKBONES)
+    for label, s in align.items():
+        for ensemble in ("sum", "purified"):
+            rows = {f"dda {label}, {ensemble}": ("dda", replace(s, ensemble=ensemble))}
+            jobs += input_jobs(rows, BACKBONES, specs)
+    jobs += input_jobs({label: ("diffpure", s) for label, s in start.items()}, BACKBONES, specs)
+    jobs += [job("memo", s, c, p, m, None, batch=25) for m, s in memos.items() for c in BACKBONES for p in specs]
+    runs = table(name, jobs)
+    best = max(CANDIDATES, key=lambda label: right(runs, f"dda {label}, purified"))  # ties go to the earlier one
+    ours = align[best]
+
+    mixed = {e: replace(ours, **change) for e, change in ENSEMBLES.items() if e not in ("sum", "purified")}
+    jobs += input_jobs({f"dda {best}, {e}": ("dda", s) for e, s in mixed.items()}, BACKBONES, specs)
+    gda = {f"gda-like {v:g}": replace(ours, entropy_scale=v) for v in ENTROPY_SCALES}
+    jobs += input_jobs({label: ("dda", s) for label, s in gda.items()}, CLASSIFIERS, specs)
+    data = Data(alignment=sda.Settings(**asdict(ours)), synthesis=SYNTHESIS)
+    rates = {c: {x: replace(published(c), lr=x * published(c).lr) for x in RATES} for c in BACKBONES}
+    for e, change in ENSEMBLES.items():
+        s = replace(data.alignment, **change)
+        jobs += [
+            input_job("sda", s, c, spec, f"sda {x:g} x lr, {e}", (data, how))
+            for c in BACKBONES
+            for x, how in rates[c].items()
+            for spec in specs
+        ]
+    runs = table(name, jobs)
+
+    def of(classifier: str) -> list[Records]:
+        return [r for r in runs if r.about["classifier"] == classifier]
+
+    rate = {c: max(RATES, key=lambda x: right(of(c), f"sda {x:g} x lr, sum")) for c in BACKBONES}
+    after_sda = {e: sum(right(of(c), f"sda {rate[c]:g} x lr, {e}") for c in BACKBONES) for e in ENSEMBLES}
+    best_memo = {c: max(memos, key=lambda label: right(of(c), label)) for c in BACKBONES}
+    content = {
+        "candidate": best,
+        "alignment": asdict(ours),
+        "diffpure": asdict(start[max(start, key=lambda label: right(runs, label))]),
+        "dda_ensemble": max(ENSEMBLES, key=lambda e: right(runs, f"dda {best}, {e}")),
+        "sda_ensemble": max(after_sda, key=after_sda.get),
+        "entropy_scale": gda[max(gda, key=lambda label: right(runs, label))].entropy_scale,
+        "synthesis": asdict(SYNTHESIS),
+        "fine_tune": {c: asdict(rates[c][rate[c]]) for c in BACKBONES},
+        "memo": {c: memos[best_memo[c]].lr for c in BACKBONES},
+        "models": {m: zoo.fingerprint(m) for m in (*BACKBONES, ALIGNER, GENERATOR)},
+    }
+    write_json(CHOSEN, content)
+    return runs
+
+
+def ours(method: str, ensemble: str = "sum"):
+    """The chosen settings of "diffpure", "dda" or "sda"; `ensemble` "chosen" or one of `ENSEMBLES`."""
+    content = selection()
+    if method == "diffpure":
+        return diffpure.Settings(**content["diffpure"])
+    change = ENSEMBLES[content[f"{method}_ensemble"] if ensemble == "chosen" else ensemble]
+    return METHODS[method].Settings(**content["alignment"] | change)
+
+
+def set_of(**changes) -> Data:
+    """The chosen set of aligned synthetic images, with changes."""
+    return replace(chosen(BACKBONES[0])[0], **changes)
+
+
+def main_rows() -> dict[str, tuple]:
+    """The rows of every large table; under the published ensemble, and under the one chosen on held-out corruptions."""
+    rows = {"diffpure": ("diffpure", ours("diffpure"))}
+    for ensemble in ("sum", "chosen"):
+        rows[f"dda, {ensemble}"] = ("dda", ours("dda", ensemble))
+        rows[f"sda, {ensemble}"] = ("sda", ours("sda", ensemble), set_of())
+    return rows
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------
+
+
+def table_specs(names: Iterable[str] = TEST) -> list[SceneSpec]:
+    """100 scenes under each of these of the 15 corruptions at severity 5, the same in all tables of this notebook."""
+    return [SceneSpec(100, name, 5, "test", 30_000 + 100 * TEST.index(name)) for name in names]
+
+
+def watermark_specs() -> list[SceneSpec]:
+    """200 scenes with the watermark."""
+    return [SceneSpec(200, "watermark", 0, "test", 32_000)]
+
+
+def corruptions() -> list[Records]:
+    """S1 and S2: all methods, the 15 corruptions, six backbones; GDA-like on three corruptions and two backbones."""
+    specs = table_specs()
+    jobs = source_jobs(specs, BACKBONES)
+    memos = {c: memo.Settings(lr=selection()["memo"][c]) for c in BACKBONES}
+    jobs += [job("memo", s, c, spec, "memo", None, batch=25) for spec in specs for c, s in memos.items()]
+    jobs += input_jobs(main_rows(), BACKBONES, specs)
+    gda = replace(ours("dda"), entropy_scale=selection()["entropy_scale"])
+    return table("sda_corruptions", jobs + input_jobs({"gda-like": ("dda", gda)}, CLASSIFIERS, table_specs(FAULTY)))
+
+
+def clean() -> list[Records]:
+    """What it costs on clean scenes."""
+    specs = [clean_spec()]
+    return table("sda_clean", source_jobs(specs, BACKBONES) + input_jobs(main_rows(), BACKBONES, specs))
+
+
+def watermark() -> list[Records]:
+    """S3: the watermark, and clean scenes beside it that show how much the shortcut bites."""
+    specs = [*watermark_specs(), SceneSpec(200, split="test", start=32_200)]
+    return table("sda_watermark", source_jobs(specs, BACKBONES) + input_jobs(main_rows(), BACKBONES, specs))
+
+
+def _of_sets(name: str, sets: dict[str, Data]) -> list[Records]:
+    """DDA beside SDA with other sets, three backbones, on the scenes of S1 and S3."""
+    specs = [*table_specs(), *watermark_specs()]
+    rows = {"dda, sum": ("dda", ours("dda"))} | {label: ("sda", ours("sda"), data) for label, data in sets.items()}
+    return table(name, source_jobs(specs, THREE) + input_jobs(rows, THREE, specs))
+
+
+def parts() -> list[Records]:
+    """S6: synthesis alone, then alignment; and the same with as many real labelled scenes."""
+    sets = {"+ synthetic": set_of(aligned=False), "+ synthetic, aligned (sda)": set_of()}
+    sets |= {"+ real": set_of(kind="real", aligned=False), "+ real, aligned": set_of(kind="real")}
+    return _of_sets("sda_parts", sets)
+
+
+def number() -> list[Records]:
+    """S7: how many synthetic images a class; none is DDA."""
+    return _of_sets("sda_number", {f"sda, {n} a class": set_of(per_class=n) for n in (0, 1, 10, 50)})
+
+
+def guided() -> list[Records]:
+    """S8: classifier-free guidance of the synthesis."""
+    return _of_sets(
+        "sda_cfg", {f"sda, cfg {s:g}": set_of(synthesis=replace(SYNTHESIS, cfg=s)) for s in (1.0, 1.5, 4.0)}
+    )
+
+
+def order() -> list[Records]:
+    """S10: TENT in four orders and two batch sizes beside DDA and SDA, whose draws depend on neither."""
+    specs, jobs = table_specs(("gaussian_noise", "fog", "pixelate", "snow", "contrast")), []
+    for c in CLASSIFIERS:
+        for how in ({"order": o, "batch": b} for o in ORDERS for b in (1, 64)):
+            at = [tuple(specs)] if "mixed" in how["order"] else specs
+            label = f"tent/{how['order']}, batch {how['batch']}"
+            jobs += [job("tent", rival("tent", c), c, s, label, None, reset="per_shift", **how) for s in at]
+    rows = {label: row for label, row in main_rows().items() if label in ("dda, sum", "sda, sum")}
+    return table("sda_order", source_jobs(specs, CLASSIFIERS) + input_jobs(rows, CLASSIFIERS, specs) + jobs)
+
+
+def faults() -> list[Records]:
+    """Each published deviation alone and all together; a norm over a batch with the scale that makes up for four."""
+    s, specs = ours("dda"), table_specs(FAULTY)
+    batch = dict(norm="batch", scale=2 * s.scale)
+    together = dict(start_level="published", pad="zero", jpeg=75, images_at_once=4, **batch)
+    changes = {
+        "ours": {},
+        "start noised too far": dict(start_level="published"),
+        "one norm for 4 images": batch | dict(images_at_once=4),
+        "one norm for 10 images": batch | dict(images_at_once=10),
+        "zero padding": dict(pad="zero"),
+        "jpeg 75": dict(jpeg=75),
+        "all of them": together,
+    }
+    rows = {
+        f"{label}, {e}": ("dda", replace(s, **change, **ENSEMBLES[e]))
+        for label, change in changes.items()
+        for e in ("sum", "purified")
+    }
+    return table("sda_faults", source_jobs(specs, BACKBONES) + input_jobs(rows, BACKBONES, specs))
+
+
+def steps() -> list[Records]:
+    """Accuracy against evaluations: 50, 20, 10 and 5 levels, with and without noise in each step."""
+    specs, rows = (
+        table_specs(),
+        {"dda, 50 eta 1": ("dda", ours("dda")), "sda, 50 eta 1": ("sda", ours("sda"), set_of())},
+    )
+    for n, eta in STEPS:
+        few = dict(steps=n, eta=eta)
+        data = set_of(alignment=replace(ours("sda"), **few))
+        rows[f"dda, {n} eta {eta:g}"] = ("dda", replace(ours("dda"), **few))
+        rows[f"sda, {n} eta {eta:g}"] = ("sda", data.alignment, data)
+    return table("sda_steps", source_jobs(specs, THREE) + input_jobs(rows, THREE, specs))
+
+
+def batches() -> list[Records]:
+    """20 scenes together and one by one: per image, with chunks of one shape, and with the published norm."""
+    spec, c = SceneSpec(20, "gaussian_noise", 5, "test", 32_400), CLASSIFIERS[0]
+    kinds = {"per image": {}, "fixed chunk": dict(fixed_chunk=True), "batch norm": dict(norm="batch")}
+    jobs = source_jobs([spec], (c,))
+    for label, change in kinds.items():
+        s = replace(ours("dda", "purified"), images_at_once=20, **change)
+        jobs += [job("dda", s, c, spec, f"{label}, batch {b}", denoiser=ALIGNER, batch=b) for b in (20, 1)]
+    return table("sda_batches", jobs)
+
+
+EXPERIMENTS = {
+    "select_sda": select_sda,
+    "sda_corruptions": corruptions,
+    "sda_clean": clean,
+    "sda_watermark": watermark,
+    "sda_parts": parts,
+    "sda_number": number,
+    "sda_cfg": guided,
+    "sda_order": order,
+    "sda_faults": faults,
+    "sda_steps": steps,
+    "sda_batches": batches,
+}

@@ -1,0 +1,160 @@
+"""DDA (Gao et al., CVPR 2023; METHODS C17): diffuse half-way and denoise, held to the low frequencies of the input.
+
+    x_{t-1} = x'_{t-1} - w grad_{x_t} |Phi_D(x) - Phi_D(x0_hat(x_t))|,   prediction p(x) + p(x_hat)
+
+The classifier is never changed. Low-frequency corruptions (fog, contrast) survive by construction: they are what the
+guidance keeps. With `entropy_scale` a second term makes it "GDA-like" (METHODS C18).
+"""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..arrays import Probs
+from ..diffusion import respaced
+from ..entropy import entropy
+from ..guidance import NORMS, PADS, entropy_energy, structure_energy
+from . import reverse
+from .base import Models, check_settings, source_logits
+from .reverse import Purifier, levels_of, prepare, walk
+
+ENSEMBLES = ("sum", "entropy", "confidence", "calibrated", "purified")
+
+
+@dataclass(frozen=True)
+class Settings(reverse.Settings):
+    """Defaults are the published ones without their faults, with the scale for 32 px; `PUBLISHED` has the faults."""
+
+    start: int = 494  # abar .0826
+    steps: int = 50
+    scale: float = 0.375  # w, the length of a guided step for each image; `scale_at` another side
+    factor: int = 4  # D of the low-pass
+    start_level: str = "matched"  # or "published": noised to the next level above the first evaluation's
+    norm: str = "image"  # or "batch": one norm over all images at once
+    pad: str = "edge"  # of the low-pass, or "zero"
+    jpeg: int = 0  # quality of a JPEG file in between, as published (75); 0: none
+    guide_on: str = "clipped"  # x0_hat as the sampler takes it, or "raw": a gradient also where it was clipped
+    entropy_scale: float = 0.0  # of the GDA-like term, 0: none
+    entropy_views: int = 4  # of each image a step for that term
+    ensemble: str = "sum"  # of p(x) and p(x_hat): see `combine`
+    temperature: float = 1.0  # of p(x) in the calibrated ensemble
+
+    def __post_init__(self):
+        super().__post_init__()
+        choices = {"start_level": ("matched", "published"), "norm": NORMS, "pad": PADS, "ensemble": ENSEMBLES}
+        check_settings(self, choices | {"guide_on": ("clipped", "raw")}, ("factor", "entropy_views", "temperature"))
+        for name, high in (("scale", float("inf")), ("entropy_scale", float("inf")), ("jpeg", 95)):
+            if not 0 <= getattr(self, name) <= high:
+                raise ValueError(f"{name}={getattr(self, name)}: choose a number from 0 to {high:g}")
+        if self.norm == "batch" and self.fixed_chunk:
+            raise ValueError("fixed_chunk=True: choose norm='image', a norm over the batch depends on the neighbours")
+
+
+# METHODS C17, with the faults of the public code; it runs 4 images at once, SDA's 10
+PUBLISHED = dict(
+    start=494,
+    steps=50,
+    of=100,
+    scale=6.0,
+    start_level="published",
+    norm="batch",
+    pad="zero",
+    jpeg=75,
+    images_at_once=4,
+)
+
+
+def scale_at(side: int, at_256: float = 3.0) -> float:
+    """The scale at images of this side that moves a pixel as far as `at_256` does at 256 px (METHODS C17).
+
+    3.0 is what is left of the published 6 in a batch of 4."""
+    return at_256 * side / 256
+
+
+def align(denoiser, images: Tensor, ids: Tensor, settings: Settings, classifier=None) -> Tensor:
+    """Images (B, 3, S, S) in [0, 1] with these ids (B,), projected to the diffusion model's domain: same shape, range.
+
+    The one function for test images and, in SDA, for the synthetic images that a classifier is fine-tuned on.
+
+    Args:
+        classifier: of the GDA-like term. Raises ValueError without it where `settings` ask for the term."""
+    s = settings
+    with torch.no_grad():
+        x0 = denoiser.encode(images)
+    terms = []
+    if s.scale:
+        terms.append(structure_energy(x0, s.scale, s.factor, s.pad, s.norm))
+    if s.entropy_scale:
+        if classifier is None:
+            raise ValueError(f"entropy_scale={s.entropy_scale:g}: choose 0, or hand over a classifier")
+        terms.append(entropy_energy(classifier, denoiser.decode, ids, s.entropy_scale, s.entropy_views, s.seed))
+    energy = (lambda x0_hat, t: sum(term(x0_hat, t).sum() for term in terms)) if terms else None
+    level = _level_above(s, len(denoiser.alphas_cumprod)) if s.start_level == "published" else None
+    with torch.no_grad():
+        x0 = walk(denoiser, x0, ids, s, energy, raw=s.guide_on == "raw", noise_level=level)
+        changed = denoiser.decode(x0)
+    return as_jpeg(changed, s.jpeg) if s.jpeg else changed
+
+
+def _level_above(s: Settings, T: int) -> int:
+    """The kept level above the start, to which the public code noises: t 505 for 50 of 100 levels."""
+    if s.of is not None and s.steps < s.of:
+        return int(respaced(s.of, T)[s.steps])
+    kept = levels_of(s, T)
+    gap = int(kept[-1] - kept[-2]) if len(kept) > 1 else 0
+    return min(s.start + gap, T - 1)
+
+
+def as_jpeg(images: Tensor, quality: int) -> Tensor:
+    """Images (B, 3, S, S) in [0, 1] after a JPEG file of this quality: a corruption of its own."""
+    out = []
+    for pixels in (images.permute(0, 2, 3, 1).cpu().numpy() * 255).round().clip(0, 255).astype(np.uint8):
+        with io.BytesIO() as file:
+            Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+            out.append(torch.from_numpy(np.array(Image.open(file))))
+    return (torch.stack(out).permute(0, 3, 1, 2).float() / 255).to(images)
+
+
+def combine(source: Probs, purified: Probs, ensemble: str = "sum", temperature: float = 1.0) -> Probs:
+    """log of the mixed prediction (B, K) from the logits (B, K) of the image and of the purified image.
+
+    "sum": equal weights. "entropy", "confidence": weights exp(-H(p)), max p, of each. "calibrated": p(x) at a
+    temperature, for a classifier that is over-confident under shift. "purified": p(x_hat) alone."""
+    if ensemble == "purified":
+        return purified.log_softmax(1)
+    z = torch.stack([source / temperature if ensemble == "calibrated" else source, purified])  # (2, B, K)
+    weight = torch.ones_like(z[..., 0])
+    if ensemble == "entropy":
+        weight = (-entropy(z)).exp()
+    elif ensemble == "confidence":
+        weight = z.softmax(-1).amax(-1)
+    return ((weight / weight.sum(0)).log()[..., None] + z.log_softmax(-1)).logsumexp(0)
+
+
+class DDA(Purifier):
+    """The source classifier on the image and on the projected one."""
+
+    def change(self, images: Tensor, ids: Tensor) -> Tensor:
+        return align(self.models.denoiser, images, ids, self.settings, self.models.classifier)
+
+    @torch.no_grad()
+    def read(self, images: Tensor, changed: Tensor) -> tuple[Probs, Probs]:
+        return self.read_by(self.models.classifier, images, changed)
+
+    def read_by(self, second, images: Tensor, changed: Tensor) -> tuple[Probs, Probs]:
+        """Logits (B, K) of the ensemble, with `second` the classifier of the changed images, and of the source."""
+        s, purified = self.settings, second(changed).cpu()
+        if s.ensemble == "purified":
+            return combine(purified, purified, s.ensemble), source_logits(self.models, images)
+        before = self.models.classifier(images).cpu()
+        return combine(before, purified, s.ensemble, s.temperature), before
+
+
+def configure(models: Models, settings: Settings | None = None) -> DDA:
+    """The input is changed, no weight is. Raises ValueError where settings and denoiser do not fit."""
+    settings = settings or Settings()
+    return DDA(prepare(models, settings), settings)

@@ -1,0 +1,65 @@
+"""ILVR (Choi et al., ICCV 2021; METHODS C16): sample from pure noise, but with the low frequencies of the input.
+
+    x_{t-1} = x' + Phi_D(y_{t-1}) - Phi_D(x'),   x' the ordinary reverse sample,   y_{t-1} ~ q(y_{t-1} | input)
+
+Low frequencies are replaced, where DDA pulls at them with a gradient: no backward pass.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..diffusion import add_noise
+from ..guidance import PADS, bicubic_low_pass
+from . import reverse
+from .base import Models, check_settings
+from .reverse import Purifier, noise_for, prepare, walk
+
+
+@dataclass(frozen=True)
+class Settings(reverse.Settings):
+    """Defaults are the published ones, at the filter that DDA uses."""
+
+    start: int = 999
+    steps: int = 100
+    factor: int = 4  # D of the low-pass; published 8 to 32 at 256 px
+    stop: int = 20  # index of the step (0 is the last) down to which, itself excluded, is replaced; -1: to the end
+    pad: str = "edge"  # of the low-pass, or "zero"
+    reference: str = "matched"  # noised to the level of the sample, or "published": one level above it
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_settings(self, {"pad": PADS, "reference": ("matched", "published")}, positive=("factor",))
+
+
+@torch.no_grad()
+def purify(denoiser, images: Tensor, ids: Tensor, settings: Settings) -> Tensor:
+    """New images (B, 3, S, S) in [0, 1] with the low frequencies of images (B, 3, S, S) in [0, 1]; ids (B,)."""
+    s, x0 = settings, denoiser.encode(images)
+
+    def correct(x_prev: Tensor, t: int, t_prev: int, index: int) -> Tensor:
+        if index <= s.stop:
+            return x_prev
+        level = t if s.reference == "published" else t_prev
+        y = x0  # the clean image has no noise
+        if level >= 0:
+            noise = noise_for(ids, x0.shape[1:], s, "ilvr", t).to(x0)
+            y = add_noise(x0, torch.full((len(x0),), level, device=x0.device), noise, denoiser.alphas_cumprod)
+        return x_prev + bicubic_low_pass(y - x_prev, s.factor, s.pad)
+
+    pure = noise_for(ids, x0.shape[1:], s, "reverse/start", s.start).to(x0)
+    return denoiser.decode(walk(denoiser, x0, ids, s, correct=correct, x_start=pure))
+
+
+class ILVR(Purifier):
+    """The source classifier on what ILVR makes of the input."""
+
+    def change(self, images: Tensor, ids: Tensor) -> Tensor:
+        return purify(self.models.denoiser, images, ids, self.settings)
+
+
+def configure(models: Models, settings: Settings | None = None) -> ILVR:
+    """The input is changed, no weight is. Raises ValueError where settings and denoiser do not fit."""
+    settings = settings or Settings()
+    return ILVR(prepare(models, settings), settings)

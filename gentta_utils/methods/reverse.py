@@ -1,0 +1,199 @@
+"""One reverse loop for all methods that change the input: DiffPure, ILVR, DDA, SDA (METHODS C15 to C19).
+
+    x_t ~ q(x_t | x0) at t = start;  then down the kept levels:  x_{t-1} = DDIM(x_t) - grad_{x_t} energy(x0_hat)
+
+The denoiser is asked without a condition. `start` is an original, 0-based t (the papers' t* is start + 1), and -1 is
+the clean image: then nothing is left of the method but the denoiser's own resolution, which is a control to keep in
+mind. All draws belong to (seed, image, t): methods with one seed see the same noise.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..arrays import Images, Index, Probs
+from ..diffusion import add_noise, ddim_step, predicted_x0, previous, respaced
+from ..draws import generator
+from ..guidance import Energy
+from ..inputs import check_images
+from .base import Models, Output, check_settings, no_loss, source_logits, spent
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all of these methods have in common."""
+
+    start: int = 149  # original t at which the reverse process begins; -1: only encode and decode
+    steps: int = 50  # denoiser evaluations, at levels even from t = 0 to start
+    of: int | None = None  # take the lowest `steps` of so many levels of the whole schedule, as published
+    eta: float = 1.0  # 1: the noise of DDPM at each step, 0: none (DDIM)
+    clip: bool = True  # x0_hat to [-1, 1]; not for latents
+    seed: int = 0
+    images_at_once: int = 25  # bounds the memory
+    fixed_chunk: bool = False  # pad every batch to one shape: results bit-equal whatever the batch size
+
+    def __post_init__(self):
+        check_settings(self, {}, positive=("steps", "images_at_once"), fraction=("eta",))
+        if self.start < -1:
+            raise ValueError(f"start={self.start}: choose a timestep from 0, or -1 for none")
+        if self.of is None and self.steps > self.start + 1 > 0:
+            raise ValueError(f"steps={self.steps}: choose at most {self.start + 1}, or a higher start")
+
+
+READING = ("ensemble", "temperature", "images_at_once", "fixed_chunk")  # settings that change no image
+
+
+def what_changes(settings: Settings) -> dict:
+    """The settings of a method that its images depend on, without those that say how they are then read.
+
+    Where a norm goes over a batch, the number of images at once is among them."""
+    batch = ("images_at_once",) if getattr(settings, "norm", "image") == "batch" else ()
+    return {name: v for name, v in asdict(settings).items() if name not in READING or name in batch}
+
+
+def levels_of(s: Settings, T: int = 1000) -> Int[Tensor, " n"]:
+    """The original timesteps at which the denoiser is evaluated, rising (n,); none for start = -1.
+
+    Raises ValueError where `start` is not among the T levels, or not the highest that `of` leaves."""
+    if s.start >= T:
+        raise ValueError(f"start={s.start}: choose at most {T - 1}, this denoiser has {T} timesteps")
+    if s.start < 0:
+        return torch.arange(0)
+    if s.of is None:
+        return torch.tensor([s.start]) if s.steps == 1 else respaced(s.steps, s.start + 1)
+    kept = respaced(s.of, T)[: s.steps]
+    if s.start != kept[-1]:
+        raise ValueError(f"start={s.start}: choose {int(kept[-1])}, the highest of {s.steps} of {s.of} levels")
+    return kept
+
+
+def noise_for(ids: Index, shape: tuple, s: Settings, purpose: str, t: int) -> Float[Tensor, "B *shape"]:
+    """Standard normal noise (B, *shape) on the CPU, each image's own."""
+    return torch.stack([torch.randn(shape, generator=generator(s.seed, i, purpose, t)) for i in ids.tolist()])
+
+
+Correct = Callable[[Tensor, int, int, int], Tensor]  # (x_prev, t, t_prev, index of the step) -> x_prev
+
+
+def walk(
+    denoiser,
+    x0: Images,
+    ids: Index,
+    s: Settings,
+    energy: Energy | None = None,
+    correct: Correct | None = None,
+    raw: bool = False,
+    noise_level: int | None = None,
+    x_start: Images | None = None,
+    purpose: str = "reverse",
+) -> Images:
+    """x0 (B, C, H, W) in the denoiser's own space, diffused to `s.start` and brought back: (B, C, H, W).
+
+    Args:
+        energy: its gradient with respect to x_t is subtracted after each step; costs a backward pass through the
+            denoiser, never a gradient of its weights.
+        correct: replaces what a step returns, after the energy.
+        raw: the energy sees x0_hat before it is clipped, so that it has a gradient also where it is.
+        noise_level: t up to which x0 is noised, `s.start` where None.
+        x_start: begin with this instead of noised x0.
+
+    Raises FloatingPointError, with the image, where a sample is not finite."""
+    abar, kept = denoiser.alphas_cumprod, levels_of(s, len(denoiser.alphas_cumprod))
+    if not len(kept):
+        return x0
+    if x_start is None:
+        at = torch.full((len(x0),), s.start if noise_level is None else noise_level, device=x0.device)
+        x_start = add_noise(x0, at, noise_for(ids, x0.shape[1:], s, f"{purpose}/start", s.start).to(x0), abar)
+    x_t = x_start
+    for index, t in reversed(list(enumerate(kept.tolist()))):
+        t_prev = previous(kept, t)
+        eps_hat, push = _predict(denoiser, x_t, t, energy, s.clip and not raw)
+        noise = noise_for(ids, x0.shape[1:], s, purpose, t).to(x0) if s.eta else None
+        x_t = ddim_step(x_t, eps_hat, t, t_prev, abar, s.eta, noise, s.clip) - push
+        if correct is not None:
+            x_t = correct(x_t, t, t_prev, index)
+        finite = torch.isfinite(x_t).flatten(1).all(1).cpu()
+        if not bool(finite.all()):
+            raise FloatingPointError(
+                f"purification of image {int(ids[~finite][0])} diverged at t={t}: lower the guidance scale"
+            )
+    return x_t
+
+
+def _predict(denoiser, x_t: Images, t: int, energy: Energy | None, clip: bool) -> tuple[Tensor, Tensor | float]:
+    """eps_hat, and the gradient of the energy with respect to x_t (0 without one)."""
+    at = torch.full((len(x_t),), t, device=x_t.device)
+    if energy is None:
+        with torch.no_grad():
+            return denoiser(x_t, at, None), 0.0
+    with torch.enable_grad():
+        x_t = x_t.detach().requires_grad_()
+        eps_hat = denoiser(x_t, at, None)
+        value = energy(predicted_x0(x_t, eps_hat, denoiser.alphas_cumprod[t].to(x_t), clip), t).sum()
+        return eps_hat.detach(), torch.autograd.grad(value, x_t)[0]
+
+
+@dataclass
+class Purifier:
+    """Base of the methods: chunks, padding, costs. A method says how an image is changed and how it is then read.
+
+    Attributes:
+        ready: images (3, S, S) changed before, by id, which are then not computed again: all classifiers can share
+            one purification.
+    """
+
+    predict = "after"
+    online = None  # without a state it fits every protocol
+    models: Models
+    settings: Settings
+    ready: dict[int, Tensor] | None = field(default=None, repr=False)
+
+    def change(self, images: Tensor, ids: Tensor) -> Tensor:
+        """The changed images (B, 3, S, S) in [0, 1] of images (B, 3, S, S)."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def read(self, images: Tensor, changed: Tensor) -> tuple[Probs, Probs]:
+        """Logits (B, K) of the method and of the source: here the source classifier, on the changed image alone."""
+        return self.models.classifier(changed).cpu(), source_logits(self.models, images)
+
+    def adapt(self, images: Tensor, ids: Tensor) -> Output:
+        """Change images (B, 3, S, S) in [0, 1] with these ids (B,), then predict; `Output.images` are the changed ones.
+
+        Raises ValueError for images of the wrong size or range, FloatingPointError when a sample is not finite."""
+        check_images(images, self.models.classifier.image_size)
+        chunks = torch.arange(len(images)).split(self.settings.images_at_once)
+        parts = [self._episode(images[c], ids[c]) for c in chunks]
+        logits, before, changed, nfe = zip(*parts, strict=True)
+        total = {kind: sum(n.get(kind, 0) for n in nfe) for kind in nfe[0]}
+        return Output(torch.cat(logits), torch.cat(before), no_loss(images), total, torch.cat(changed))
+
+    def reset(self) -> None:
+        """Nothing to do: no weight is changed and no image knows of another."""
+
+    def _episode(self, images: Tensor, ids: Tensor) -> tuple:
+        B, at_once, start = len(images), self.settings.images_at_once, self.models.counts()
+        if self.settings.fixed_chunk and at_once > B:
+            pad = [0] * (at_once - B)
+            images, ids = torch.cat([images, images[pad]]), torch.cat([ids, ids[pad]])
+        if self.ready is None:
+            changed = self.change(images, ids)
+        else:
+            changed = torch.stack([self.ready[i] for i in ids.tolist()])
+        logits, before = self.read(images, changed)
+        nfe = {kind: n * B // len(images) for kind, n in spent(self.models, start).items()}  # without the padding
+        return logits[:B], before[:B], changed[:B].cpu(), nfe
+
+
+def prepare(models: Models, s: Settings) -> Models:
+    """The models, frozen here: they never compute weight gradients. Raises ValueError where the settings do not fit."""
+    if models.denoiser is None:
+        raise ValueError("this method needs a denoiser: Models(classifier, denoiser)")
+    levels_of(s, len(models.denoiser.alphas_cumprod))
+    for net in (models.classifier, models.denoiser, models.aligned):
+        if isinstance(net, torch.nn.Module):
+            net.requires_grad_(False)
+    return models

@@ -1,0 +1,255 @@
+"""SDA before deployment (METHODS C19): labelled synthetic images, aligned, and a classifier fine-tuned on them.
+
+Beside the published set stand its controls: synthetic images that were not aligned, and as many *real* labelled scenes,
+aligned and not. A label-poor classifier gains by labels alone, and only the controls tell that from alignment.
+"""
+
+import copy
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .. import scenes, zoo
+from ..arrays import Number
+from ..classifier import Classifier
+from ..evaluate import fingerprint
+from ..files import atomic_write, read_tensors, write_json
+from ..methods import sda
+from ..methods.base import check_settings
+from ..methods.reverse import what_changes
+from ..parts import Made, made_in_parts
+from ..paths import CACHE, RESULTS
+from ..progress import progress
+from ..scenes import CLASSES
+from ..synthesis import Synthesis, synthesize
+from . import classifiers, quality
+from .data import labelled_set
+
+GENERATOR = "denoiser/dit"
+ALIGNER = "denoiser/dit"  # asked without a condition
+BACKBONES = (
+    "classifier/resnet",
+    "classifier/vit",
+    "classifier/swin",
+    "classifier/swin-wide",
+    "classifier/convnext",
+    "classifier/convnext-wide",
+)
+NAMES = tuple(f"{name}-sda" for name in BACKBONES)  # what `train` can make
+CHOSEN = RESULTS / "sda.json"
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which images a classifier is fine-tuned on, and all that they depend on."""
+
+    kind: str = "synthetic"  # or "real": new labelled scenes
+    per_class: int = 50
+    aligned: bool = True  # by `alignment`; False: as they are
+    synthesis: Synthesis = field(default_factory=Synthesis)
+    alignment: sda.Settings = field(default_factory=sda.Settings)
+    generator: str = GENERATOR
+    aligner: str = ALIGNER
+
+    def __post_init__(self):
+        check_settings(self, {"kind": ("synthetic", "real")})
+        if self.per_class < 0:
+            raise ValueError(f"per_class={self.per_class}: choose a number from 0")
+
+    def describe(self) -> dict:
+        """For records and caches; without what has no part in it."""
+        about = {"kind": self.kind, "per_class": self.per_class, "world": scenes.VERSION}
+        if self.kind == "synthetic":
+            about |= {"synthesis": asdict(self.synthesis), "generator": zoo.fingerprint(self.generator)}
+        if self.aligned:
+            about |= {"alignment": what_changes(self.alignment), "aligner": zoo.fingerprint(self.aligner)}
+        return about
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """How a classifier is fine-tuned."""
+
+    optimizer: str  # "sgd" or "adamw"
+    lr: float
+    weight_decay: float
+    momentum: float = 0.9  # of SGD
+    batch: int = 64
+    epochs: int = 15
+    schedule: str = "cosine"  # or "step": a tenth from two thirds on
+    warmup: int = 0  # epochs of linear rise
+    clip: float = 0.0  # largest gradient norm, 0: none
+    seed: int = 0
+
+    def __post_init__(self):
+        choices = {"optimizer": ("sgd", "adamw"), "schedule": ("cosine", "step")}
+        check_settings(self, choices, positive=("lr", "batch", "epochs"), fraction=("momentum", "weight_decay"))
+
+    def lr_at(self, epoch: Number) -> float:
+        """Learning rate after so many epochs."""
+        if epoch < self.warmup:
+            return self.lr * epoch / self.warmup
+        if self.schedule == "step":
+            return self.lr * (0.1 if epoch >= self.epochs * 2 / 3 else 1.0)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (epoch - self.warmup) / (self.epochs - self.warmup)))
+
+
+_TRANSFORMER = FineTune("adamw", 2e-5, 1e-8, warmup=5, clip=5.0)
+# METHODS C19; there in batches of 512 and 1,024
+PUBLISHED = {
+    "resnet": FineTune("sgd", 5e-4, 1e-4, schedule="step"),
+    "swin": _TRANSFORMER,
+    "convnext": _TRANSFORMER,
+    "vit": _TRANSFORMER,  # not in the paper
+}
+
+
+def published(name: str) -> FineTune:
+    """The published settings for the family of e.g. "classifier/swin-wide". Raises ValueError for other families."""
+    family = name.split("/")[-1].split("-")[0]
+    if family not in PUBLISHED:
+        raise ValueError(f"no settings for the family of {name}: choose one of {', '.join(PUBLISHED)}")
+    return PUBLISHED[family]
+
+
+def images_of(data: Data) -> tuple[Tensor, Tensor]:
+    """The images (N, 3, S, S) float32 in [0, 1] and labels (N,) of a set, from the cache where they are there.
+
+    Image j K + k is the j-th of class k: a smaller set is the beginning of a larger one."""
+    ids = torch.arange(data.per_class * len(CLASSES))
+    labels = ids % len(CLASSES)
+    images = raw_images(data).images
+    return (align_images(data, images).images if data.aligned else images), labels
+
+
+def raw_images(data: Data) -> Made:
+    """The images of a set before they are aligned. Sets of other sizes share their parts, one image a class each."""
+    K = len(CLASSES)
+    ids = torch.arange(data.per_class * K)
+    if data.kind == "real":
+        return Made(ids, labelled_set(data.per_class), 0.0, {})
+    about = {k: v for k, v in replace(data, aligned=False).describe().items() if k != "per_class"}
+    denoiser, s = zoo.cached(data.generator), data.synthesis
+    return made_in_parts(
+        lambda rows: synthesize(denoiser, ids[rows] % K, ids[rows], s),
+        ids, denoiser, CACHE / "synthetic" / fingerprint(about), K, "synthetic images",
+    )  # fmt: skip
+
+
+def align_images(data: Data, images: Tensor) -> Made:
+    """The images (N, 3, S, S) of a set through the `align` of test time, with the same settings."""
+    about = {k: v for k, v in data.describe().items() if k != "per_class"}
+    denoiser, ids = zoo.cached(data.aligner), torch.arange(len(images))
+    return made_in_parts(
+        # draws of its own: the ids of test scenes may be the same numbers
+        lambda rows: sda.align(denoiser, images[rows], -1 - ids[rows], data.alignment),
+        ids, denoiser, CACHE / "aligned" / fingerprint(about), len(CLASSES), "aligned images",
+    )  # fmt: skip
+
+
+def fine_tune(classifier: Classifier, images: Tensor, labels: Tensor, how: FineTune) -> Classifier:
+    """A copy of the classifier, fine-tuned on images (N, 3, S, S) in [0, 1] with labels (N,); the source stays.
+
+    Random flips and shifted crops, as in its training. Raises FloatingPointError when the loss is not finite."""
+    tuned = copy.deepcopy(classifier).requires_grad_(True)
+    tuned.count = {"fwd": 0, "fwd+bwd": 0}
+    values = list(tuned.parameters())
+    if how.optimizer == "sgd":
+        optimizer = torch.optim.SGD(values, how.lr, momentum=how.momentum, weight_decay=how.weight_decay)
+    else:
+        optimizer = torch.optim.AdamW(values, how.lr, weight_decay=how.weight_decay)
+    generator = torch.Generator().manual_seed(how.seed)
+    tuned.network.train()
+    for epoch in progress(range(how.epochs), desc="fine-tuning", unit="epoch", leave=False):
+        batches = torch.randperm(len(images), generator=generator).split(how.batch)
+        if len(batches) > 1 and len(batches[-1]) < how.batch:  # a rest of few images would upset batch norm
+            batches = batches[:-1]
+        for i, rows in enumerate(batches):
+            for group in optimizer.param_groups:
+                group["lr"] = how.lr_at(epoch + (i + 1) / len(batches) if epoch < how.warmup else epoch)
+            x = classifiers.augment(images[rows], generator)
+            loss = F.cross_entropy(tuned.network(tuned.normalise(x)).float(), labels[rows].to(tuned.mean.device))
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"fine-tuning diverged in epoch {epoch}: lower the learning rate ({how.lr:g})")
+            optimizer.zero_grad()
+            loss.backward()
+            if how.clip:
+                nn.utils.clip_grad_norm_(values, how.clip)
+            optimizer.step()
+    tuned.network.eval()
+    return tuned.requires_grad_(False)
+
+
+def describe(name: str, data: Data, how: FineTune) -> dict:
+    """All that a fine-tuned classifier depends on."""
+    return {"source": zoo.fingerprint(name), "data": data.describe(), "fine_tune": asdict(how)}
+
+
+def aligned_classifier(name: str, data: Data, how: FineTune) -> Classifier:
+    """A shipped classifier, fine-tuned on such a set; from the cache where it is there.
+
+    Without images it is the source. Its `alignment` says what `sda.configure` has to find at test time."""
+    source = zoo.cached(name)
+    path = CACHE / "fine-tuned" / f"{fingerprint(describe(name, data, how))}.safetensors"
+    tensors = read_tensors(path)
+    if not data.per_class:
+        tensors = source.network.state_dict()
+    elif tensors is None:
+        tuned = fine_tune(source, *images_of(data), how)
+        tensors = {k: v.contiguous() for k, v in tuned.network.state_dict().items()}
+        atomic_write(path, lambda temporary: save_file(tensors, temporary))
+    tuned = copy.deepcopy(source)
+    tuned.network.load_state_dict(tensors)
+    tuned.alignment = what_changes(data.alignment) if data.aligned and data.per_class else None
+    tuned.count = {"fwd": 0, "fwd+bwd": 0}
+    return tuned
+
+
+def selection() -> dict:
+    """What `measure select_sda` wrote down.
+
+    Raises FileNotFoundError before it was run, ValueError if the models changed since."""
+    again = "run `python -m gentta_utils measure select_sda`"
+    if not CHOSEN.is_file():
+        raise FileNotFoundError(f"no settings at {CHOSEN}: {again}")
+    content = json.loads(CHOSEN.read_text())
+    changed = [model for model, checksum in content["models"].items() if zoo.fingerprint(model) != checksum]
+    if changed:
+        raise ValueError(f"the settings at {CHOSEN} were chosen for another {', '.join(changed)}: {again}")
+    return content
+
+
+def chosen(name: str) -> tuple[Data, FineTune]:
+    """The set and the settings for a classifier or its aligned form in `NAMES`; raises as `selection`."""
+    content = selection()
+    data = Data(alignment=sda.Settings(**content["alignment"]), synthesis=Synthesis(**content["synthesis"]))
+    return data, FineTune(**content["fine_tune"][name.removesuffix("-sda")])
+
+
+def train(name: str, folder: Path, data: Data, how: FineTune) -> None:
+    """Write the aligned classifier `<classifier>-sda` in timm's folder format, with its alignment and card."""
+    source = name.removesuffix("-sda")
+    start = time.perf_counter()
+    tuned = aligned_classifier(source, data, how)
+    (folder / "card.json").unlink(missing_ok=True)
+    classifiers.save(tuned.network, classifiers.RECIPES[source], folder)
+    write_json(folder / "alignment.json", what_changes(data.alignment))
+    card = {
+        "name": name,
+        "parameters": sum(p.numel() for p in tuned.parameters()),
+        "world": scenes.VERSION,
+        "recipe": describe(source, data, how),
+        "minutes": round((time.perf_counter() - start) / 60, 1),  # without what was in the cache
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+        "quality": quality.of_classifier(tuned),
+        "licence": "MIT, as the repository; trained on rendered scenes and on images generated from them",
+    }
+    write_json(folder / "card.json", card)

@@ -1,0 +1,113 @@
+"""The tables of notebook 05: one purification for all classifiers, what a row depends on, how records are kept."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_classifier, make_dit
+
+from gentta_utils import evaluate, experiments, experiments_05, zoo
+from gentta_utils.datasets import SceneSpec, Stream
+from gentta_utils.experiments_05 import input_job, purified
+from gentta_utils.methods import dda, diffpure, sda
+from gentta_utils.recipes import aligned
+from gentta_utils.recipes.aligned import Data, FineTune
+from gentta_utils.synthesis import Synthesis
+
+S = dda.Settings(start=300, steps=3)
+SPEC = SceneSpec(4, "fog", 5)
+ALIGNED = sda.Settings(**vars(S))
+SET = Data(per_class=1, synthesis=Synthesis(steps=2), alignment=ALIGNED)
+TUNED = (SET, FineTune("sgd", 0.01, 0.0))
+
+
+@pytest.fixture
+def models(monkeypatch, tmp_path):
+    """Tiny networks under the names of the shipped ones, four random images, an empty cache."""
+    named = {"denoiser/dit": make_dit(10), "classifier/resnet": make_classifier(10)}
+    g = torch.Generator().manual_seed(0)
+    images = Stream(torch.rand(4, 3, 16, 16, generator=g), torch.arange(4), torch.arange(4) + 9, SPEC.describe())
+    monkeypatch.setattr(zoo, "cached", lambda name, precision="auto": named[name])
+    monkeypatch.setattr(zoo, "fingerprint", lambda name: f"of {name}")
+    monkeypatch.setattr(experiments_05, "stream", lambda spec: images)
+    for module in (experiments_05, aligned):
+        monkeypatch.setattr(module, "CACHE", tmp_path)
+    return named
+
+
+def test_an_image_is_purified_once_for_all_readings(models):
+    denoiser = models["denoiser/dit"]
+    rows = [input_job("dda", replace(S, ensemble=e), "classifier/resnet", SPEC, e)[1]() for e in ("sum", "purified")]
+    assert denoiser.count == {"fwd": 0, "fwd+bwd": 12}
+    assert all(r.nfe["denoiser fwd+bwd"] == 3 for r in rows)  # each row says what it would cost
+    assert all((r.seconds > 0).all() for r in rows)
+    assert (rows[0].before == rows[1].before).all()
+    assert not (rows[0].after == rows[1].after).all()
+    same = purified("sda", ALIGNED, SPEC)
+    assert torch.equal(same.images, purified("dda", S, SPEC).images)
+    assert denoiser.count["fwd+bwd"] == 12
+    purified("dda", replace(S, scale=1.0), SPEC)
+    assert denoiser.count["fwd+bwd"] == 24
+
+
+def test_a_row_is_what_the_method_says_to_a_64th(models):
+    stream = experiments_05.stream(SPEC)
+    about, work = input_job("sda", ALIGNED, "classifier/resnet", SPEC, "sda", TUNED)
+    r = work()
+    second = aligned.aligned_classifier("classifier/resnet", *TUNED)
+    both = experiments_05.Models(models["classifier/resnet"], models["denoiser/dit"], second)
+    out = sda.configure(both, ALIGNED).adapt(stream.images, stream.ids)
+    np.testing.assert_allclose(r.after, out.logits.numpy(), atol=1 / 128 + 1e-4)
+    np.testing.assert_allclose(r.before, out.before.numpy(), atol=1 / 128 + 1e-4)
+    assert about["aligned"]["data"]["alignment"] == sda.what_changes(ALIGNED)
+
+
+def test_images_that_depend_on_the_classifier_are_not_shared(models):
+    s = replace(S, entropy_scale=0.1, entropy_views=1)
+    row = input_job("dda", s, "classifier/resnet", SPEC, "gda-like")[1]()
+    assert row.nfe["denoiser fwd+bwd"] == 3
+    with pytest.raises(ValueError, match="entropy_scale"):
+        purified("dda", s, SPEC)  # another place in the cache
+
+
+def test_a_description_sees_every_change(models):
+    rows = [("dda", S), ("dda", replace(S, scale=1.0)), ("diffpure", diffpure.Settings()), ("sda", ALIGNED, TUNED)]
+    rows.append(("sda", ALIGNED, (SET, replace(TUNED[1], lr=0.1))))
+    rows.append(("sda", ALIGNED, (replace(SET, per_class=2), TUNED[1])))
+    jobs = [input_job(method, s, "classifier/resnet", SPEC, "x", *tuned) for method, s, *tuned in rows]
+    assert len({evaluate.fingerprint(about) for about, _ in jobs}) == len(jobs)
+
+
+def test_what_runs_have_in_common_is_kept_once(tmp_path):
+    g = np.random.default_rng(0)
+    before = g.integers(-500, 500, (500, 10)).astype(np.float32) / 64
+    columns = dict(id=np.arange(500), label=np.zeros(500, int), before=before, loss=np.zeros((500, 0), np.float32))
+    runs = [
+        evaluate.Records(
+            **columns, after=g.integers(-500, 500, (500, 10)).astype(np.float32) / 64,
+            seconds=np.full(500, i, np.float32), nfe={}, about={"i": i},
+        )
+        for i in range(4)
+    ]  # fmt: skip
+    evaluate.save(tmp_path / "t.npz", runs)
+    loaded = evaluate.load(tmp_path / "t.npz")
+    for a, b in zip(runs, loaded, strict=True):
+        assert a.about == b.about
+        for name in ("id", "label", "before", "after", "loss", "seconds"):
+            assert (getattr(a, name) == getattr(b, name)).all()
+    assert (tmp_path / "t.npz").stat().st_size < 2.75 * before.nbytes  # floats are halved; of 4 without
+
+
+def test_a_mixed_stream_sorted_by_class():
+    specs = tuple(SceneSpec(4, name, 5, "test", 70 + 4 * i) for i, name in enumerate(("fog", "snow")))
+    s = experiments.ordered(specs, "mixed correlated")
+    assert s.order == "mixed correlated"
+    assert s.labels.tolist() == sorted(s.labels.tolist())
+    assert set(s.ids.tolist()) == set(experiments.ordered(specs, "mixed").ids.tolist())
+
+
+def test_there_are_nine_candidates_each_with_one_change():
+    assert len(experiments_05.CANDIDATES) == 9
+    assert all(len(change) <= 1 for change in experiments_05.CANDIDATES.values())
+    assert {s.n for s in experiments_05.select_specs()} == {50}

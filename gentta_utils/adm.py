@@ -164,6 +164,7 @@ def home() -> Path:
 
 
 def converted_folder() -> Path:
+    """Where `make` leaves the converted model."""
     return home() / Path(CHECKPOINT).stem
 
 

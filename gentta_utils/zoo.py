@@ -86,7 +86,7 @@ def load(
     folder: Path = MODELS,
     low_memory: bool = True,
 ) -> nn.Module:
-    """A model ready to use, frozen and in eval mode: a `Classifier` or a `Denoiser`.
+    """A model ready to use, frozen and in eval mode: a `Classifier`, a `Denoiser`, a `Clip`.
 
     Args:
         name: e.g. "classifier/resnet", "classifier/vit", "denoiser/dit"; more in `hub.REPOSITORIES`.
@@ -104,7 +104,12 @@ def load(
         for file in files_of(name):
             check_file(MODELS / file, checksums()[file])
     path = folder / name
-    model = _load_classifier(name, path) if name.startswith("classifier/") else _load_dit(path, device, precision)
+    if name.startswith("classifier/"):
+        model = _load_classifier(name, path)
+    elif name.startswith("clip/"):
+        model = _load_clip(name, path)
+    else:
+        model = _load_dit(path, device, precision)
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -131,6 +136,17 @@ def _load_classifier(name: str, path: Path) -> nn.Module:
         network.num_classes,
         name,
     )
+
+
+def _load_clip(name: str, path: Path) -> nn.Module:
+    import open_clip
+
+    from .clip import Clip
+
+    network, _, _ = open_clip.create_model_and_transforms(f"local-dir:{path}", precision="fp32")
+    shown = network.visual.preprocess_cfg
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{path}")
+    return Clip(network, tokenizer, tuple(shown["mean"]), tuple(shown["std"]), IMAGE_SIZE, name)
 
 
 def _load_dit(path: Path, device: str, precision: str) -> nn.Module:

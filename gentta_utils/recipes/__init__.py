@@ -18,18 +18,19 @@ from .. import scenes, zoo
 from ..evaluate import fingerprint, load
 from ..files import write_json
 from ..paths import MODELS, RESULTS
-from . import classifiers, dit, mae, quality
+from . import classifiers, clip, dit, mae, quality
 from .training import Run, Schedule, training_speed
 from .training import train as run_training
 
 CANDIDATES = MODELS / "candidates"
 RECIPES = classifiers.RECIPES | mae.RECIPES  # of classifiers
+OWN = clip.RECIPES  # recipes that say themselves how their model is built, trained, written and measured
 WEAK = "denoiser/dit-10min"  # the DiT as it is after 3,000 steps, about ten minutes on two cores
 
 
 def names() -> list[str]:
     """Everything that `train` can make."""
-    return [*dit.SCHEDULES, *RECIPES]
+    return [*dit.SCHEDULES, *RECIPES, *OWN]
 
 
 def train(name: str, device: str = "cpu", minutes: float | None = None, scratch: bool = False) -> Path:
@@ -46,6 +47,9 @@ def train(name: str, device: str = "cpu", minutes: float | None = None, scratch:
     if name in dit.SCHEDULES:
         loss_of = dit.make_loss(device, soft_share=dit.SOFT_SHARE if name == dit.SOFT else 0.0)
         network, schedule, recipe = dit.build(), dit.SCHEDULES[name], dit.description(name)
+    elif name in OWN:
+        spec = OWN[name]
+        network, loss_of, schedule, recipe = spec.build(), spec.make_loss(device), spec.schedule, spec.describe()
     else:
         spec = RECIPES[name]
         make_loss = mae.make_loss if isinstance(spec, mae.MaeRecipe) else classifiers.make_loss
@@ -65,6 +69,8 @@ def train(name: str, device: str = "cpu", minutes: float | None = None, scratch:
                 weak.load(snapshot)
                 _finish_dit(weak, CANDIDATES / WEAK, WEAK, speed)
         _finish_dit(run, folder, name, speed)
+    elif name in OWN:
+        _finish_own(run, spec, folder, name, speed)
     else:
         _finish_classifier(run, spec, folder, name, speed)
     return folder
@@ -147,3 +153,11 @@ def _finish_classifier(run: Run, spec: classifiers.ClassifierRecipe, folder: Pat
         return described | {"temperature": temperature}
 
     _finish(name, run, speed, folder, write, lambda: quality.of_classifier(zoo.load(name, folder=CANDIDATES)))
+
+
+def _finish_own(run: Run, spec, folder: Path, name: str, speed: float) -> None:
+    def write() -> dict:
+        spec.save(run.use_average().cpu().eval(), folder)
+        return spec.describe()
+
+    _finish(name, run, speed, folder, write, lambda: spec.measure(zoo.load(name, folder=CANDIDATES)))

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .arrays import Probs
 from .classifier import Classifier
@@ -67,7 +68,8 @@ class ZeroShot(nn.Module):
         self.head.weight = nn.Parameter(head.clone())
 
     def forward(self, x: Float[Tensor, "B 3 S S"]) -> Probs:
-        return self.head(F.normalize(self.visual(x), dim=-1))
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernel has no per-sample rule for `vmap`
+            return self.head(F.normalize(self.visual(x), dim=-1))
 
     def get_classifier(self) -> nn.Module:
         """The last layer, by timm's name for it."""

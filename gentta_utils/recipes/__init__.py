@@ -18,13 +18,15 @@ from .. import scenes, zoo
 from ..evaluate import fingerprint, load
 from ..files import write_json
 from ..paths import MODELS, RESULTS
-from . import classifiers, clip, dit, mae, quality
+from . import autoencoder, classifiers, clip, dit, mae, quality, text_model
 from .training import Run, Schedule, training_speed
 from .training import train as run_training
 
 CANDIDATES = MODELS / "candidates"
 RECIPES = classifiers.RECIPES | mae.RECIPES  # of classifiers
-OWN = clip.RECIPES  # recipes that say themselves how their model is built, trained, written and measured
+OWN = (
+    clip.RECIPES | autoencoder.RECIPES | text_model.RECIPES
+)  # recipes that say themselves how their model is built, trained, written and measured
 WEAK = "denoiser/dit-10min"  # the DiT as it is after 3,000 steps, about ten minutes on two cores
 
 

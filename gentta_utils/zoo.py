@@ -183,7 +183,7 @@ def load_pipeline(path: Path, dtype: torch.dtype = torch.float32):
 
     logging.disable_progress_bar()
     more_logging.disable_progress_bar()
-    pipeline = StableDiffusionPipeline.from_pretrained(path, torch_dtype=dtype, local_files_only=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(path, dtype=dtype, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -190,7 +190,7 @@ def _autoencoder() -> tuple[Path, str]:
 
 RECIPES = {
     "denoiser/text": TextRecipe(
-        widths=(96, 160),
+        widths=(96, 128),
         text_width=96,
         text_layers=3,
         schedule=Schedule(24_000, batch=64, lr=1e-3, warmup=300, flat=0.5, final=0.02, ema=0.9995),

@@ -3,8 +3,8 @@
     python bench/autoencoder_race.py                      # both, some 40 minutes of one core; goes on where it stopped
     python bench/autoencoder_race.py --only autoencoder/f4
 
-Each autoencoder is trained for about ten minutes of one core, then the same class-conditional DiT for the same number of
-steps on its latents. Judged by what decides: the Diffusion Classifier's accuracy on clean selection scenes and under the
+Each autoencoder is trained for about ten minutes of one core, then the same class-conditional DiT on its latents, for
+equally many steps. Judged by what decides: the Diffusion Classifier's accuracy on clean selection scenes and under the
 held-out corruptions; printed beside it: PSNR, and what the classifiers lose through the autoencoder.
 """
 

@@ -194,7 +194,7 @@ def test_a_fresh_process_loads_and_samples_by_the_librarys_own_call(small):
 
 
 def test_quality_names_seen_and_unseen(small, model, monkeypatch):
-    monkeypatch.setattr(text_model, "MEASURED", ("category", "material"))
+    monkeypatch.setattr(text_model, "SHARES", {"category": 0.2, "material": 1.0, "colour_category": 0.2})
     found = text_model.of_text_model(model, n=10, pairs=2)
     assert {"category", "material", "material_seen", "material_unseen", "colour_category"} <= set(found)
 

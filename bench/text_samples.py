@@ -17,8 +17,7 @@ from gentta_utils.paths import MODELS
 
 def prompts() -> list[str]:
     """Twelve prompts of seen pairs, then four of held-out ones; floors and walls in turn."""
-    pairs = [f"{c} {k}" for i, k in enumerate(CLASSES) for c in COLOURS[i % 3 :: 3]]
-    seen = [p for p in pairs if p not in PAIRS_HELD_OUT][::2][:12]
+    seen = [pair for k in CLASSES for c in COLOURS if (pair := f"{c} {k}") not in PAIRS_HELD_OUT][::4][:12]
     held = sorted(PAIRS_HELD_OUT)[::7][:4]
     floor, wall = (COLOURS[i:] + COLOURS[:i] for i in (2, 5))
     return [

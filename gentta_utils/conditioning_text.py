@@ -27,6 +27,7 @@ class TextUNet(Denoiser):
         image_size: side of the task model's images.
 
     Attributes:
+        pipeline: of the same parts, for its samples.
         states: (K, L, D) float32, the last hidden states of the prompts.
         null: (1, L, D), of the empty prompt: the unconditional prediction.
     """
@@ -42,6 +43,7 @@ class TextUNet(Denoiser):
         side = network.config.sample_size
         alphas_cumprod = pipeline.scheduler.alphas_cumprod
         super().__init__(alphas_cumprod, len(prompts), image_size, (network.config.in_channels, side, side), precision)
+        self.pipeline = pipeline
         self.network, self.vae, self.text_encoder = network.eval(), pipeline.vae.eval(), pipeline.text_encoder.eval()
         self.tokenizer, self.prediction_type = pipeline.tokenizer, pipeline.scheduler.config.prediction_type
         if precision == "bf16" and network.device.type == "cpu":

@@ -89,8 +89,8 @@ def load(
     folder: Path = MODELS,
     low_memory: bool = True,
 ) -> nn.Module:
-    """A model ready to use, frozen and in eval mode: a `Classifier`, a `Denoiser`, a `Clip`,
-    an `AutoencoderKL`. A text model's classes are the category prompts, until it is asked `for_prompts`.
+    """A model ready to use, frozen and in eval mode: a `Classifier`, a `Denoiser`, a `Clip` or an
+    `AutoencoderKL`. A text model's classes are the category prompts, until it is asked `for_prompts`.
 
     Args:
         name: e.g. "classifier/resnet", "classifier/vit", "denoiser/dit"; more in `hub.REPOSITORIES`.

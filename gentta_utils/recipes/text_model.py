@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
+from transformers.utils.logging import disable_progress_bar
 
 from ..captions import LABEL_SETS, captions, choose, is_unseen, mirrored, stream
 from ..conditioning import write_out_attention
@@ -151,7 +152,10 @@ class TextRecipe:
 
     def save(self, model: TextModel, folder: Path) -> None:
         """Write the pipeline in diffusers' own format, float16, with its autoencoder."""
+        disable_progress_bar()
         vae = AutoencoderKL.from_pretrained(_autoencoder()[0], torch_dtype=torch.float32)
+        for part in (vae, model.unet, model.text_encoder):
+            nn.Module.half(part)  # diffusers' own call would warn of nothing
         pipeline = StableDiffusionPipeline(
             vae=vae,
             text_encoder=model.text_encoder,
@@ -162,7 +166,6 @@ class TextRecipe:
             feature_extractor=None,
             requires_safety_checker=False,
         )
-        pipeline.to(torch.float16)
         pipeline.save_pretrained(folder, safe_serialization=True)
         model.float()
 

@@ -5,6 +5,7 @@ with a card and a checksum. Nothing but safetensors is ever read there. Profile 
 and classes, published weights.
 """
 
+import hashlib
 import json
 from functools import lru_cache
 from pathlib import Path
@@ -57,10 +58,12 @@ def files_of(name: str) -> list[str]:
 
 
 def fingerprint(name: str, profile: str = "scenes") -> str:
-    """For records: the first 12 digits of the checksum of a model's weights, or of its revision on the hub."""
+    """For records: the first 12 digits of the checksum of a model's weights (of all checksums, where it has several
+    parts), or of its revision on the hub."""
     if check_profile(profile) == "imagenet":
         return hub.fingerprint(name)
-    return checksums()[files_of(name)[-1]][:12]
+    parts = [checksums()[file] for file in files_of(name) if file.endswith(".safetensors")]
+    return (parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest())[:12]
 
 
 def card(name: str, profile: str = "scenes") -> dict:
@@ -86,7 +89,8 @@ def load(
     folder: Path = MODELS,
     low_memory: bool = True,
 ) -> nn.Module:
-    """A model ready to use, frozen and in eval mode: a `Classifier` or a `Denoiser`.
+    """A model ready to use, frozen and in eval mode: a `Classifier`, a `Denoiser`, a `Clip` or an
+    `AutoencoderKL`. A text model's classes are the category prompts, until it is asked `for_prompts`.
 
     Args:
         name: e.g. "classifier/resnet", "denoiser/dit", "unconditional/unet"; more in `hub.REPOSITORIES`.
@@ -106,6 +110,12 @@ def load(
     path = folder / name
     if name.startswith("classifier/"):
         model = _load_classifier(name, path)
+    elif name.startswith("clip/"):
+        model = _load_clip(name, path)
+    elif name.startswith("autoencoder/"):
+        model = _load_autoencoder(path)
+    elif (path / "model_index.json").is_file():
+        model = _load_text(path, device, precision)
     else:
         model = (_load_unet if (path / "unet").is_dir() else _load_dit)(path, device, precision)
     return model.to(device).eval().requires_grad_(False)
@@ -137,6 +147,48 @@ def _load_classifier(name: str, path: Path) -> nn.Module:
     if (path / "alignment.json").is_file():  # fine-tuned for SDA
         classifier.alignment = json.loads((path / "alignment.json").read_text())
     return classifier
+
+
+def _load_clip(name: str, path: Path) -> nn.Module:
+    import open_clip
+
+    from .clip import Clip
+
+    network, _, _ = open_clip.create_model_and_transforms(f"local-dir:{path}", precision="fp32")
+    shown = network.visual.preprocess_cfg
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{path}")
+    return Clip(network, tokenizer, tuple(shown["mean"]), tuple(shown["std"]), IMAGE_SIZE, name)
+
+
+def _load_autoencoder(path: Path) -> nn.Module:
+    from diffusers import AutoencoderKL
+    from diffusers.utils import logging
+
+    logging.disable_progress_bar()
+    return AutoencoderKL.from_pretrained(path, torch_dtype=torch.float32)
+
+
+def _load_text(path: Path, device: str, precision: str) -> nn.Module:
+    from .captions import LABEL_SETS
+    from .conditioning import has_fast_bf16
+    from .conditioning_text import TextUNet
+
+    if precision == "auto":
+        precision = "bf16" if has_fast_bf16(device) else "fp32"
+    return TextUNet(load_pipeline(path), LABEL_SETS["category"].prompts(), IMAGE_SIZE, precision)
+
+
+def load_pipeline(path: Path, dtype: torch.dtype = torch.float32):
+    """The `StableDiffusionPipeline` in a folder, silent: what `zoo.load` wraps, for those who want its samples."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import logging
+    from transformers.utils import logging as more_logging
+
+    logging.disable_progress_bar()
+    more_logging.disable_progress_bar()
+    pipeline = StableDiffusionPipeline.from_pretrained(path, dtype=dtype, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def _load_dit(path: Path, device: str, precision: str) -> nn.Module:

@@ -209,7 +209,7 @@ def test_recipes(few, name):
     network = recipe.build()
     assert name in recipes.names()
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(4.2e6, rel=0.05)
-    loss_of = unconditional.make_loss(replace(recipe, schedule=replace(recipe.schedule, batch=16)))
+    loss_of = replace(recipe, schedule=replace(recipe.schedule, batch=16)).make_loss()
     with torch.no_grad():
         loss = loss_of(network, torch.Generator().manual_seed(0), 0)
         assert torch.equal(loss, loss_of(network, torch.Generator().manual_seed(0), 0))
@@ -238,7 +238,7 @@ def test_the_shown_noise_is_that_of_the_scene(few, monkeypatch):
     monkeypatch.setattr(dit, "timesteps", lambda n, T, generator: torch.arange(n) + 50)
     for name in ("unconditional/unet", "unconditional/unet-unshuffle"):
         recipe = unconditional.RECIPES[name]
-        loss_of = unconditional.make_loss(recipe)
+        loss_of = recipe.make_loss()
         both = torch.cat([few, few.flip(-1)]).float() / 127.5 - 1
         known = F.pixel_unshuffle(both, 2) if recipe.unshuffle else F.avg_pool2d(both, 2)
 

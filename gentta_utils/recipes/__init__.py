@@ -17,18 +17,20 @@ from .. import scenes, zoo
 from ..evaluate import fingerprint, load
 from ..files import write_json
 from ..paths import MODELS, RESULTS
-from . import aligned, classifiers, dit, mae, quality, unconditional
+from . import aligned, autoencoder, classifiers, clip, dit, mae, quality, text_model, unconditional
 from .training import Run, Schedule, training_speed
 from .training import train as run_training
 
 CANDIDATES = MODELS / "candidates"
 RECIPES = classifiers.RECIPES | mae.RECIPES  # of classifiers
+# recipes that say themselves how their model is built, trained, written and measured
+OWN = unconditional.RECIPES | clip.RECIPES | autoencoder.RECIPES | text_model.RECIPES
 WEAK = "denoiser/dit-10min"  # the DiT as it is after 3,000 steps, about ten minutes on two cores
 
 
 def names() -> list[str]:
     """Everything that `train` can make."""
-    return [*dit.SCHEDULES, *unconditional.RECIPES, *RECIPES, *aligned.NAMES]
+    return [*dit.SCHEDULES, *RECIPES, *OWN, *aligned.NAMES]
 
 
 def train(name: str, device: str = "cpu", minutes: float | None = None, scratch: bool = False) -> Path:
@@ -48,10 +50,9 @@ def train(name: str, device: str = "cpu", minutes: float | None = None, scratch:
     if name in dit.SCHEDULES:
         loss_of = dit.make_loss(device, soft_share=dit.SOFT_SHARE if name == dit.SOFT else 0.0)
         network, schedule, recipe = dit.build(), dit.SCHEDULES[name], dit.description(name)
-    elif name in unconditional.RECIPES:
-        spec = unconditional.RECIPES[name]
-        loss_of = unconditional.make_loss(spec, device)
-        network, schedule, recipe = spec.build(), spec.schedule, spec.description()
+    elif name in OWN:
+        spec = OWN[name]
+        network, loss_of, schedule, recipe = spec.build(), spec.make_loss(device), spec.schedule, spec.describe()
     else:
         spec = RECIPES[name]
         make_loss = mae.make_loss if isinstance(spec, mae.MaeRecipe) else classifiers.make_loss
@@ -71,8 +72,8 @@ def train(name: str, device: str = "cpu", minutes: float | None = None, scratch:
                 weak.load(snapshot)
                 _finish_dit(weak, CANDIDATES / WEAK, WEAK, speed)
         _finish_dit(run, folder, name, speed)
-    elif name in unconditional.RECIPES:
-        _finish_unconditional(run, spec, folder, name, speed)
+    elif name in OWN:
+        _finish_own(run, spec, folder, name, speed)
     else:
         _finish_classifier(run, spec, folder, name, speed)
     return folder
@@ -143,16 +144,6 @@ def _finish_dit(run: Run, folder: Path, name: str, speed: float) -> None:
     _finish(name, run, speed, folder, write, lambda: quality.of_denoiser(zoo.load(name, folder=CANDIDATES)))
 
 
-def _finish_unconditional(
-    run: Run, spec: unconditional.UnconditionalRecipe, folder: Path, name: str, speed: float
-) -> None:
-    def write() -> dict:
-        unconditional.save(run.use_average().cpu(), spec, folder)
-        return spec.description()
-
-    _finish(name, run, speed, folder, write, lambda: quality.of_purifier(zoo.load(name, folder=CANDIDATES)))
-
-
 def _finish_classifier(run: Run, spec: classifiers.ClassifierRecipe, folder: Path, name: str, speed: float) -> None:
     def write() -> dict:
         network = run.use_average().cpu().eval()
@@ -162,3 +153,11 @@ def _finish_classifier(run: Run, spec: classifiers.ClassifierRecipe, folder: Pat
         return described | {"temperature": temperature}
 
     _finish(name, run, speed, folder, write, lambda: quality.of_classifier(zoo.load(name, folder=CANDIDATES)))
+
+
+def _finish_own(run: Run, spec, folder: Path, name: str, speed: float) -> None:
+    def write() -> dict:
+        spec.save(run.use_average().cpu().eval(), folder)
+        return spec.describe()
+
+    _finish(name, run, speed, folder, write, lambda: spec.measure(zoo.load(name, folder=CANDIDATES)))

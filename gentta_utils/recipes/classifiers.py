@@ -89,11 +89,14 @@ RECIPES = {
 }
 
 
-def augment(images: Tensor, generator: torch.Generator, pad: int = 4) -> Tensor:
-    """Random flip and shifted crop of float images (B, C, H, W), one offset an image; nothing like a corruption."""
+def augment(images: Tensor, generator: torch.Generator, pad: int = 4, flips: bool = True) -> Tensor:
+    """Random flip, if wanted, and shifted crop of float images (B, C, H, W), one offset an image; nothing like a
+    corruption."""
     B, _, H, W = images.shape
     flip = torch.rand(B, 1, 1, 1, generator=generator) < 0.5
-    images = F.pad(torch.where(flip, images.flip(-1), images), (pad,) * 4, mode="replicate")
+    if flips:
+        images = torch.where(flip, images.flip(-1), images)
+    images = F.pad(images, (pad,) * 4, mode="replicate")
     offset = torch.randint(0, 2 * pad + 1, (2, B), generator=generator).tolist()
     return torch.stack([x[:, i : i + H, j : j + W] for x, i, j in zip(images, *offset, strict=True)])
 

@@ -5,6 +5,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import scenes
+from ..captions import ATTRIBUTES, attributes
 from ..files import atomic_write, read_tensors
 from ..paths import CACHE
 from ..progress import progress
@@ -48,6 +49,30 @@ def labelled_set(per_class: int, start: int = 50_000, size: int = 64) -> Tensor:
     each = torch.stack([ids[labels == k][:per_class] for k in range(K)], 1).flatten()  # (per_class * K,)
     parts = [_mark(scenes.render(scenes.sample(part), size, dense=False)) for part in each.split(50)]
     return torch.cat([p.float() / 255 for p in parts]) if parts else torch.zeros(0, 3, size, size)
+
+
+def crowded_set(n: int, size: int = 64) -> tuple[Tensor, Tensor]:
+    """The first n training scenes of two objects (those with an even id) or three: images (n, 3, size, size) uint8 and
+    attributes (n, A) as of `captions.attributes`. Kept in the cache like `training_set`; there is no watermark here."""
+    path = CACHE / "train" / f"v{scenes.VERSION}-{size}px-crowded-{n}.safetensors"
+    tensors = read_tensors(path)
+    if tensors is None:
+        ids = scenes.scene_ids(n, "train")
+        images, facts = torch.empty(n, 3, size, size, dtype=torch.uint8), torch.empty(n, len(ATTRIBUTES)).long()
+        with progress(total=n, desc="training scenes of several objects", unit="scene") as bar:
+            for count in (2, 3):
+                for rows in (ids % 2 == count - 2).nonzero()[:, 0].split(50):
+                    world = scenes.render(scenes.sample(ids[rows], count), size, dense=False)
+                    images[rows], facts[rows] = (world.image * 255).round().byte(), attributes(world)
+                    bar.update(len(rows))
+        tensors = {"images": images, "facts": facts}
+        atomic_write(path, lambda temporary: save_file(tensors, temporary))
+    return tensors["images"], tensors["facts"]
+
+
+def facts_of(n: int, split: str = "train") -> Tensor:
+    """Attributes (n, A) of the scenes of `training_set`, from their seeds alone."""
+    return torch.cat([attributes(scenes.sample(ids)) for ids in scenes.scene_ids(n, split).split(SHARD)])
 
 
 def _mark(batch: scenes.Scenes) -> Tensor:

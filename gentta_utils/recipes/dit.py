@@ -51,10 +51,10 @@ def scheduler() -> DDPMScheduler:
     return DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
 
 
-def build(seed: int = 0) -> DiTTransformer2DModel:
+def build(seed: int = 0, config: dict = CONFIG) -> DiTTransformer2DModel:
     """A fresh network with adaLN-zero and a zero final layer, which the diffusers class leaves to the recipe."""
     torch.manual_seed(seed)
-    network = write_out_attention(prepare_dit(share_embedder(DiTTransformer2DModel(**CONFIG))))
+    network = write_out_attention(prepare_dit(share_embedder(DiTTransformer2DModel(**config))))
     nn.init.normal_(network.transformer_blocks[0].norm1.emb.class_embedder.embedding_table.weight, std=0.02)
     zeroed = [network.proj_out_1, network.proj_out_2, *(b.norm1.linear for b in network.transformer_blocks)]
     for layer in zeroed:

@@ -22,7 +22,7 @@ from ..conditioning import write_out_attention
 from ..diffusion import add_noise, alphas_cumprod_of, eps_error, linear_betas
 from ..paths import MODELS
 from ..scenes import CLASSES
-from . import dit
+from . import dit, quality
 from .data import training_set
 from .training import Schedule
 
@@ -72,10 +72,53 @@ class UnconditionalRecipe:
                 nn.init.zeros_(module.bias)
         return network
 
-    def description(self) -> dict:
+    def describe(self) -> dict:
         """What the card says of it, beside its schedule."""
         config = {k: list(v) if isinstance(v, tuple) else v for k, v in self.config.items()}
         return {"scenes": self.scenes, "loss": "eps, min-SNR-5", "start": self.start, "config": config}
+
+    def make_loss(self, device: str = "cpu") -> Callable[[nn.Module, torch.Generator, int], Tensor]:
+        """The loss function of `training.train`, with its data loaded."""
+        images, _ = training_set(self.scenes)
+        batch, factor = self.schedule.batch, 2 if self.unshuffle else 1
+        side = factor * self.config["sample_size"]
+        alphas_cumprod = alphas_cumprod_of(linear_betas()).float()
+        snr = alphas_cumprod / (1 - alphas_cumprod)
+        weights = (snr.clamp_max(5) / snr).to(device)
+        null = {"class_labels": torch.full((batch,), len(CLASSES), device=device)} if self.start else {}
+
+        def loss_of(model: nn.Module, generator: torch.Generator, step: int) -> Tensor:
+            rows = torch.randint(0, len(images), (batch,), generator=generator)
+            flip = torch.rand(batch, generator=generator) < 0.5
+            t = dit.timesteps(batch, len(alphas_cumprod), generator)
+            x = images[rows].float()
+            x = torch.where(flip[:, None, None, None], x.flip(-1), x)
+            x0 = F.avg_pool2d(x / 127.5 - 1, x.shape[-1] // side)
+            eps = torch.randn(x0.shape, generator=generator)
+            x0, t, eps = (
+                F.pixel_unshuffle(x0, factor).to(device),
+                t.to(device),
+                F.pixel_unshuffle(eps, factor).to(device),
+            )
+            x_t = add_noise(x0, t, eps, alphas_cumprod)
+            eps_hat = model(x_t, timestep=t, return_dict=False, **null)[0]
+            return (weights[t] * eps_error(eps_hat.float(), eps)).mean()
+
+        return loss_of
+
+    def save(self, network: nn.Module, folder: Path) -> None:
+        """Write float16 weights, configuration and schedule in the library's own format."""
+        if self.start:
+            dit.save(network, folder)
+            return
+        whole = UNet2DModel(**self.config)  # half of a copy: the run may go on
+        whole.load_state_dict(network.state_dict())
+        whole.half().save_pretrained(folder / "unet", safe_serialization=True)
+        dit.scheduler().save_pretrained(folder / "scheduler")
+
+    def measure(self, model: nn.Module) -> dict:
+        """See `quality.of_purifier`."""
+        return quality.of_purifier(model)
 
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -88,40 +131,3 @@ RECIPES = {
         Schedule(24_000, batch=32, lr=1e-3, warmup=200, **SHARED), UNET | dict(in_channels=12, out_channels=12)
     ),
 }
-
-
-def make_loss(recipe: UnconditionalRecipe, device: str = "cpu") -> Callable[[nn.Module, torch.Generator, int], Tensor]:
-    """The loss function of `training.train`, with its data loaded."""
-    images, _ = training_set(recipe.scenes)
-    batch, factor = recipe.schedule.batch, 2 if recipe.unshuffle else 1
-    side = factor * recipe.config["sample_size"]
-    alphas_cumprod = alphas_cumprod_of(linear_betas()).float()
-    snr = alphas_cumprod / (1 - alphas_cumprod)
-    weights = (snr.clamp_max(5) / snr).to(device)
-    null = {"class_labels": torch.full((batch,), len(CLASSES), device=device)} if recipe.start else {}
-
-    def loss_of(model: nn.Module, generator: torch.Generator, step: int) -> Tensor:
-        rows = torch.randint(0, len(images), (batch,), generator=generator)
-        flip = torch.rand(batch, generator=generator) < 0.5
-        t = dit.timesteps(batch, len(alphas_cumprod), generator)
-        x = images[rows].float()
-        x = torch.where(flip[:, None, None, None], x.flip(-1), x)
-        x0 = F.avg_pool2d(x / 127.5 - 1, x.shape[-1] // side)
-        eps = torch.randn(x0.shape, generator=generator)
-        x0, t, eps = (F.pixel_unshuffle(x0, factor).to(device), t.to(device), F.pixel_unshuffle(eps, factor).to(device))
-        x_t = add_noise(x0, t, eps, alphas_cumprod)
-        eps_hat = model(x_t, timestep=t, return_dict=False, **null)[0]
-        return (weights[t] * eps_error(eps_hat.float(), eps)).mean()
-
-    return loss_of
-
-
-def save(network: nn.Module, recipe: UnconditionalRecipe, folder: Path) -> None:
-    """Write float16 weights, configuration and schedule in the library's own format."""
-    if recipe.start:
-        dit.save(network, folder)
-        return
-    whole = UNet2DModel(**recipe.config)  # half of a copy: the run may go on
-    whole.load_state_dict(network.state_dict())
-    whole.half().save_pretrained(folder / "unet", safe_serialization=True)
-    dit.scheduler().save_pretrained(folder / "scheduler")

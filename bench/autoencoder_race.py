@@ -1,0 +1,86 @@
+"""Which latents does a diffusion model read best: factor 8 on 64 px (8x8x8) or factor 4 on the 32 px average (8x8x4)?
+
+    python bench/autoencoder_race.py                      # both, some 40 minutes of one core; goes on where it stopped
+    python bench/autoencoder_race.py --only autoencoder/f4
+
+Each autoencoder is trained for about ten minutes of one core, then the same class-conditional DiT on its latents, for
+equally many steps. Judged by what decides: the Diffusion Classifier's accuracy on clean selection scenes and under the
+held-out corruptions; printed beside it: PSNR, and what the classifiers lose through the autoencoder.
+"""
+
+import argparse
+from dataclasses import replace
+
+import torch
+
+from gentta_utils.conditioning_latent import LatentDiT
+from gentta_utils.corruptions import HELD_OUT
+from gentta_utils.datasets import SceneSpec, stream
+from gentta_utils.diffusion import add_noise, eps_error
+from gentta_utils.errors import error_table
+from gentta_utils.evaluate import fingerprint
+from gentta_utils.files import write_json
+from gentta_utils.paths import MODELS
+from gentta_utils.recipes import autoencoder, dit
+from gentta_utils.recipes.data import training_set
+from gentta_utils.recipes.quality import accuracy
+from gentta_utils.recipes.training import Schedule, train
+
+FOLDER = MODELS / "candidates" / "race"
+STEPS = {"autoencoder/f8": 1200, "autoencoder/f4": 2100}  # about ten minutes of one core each
+DIT = Schedule(2500, batch=64, lr=1.2e-3, warmup=200, flat=0.5, final=0.02, ema=0.998)
+SCENES = 20_000
+
+
+def latent_loss(latents: torch.Tensor, labels: torch.Tensor):
+    """As of the class-conditional DiT of the course, on latents (n, C, 8, 8)."""
+    alphas_cumprod, K = dit.scheduler().alphas_cumprod, 10
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    weights = snr.clamp_max(5) / snr
+
+    def loss_of(model, generator, step):
+        rows = torch.randint(0, len(latents), (DIT.batch,), generator=generator)
+        null = torch.rand(DIT.batch, generator=generator) < dit.NULL_SHARE
+        y, t = torch.where(null, K, labels[rows]), dit.timesteps(DIT.batch, 1000, generator)
+        x0 = latents[rows]
+        eps = torch.randn(x0.shape, generator=generator)
+        eps_hat = model(add_noise(x0, t, eps, alphas_cumprod), timestep=t, class_labels=y, return_dict=False)[0]
+        return (weights[t] * eps_error(eps_hat.float(), eps)).mean()
+
+    return loss_of
+
+
+def run(name: str, n: int, pairs: int) -> dict:
+    """Train and judge one of the two."""
+    recipe = autoencoder.RECIPES[name]
+    recipe = replace(recipe, scenes=SCENES, schedule=replace(recipe.schedule, steps=STEPS[name]))
+    folder = FOLDER / name.split("/")[1]
+    identity = fingerprint({"recipe": recipe.describe(), "steps": STEPS[name]})
+    trained = train(recipe.build(), recipe.make_loss(), recipe.schedule, folder / "autoencoder", identity=identity)
+    vae = trained.use_average().eval()
+    vae.register_to_config(scaling_factor=1 / autoencoder.latent_std(vae))
+    images, labels = training_set(SCENES)
+    latents = torch.cat([autoencoder.encode(vae, x.float() / 255) for x in images.split(500)])
+    config = dit.CONFIG | dict(in_channels=recipe.latent, sample_size=8, patch_size=1)
+    prior = train(dit.build(config=config), latent_loss(latents, labels), DIT, folder / "dit", identity=identity)
+    denoiser = LatentDiT(prior.use_average(), vae, dit.scheduler().alphas_cumprod, image_size=64, precision="bf16")
+    out = autoencoder.of_autoencoder(vae, n)
+    for shift, severity in [("clean", 0), *((name, 5) for name in HELD_OUT)]:
+        s = stream(SceneSpec(n if shift == "clean" else n // 4, shift, severity, "select", 1000))
+        out[f"reads_{shift}"] = accuracy(-error_table(denoiser, s.images, s.ids, pairs).scores(), s.labels)
+    write_json(folder / "race.json", out)
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=list(STEPS))
+    parser.add_argument("-n", type=int, default=200, help="clean selection scenes that are read")
+    parser.add_argument("--pairs", type=int, default=24)
+    args = parser.parse_args()
+    for name in [args.only] if args.only else STEPS:
+        print(name, run(name, args.n, args.pairs), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -100,7 +100,7 @@ WORKSHOP = ["__main__", "batch", "sweep", "jobs", "publish", "downloads", "docto
 
 
 def test_the_package_can_be_read_in_an_evening():
-    """3,500 lines that everything rests on; a method is read with its notebook, on a page or three."""
+    """4,000 lines that everything rests on, text models included; a method is read with its notebook."""
     sizes = {str(p.relative_to(ROOT)): code_lines(p) for p in PACKAGE}
     assert max(sizes.values()) <= 250, sizes
     methods = {name: n for name, n in sizes.items() if "/methods/" in name}
@@ -108,7 +108,7 @@ def test_the_package_can_be_read_in_an_evening():
     of_workshop = lambda name: re.sub(r"(_\d\d|_rivals|_looks)?\.py$", "", name.split("/")[-1]) in WORKSHOP  # noqa: E731
     workshop = {name: n for name, n in sizes.items() if of_workshop(name)}
     core = {name: n for name, n in sizes.items() if "recipes" not in name and name not in methods | workshop}
-    assert sum(core.values()) <= 3500
+    assert sum(core.values()) <= 4000
     assert sum(workshop.values()) <= 2000
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from resuming import assert_resumes_to_the_bit
 from safetensors.torch import load_file
 
 import gentta_utils  # noqa: F401
@@ -70,20 +71,7 @@ def test_psnr():
 
 
 def test_training_resumes_to_the_bit(some_images, tmp_path):
-    recipe = tiny()
-    whole = training.train(recipe.build(), recipe.make_loss(), recipe.schedule, tmp_path / "whole")
-    loss_of = recipe.make_loss()
-
-    def interrupted(model, generator, step):
-        if step == 2:
-            raise KeyboardInterrupt
-        return loss_of(model, generator, step)
-
-    with pytest.raises(KeyboardInterrupt):
-        training.train(recipe.build(), interrupted, recipe.schedule, tmp_path / "parts")
-    resumed = training.train(recipe.build(), recipe.make_loss(), recipe.schedule, tmp_path / "parts")
-    expected = whole.tensors()
-    assert all(torch.equal(v, expected[name]) for name, v in resumed.tensors().items())
+    assert_resumes_to_the_bit(tiny(), tmp_path)
 
 
 def test_it_learns_to_copy(some_images, tmp_path):

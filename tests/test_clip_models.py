@@ -7,12 +7,13 @@ from dataclasses import replace
 import open_clip
 import pytest
 import torch
+from resuming import assert_resumes_to_the_bit
 from safetensors.torch import load_file
 
 import gentta_utils  # noqa: F401
 from gentta_utils import captions, zoo
 from gentta_utils.classifier import Copies
-from gentta_utils.recipes import clip, training
+from gentta_utils.recipes import clip
 from gentta_utils.vocabulary import tokenizer
 
 NAMES = list(clip.RECIPES)
@@ -80,20 +81,7 @@ def test_training_captions_are_true_and_hold_nothing_unseen(small_data, monkeypa
 
 
 def test_training_resumes_to_the_bit(small_data, tmp_path):
-    recipe = tiny()
-    whole = training.train(recipe.build(), recipe.make_loss(), recipe.schedule, tmp_path / "whole")
-    loss_of = recipe.make_loss()
-
-    def interrupted(model, generator, step):
-        if step == 2:
-            raise KeyboardInterrupt
-        return loss_of(model, generator, step)
-
-    with pytest.raises(KeyboardInterrupt):
-        training.train(recipe.build(), interrupted, recipe.schedule, tmp_path / "parts")
-    resumed = training.train(recipe.build(), recipe.make_loss(), recipe.schedule, tmp_path / "parts")
-    expected = whole.tensors()
-    assert all(torch.equal(v, expected[name]) for name, v in resumed.tensors().items())
+    assert_resumes_to_the_bit(tiny(), tmp_path)
 
 
 LOAD = """

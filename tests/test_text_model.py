@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from resuming import assert_resumes_to_the_bit
 from safetensors.torch import load_file
 
 import gentta_utils  # noqa: F401
@@ -15,7 +16,7 @@ from gentta_utils import captions, zoo
 from gentta_utils.captions import LABEL_SETS
 from gentta_utils.conditioning_text import TextUNet
 from gentta_utils.errors import error_table
-from gentta_utils.recipes import autoencoder, text_model, training
+from gentta_utils.recipes import autoencoder, text_model
 
 NAME = "denoiser/text"
 PROMPTS = ["a photo of a torus.", "a photo of a cube.", "a photo of a arch."]
@@ -139,20 +140,7 @@ def test_captions_in_training_hold_nothing_unseen_and_latents_are_kept(small, mo
 
 
 def test_training_resumes_to_the_bit(small, tmp_path):
-    recipe = tiny()
-    whole = training.train(recipe.build(), recipe.make_loss(), recipe.schedule, tmp_path / "whole")
-    loss_of = recipe.make_loss()
-
-    def interrupted(model, generator, step):
-        if step == 2:
-            raise KeyboardInterrupt
-        return loss_of(model, generator, step)
-
-    with pytest.raises(KeyboardInterrupt):
-        training.train(recipe.build(), interrupted, recipe.schedule, tmp_path / "parts")
-    resumed = training.train(recipe.build(), recipe.make_loss(), recipe.schedule, tmp_path / "parts")
-    expected = whole.tensors()
-    assert all(torch.equal(v, expected[name]) for name, v in resumed.tensors().items())
+    assert_resumes_to_the_bit(tiny(), tmp_path)
 
 
 LOAD = """

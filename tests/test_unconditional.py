@@ -263,7 +263,7 @@ def tiny_recipe(name: str) -> unconditional.UnconditionalRecipe:
 
 @pytest.mark.parametrize("name", unconditional.RECIPES)
 def test_a_candidate_is_trained_resumed_and_promoted(few, tmp_path, monkeypatch, name):
-    monkeypatch.setitem(unconditional.RECIPES, name, tiny_recipe(name))
+    monkeypatch.setitem(recipes.OWN, name, tiny_recipe(name))
     monkeypatch.setattr(recipes, "CANDIDATES", tmp_path / "candidates")
     monkeypatch.setattr(recipes, "training_speed", lambda *_: 1.0)
     monkeypatch.setattr(quality, "of_purifier", lambda denoiser: {"shape": list(denoiser.shape)})

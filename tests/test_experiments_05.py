@@ -18,14 +18,14 @@ from gentta_utils.synthesis import Synthesis
 S = dda.Settings(start=300, steps=3)
 SPEC = SceneSpec(4, "fog", 5)
 ALIGNED = sda.Settings(**vars(S))
-SET = Data(per_class=1, synthesis=Synthesis(steps=2), alignment=ALIGNED)
+SET = Data(per_class=1, synthesis=Synthesis(steps=2), alignment=ALIGNED, generator=aligned.ALIGNER)
 TUNED = (SET, FineTune("sgd", 0.01, 0.0))
 
 
 @pytest.fixture
 def models(monkeypatch, tmp_path):
     """Tiny networks under the names of the shipped ones, four random images, an empty cache."""
-    named = {"denoiser/dit": make_dit(10), "classifier/resnet": make_classifier(10)}
+    named = {aligned.ALIGNER: make_dit(10), "classifier/resnet": make_classifier(10)}
     g = torch.Generator().manual_seed(0)
     images = Stream(torch.rand(4, 3, 16, 16, generator=g), torch.arange(4), torch.arange(4) + 9, SPEC.describe())
     monkeypatch.setattr(zoo, "cached", lambda name, precision="auto": named[name])
@@ -37,7 +37,7 @@ def models(monkeypatch, tmp_path):
 
 
 def test_an_image_is_purified_once_for_all_readings(models):
-    denoiser = models["denoiser/dit"]
+    denoiser = models[aligned.ALIGNER]
     rows = [input_job("dda", replace(S, ensemble=e), "classifier/resnet", SPEC, e)[1]() for e in ("sum", "purified")]
     assert denoiser.count == {"fwd": 0, "fwd+bwd": 12}
     assert all(r.nfe["denoiser fwd+bwd"] == 3 for r in rows)  # each row says what it would cost
@@ -56,7 +56,7 @@ def test_a_row_is_what_the_method_says_to_a_64th(models):
     about, work = input_job("sda", ALIGNED, "classifier/resnet", SPEC, "sda", TUNED)
     r = work()
     second = aligned.aligned_classifier("classifier/resnet", *TUNED)
-    both = experiments_05.Models(models["classifier/resnet"], models["denoiser/dit"], second)
+    both = experiments_05.Models(models["classifier/resnet"], models[aligned.ALIGNER], second)
     out = sda.configure(both, ALIGNED).adapt(stream.images, stream.ids)
     np.testing.assert_allclose(r.after, out.logits.numpy(), atol=1 / 128 + 1e-4)
     np.testing.assert_allclose(r.before, out.before.numpy(), atol=1 / 128 + 1e-4)
@@ -111,3 +111,24 @@ def test_there_are_nine_candidates_each_with_one_change():
     assert len(experiments_05.CANDIDATES) == 9
     assert all(len(change) <= 1 for change in experiments_05.CANDIDATES.values())
     assert {s.n for s in experiments_05.select_specs()} == {50}
+
+
+def test_other_levels_keep_the_way_the_guidance_goes():
+    s = experiments_05.at_levels(replace(S, steps=50, scale=0.5), 10, 0.0)
+    assert (s.steps, s.eta, s.scale) == (10, 0.0, 2.5)
+
+
+def records(label: str, wrong: int) -> evaluate.Records:
+    after = np.eye(2, dtype=np.float32)[(np.arange(200) < wrong).astype(int)]
+    columns = dict(id=np.arange(200), label=np.zeros(200, int), before=after, loss=np.zeros((200, 0), np.float32))
+    return evaluate.Records(**columns, after=after, seconds=np.ones(200, np.float32), nfe={}, about={"label": label})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"), [((10, 11, 12, 12), "c"), ((10, 11, 13, 12), "d"), ((10, 12, 13, 13), "b")]
+)
+def test_the_fewest_levels_within_a_point(wrong, expected):
+    """Of 200 right answers one point is two; of two settings with as many levels the better one, else the earlier."""
+    settings = {label: replace(S, steps=n) for label, n in zip("abcd", (50, 20, 10, 10), strict=True)}
+    runs = [records(label, n) for label, n in zip(settings, wrong, strict=True)]
+    assert experiments_05.fewest(runs, settings) is settings[expected]

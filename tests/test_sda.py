@@ -182,6 +182,7 @@ def models(monkeypatch, tmp_path):
     """A tiny world with the names of the shipped one: ten classes, a DiT, a classifier; an empty cache."""
     torch.manual_seed(0)
     named = {"denoiser/dit": make_dit(len(CLASSES)), "classifier/resnet": make_classifier(len(CLASSES))}
+    named[aligned.ALIGNER] = named["denoiser/dit"]
     monkeypatch.setattr(zoo, "cached", lambda name, precision="auto": named[name])
     monkeypatch.setattr(zoo, "fingerprint", lambda name: f"of {name}")
     monkeypatch.setattr(aligned, "CACHE", tmp_path)

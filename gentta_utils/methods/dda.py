@@ -27,11 +27,11 @@ ENSEMBLES = ("sum", "entropy", "confidence", "calibrated", "purified")
 
 @dataclass(frozen=True)
 class Settings(reverse.Settings):
-    """Defaults are the published ones without their faults, with the scale for 32 px; `PUBLISHED` has the faults."""
+    """Defaults are the published ones without their faults, with the scale for 64 px; `PUBLISHED` has the faults."""
 
     start: int = 494  # abar .0826
     steps: int = 50
-    scale: float = 0.375  # w, the length of a guided step for each image; `scale_at` another side
+    scale: float = 0.75  # w, the length of a guided step for each image; `scale_at` another side
     factor: int = 4  # D of the low-pass
     start_level: str = "matched"  # or "published": noised to the next level above the first evaluation's
     norm: str = "image"  # or "batch": one norm over all images at once

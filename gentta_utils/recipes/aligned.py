@@ -33,7 +33,7 @@ from . import classifiers, quality
 from .data import labelled_set
 
 GENERATOR = "denoiser/dit"
-ALIGNER = "denoiser/dit"  # asked without a condition
+ALIGNER = "unconditional/unet-unshuffle"
 BACKBONES = (
     "classifier/resnet",
     "classifier/vit",

@@ -125,7 +125,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 RECIPES = {
     "unconditional/unet": UnconditionalRecipe(Schedule(8_000, batch=32, lr=1e-3, warmup=200, **SHARED), UNET),
     "unconditional/dit": UnconditionalRecipe(
-        Schedule(3_300, batch=64, lr=3e-4, warmup=100, **SHARED | {"flat": 0.3}), dit.CONFIG, dit.DIT
+        Schedule(1_650, batch=64, lr=3e-4, warmup=100, **SHARED | {"flat": 0.3}), dit.CONFIG, dit.DIT
     ),
     "unconditional/unet-unshuffle": UnconditionalRecipe(
         Schedule(8_000, batch=32, lr=1e-3, warmup=200, **SHARED), UNET | dict(in_channels=12, out_channels=12)

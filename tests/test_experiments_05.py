@@ -19,14 +19,15 @@ from gentta_utils.synthesis import Synthesis
 S = dda.Settings(start=300, steps=3)
 SPEC = SceneSpec(4, "fog", 5)
 ALIGNED = sda.Settings(**vars(S))
-SET = Data(per_class=1, synthesis=Synthesis(steps=2), alignment=ALIGNED, generator=aligned.ALIGNER)
+SET = Data(per_class=1, synthesis=Synthesis(steps=2), alignment=ALIGNED)
 TUNED = (SET, FineTune("sgd", 0.01, 0.0))
 
 
 @pytest.fixture
 def models(monkeypatch, tmp_path):
     """Tiny networks under the names of the shipped ones, four random images, an empty cache."""
-    named = {aligned.ALIGNER: make_dit(10), "classifier/resnet": make_classifier(10)}
+    denoiser = make_dit(10)
+    named = dict.fromkeys((aligned.ALIGNER, aligned.GENERATOR), denoiser) | {"classifier/resnet": make_classifier(10)}
     g = torch.Generator().manual_seed(0)
     images = Stream(torch.rand(4, 3, 16, 16, generator=g), torch.arange(4), torch.arange(4) + 9, SPEC.describe())
     monkeypatch.setattr(zoo, "cached", lambda name, precision="auto": named[name])

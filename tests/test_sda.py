@@ -224,7 +224,9 @@ def test_aligned_images_are_those_of_the_method(models):
 def test_without_images_it_is_dda(models, images):
     none = aligned.aligned_classifier("classifier/resnet", replace(DATA, per_class=0), FAST)
     both = Models(models["classifier/resnet"], models["denoiser/dit"], none)
-    theirs = dda.configure(Models(*list(models.values())[::-1]), dda.Settings(**asdict(S))).adapt(images, IDS)
+    theirs = dda.configure(
+        Models(models["classifier/resnet"], models["denoiser/dit"]), dda.Settings(**asdict(S))
+    ).adapt(images, IDS)
     assert torch.equal(configure(both, S).adapt(images, IDS).logits, theirs.logits)
 
 

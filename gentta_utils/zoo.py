@@ -34,6 +34,13 @@ SHIPPED = (
     "denoiser/dit",
     "denoiser/dit-10min",
     "denoiser/dit-soft-10min",
+    "unconditional/unet-unshuffle",
+    "classifier/resnet-sda",
+    "classifier/vit-sda",
+    "classifier/swin-sda",
+    "classifier/swin-wide-sda",
+    "classifier/convnext-sda",
+    "classifier/convnext-wide-sda",
 )
 CHECKSUMS = MODELS / "checksums.json"
 IMAGE_SIZE = 64  # of the scenes profile's task models

@@ -214,8 +214,8 @@ def test_source_needs_no_choice():
     assert "denoiser" not in about["models"]
 
 
-@pytest.mark.parametrize("name", experiments.EXPERIMENTS)
+@pytest.mark.parametrize("name", [*experiments.EXPERIMENTS, *experiments_05.EXPERIMENTS])
 def test_committed_tables_can_be_reported(name):
     text = report.report(name)
-    assert text.startswith("protocol: stream=iid reset=per_image")
+    assert text.startswith("protocol: stream=" if name == "sda_order" else "protocol: stream=iid reset=per_image")
     assert "nan" not in text

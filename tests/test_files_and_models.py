@@ -20,8 +20,9 @@ from gentta_utils.conditioning import Denoiser
 from gentta_utils.datasets import SceneSpec, shifted, stream
 from gentta_utils.files import atomic_write, check_file, sha256, write_json
 from gentta_utils.methods import diffusion_tta, source
+from gentta_utils.methods.reverse import what_changes
 from gentta_utils.paths import MODELS
-from gentta_utils.recipes import classifiers, training
+from gentta_utils.recipes import aligned, classifiers, training
 
 # --- files -----------------------------------------------------------------------------------------------------------
 
@@ -105,11 +106,22 @@ def test_shipped_models_load_and_have_a_card(name):
     assert not any(p.requires_grad for p in model.parameters())
     assert not model.training
     card = zoo.card(name)
-    assert {"world", "recipe", "schedule", "steps", "minutes", "quality", "licence", "parameters"} <= set(card)
+    trained = set() if name.endswith("-sda") else {"schedule", "steps"}  # there they are in recipe -> fine_tune
+    assert {"world", "recipe", "minutes", "quality", "licence", "parameters"} | trained <= set(card)
     own = [p for n, p in model.named_parameters() if not n.startswith("vae.")]  # a text model holds a copy of another
     assert card["parameters"] == sum(p.numel() for p in own)
     for file in (f for f in zoo.files_of(name) if f.endswith(".safetensors")):
         assert all(v.dtype in (torch.float16, torch.int64) for v in load_file(MODELS / file).values())
+
+
+@pytest.mark.parametrize("name", aligned.NAMES)
+def test_shipped_aligned_classifiers_are_those_of_the_selection(name):
+    data, how = aligned.chosen(name)
+    source = name.removesuffix("-sda")
+    about = json.loads(json.dumps(aligned.describe(source, data, how)))
+    assert zoo.card(name)["recipe"] == about
+    assert zoo.load(name).alignment == what_changes(data.alignment)
+    assert aligned.described(source, about) is zoo.cached(name)  # what `recheck` takes for SDA's records
 
 
 def test_classifiers_are_honest():

@@ -63,7 +63,12 @@ def test_both_stages_have_one_alignment(tiny, images):
     for change in ({"scale": 1.0}, {"steps": 5}, {"factor": 2}, {"eta": 0.0}, {"seed": 1}, {"norm": "batch"}):
         with pytest.raises(ValueError, match=f"another alignment .*{next(iter(change))}"):
             configure(models, replace(S, **change))
-    reading = {f.name for f in fields(S)} - set(what_changes(S))
+    fixed = replace(S, variance="fixed")
+    for one, other in ((S, fixed), (fixed, S)):
+        second.alignment = what_changes(one)
+        with pytest.raises(ValueError, match="another variance"):
+            configure(models, other)
+    reading = {f.name for f in fields(S)} - set(what_changes(fixed))
     assert reading == {"ensemble", "temperature", "images_at_once", "fixed_chunk"}
     assert "images_at_once" in what_changes(replace(S, norm="batch"))
     assert sda.align is dda.align
@@ -219,7 +224,9 @@ def test_aligned_images_are_those_of_the_method(models):
 def test_without_images_it_is_dda(models, images):
     none = aligned.aligned_classifier("classifier/resnet", replace(DATA, per_class=0), FAST)
     both = Models(models["classifier/resnet"], models["denoiser/dit"], none)
-    theirs = dda.configure(Models(*list(models.values())[::-1]), dda.Settings(**asdict(S))).adapt(images, IDS)
+    theirs = dda.configure(
+        Models(models["classifier/resnet"], models["denoiser/dit"]), dda.Settings(**asdict(S))
+    ).adapt(images, IDS)
     assert torch.equal(configure(both, S).adapt(images, IDS).logits, theirs.logits)
 
 

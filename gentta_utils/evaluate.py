@@ -10,6 +10,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -249,11 +250,16 @@ def paired_interval(
     difference = 100 * (np.asarray(after, float) - np.asarray(before, float))
     _, index = np.unique(scene, return_inverse=True)
     total, count = np.bincount(index, difference), np.bincount(index)
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(len(total), np.full(len(total), 1 / len(total)), size=draws)  # (draws, scenes)
+    weights = _resampled(len(total), draws, seed)
     means = (weights @ total) / (weights @ count)
     low, high = np.percentile(means, [2.5, 97.5])
     return Interval(difference.mean(), low, high)
+
+
+@lru_cache(maxsize=3)  # a report asks for the same dozens of times, and they take seconds to draw
+def _resampled(n: int, draws: int, seed: int) -> np.ndarray:
+    """How often each of n scenes is drawn: (draws, n) float64."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
 
 
 def gain(runs: list[Records]) -> Interval:

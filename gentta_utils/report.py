@@ -2,59 +2,13 @@
 
 from collections.abc import Callable
 
-import numpy as np
 from IPython.display import display
 
-from . import experiments_02, experiments_05, report_02
+from . import experiments_02, experiments_05, report_02, report_05
 from .batch import as_table
-from .evaluate import Interval, Records, gain, paired_interval, protocol_line, results, summary
+from .evaluate import Records, gain, protocol_line, results, summary
 from .experiments import EXPERIMENTS, UNTOUCHED
-
-
-def pick(runs: list[Records], label: str | None = None, classifier: str | None = None, shifts=None) -> list[Records]:
-    """The runs with this label, classifier, and one of these shifts."""
-    return [
-        r
-        for r in runs
-        if (label is None or r.about["label"] == label)
-        and (classifier is None or r.about["classifier"] == classifier)
-        and (shifts is None or r.about["stream"]["shift"] in shifts)
-    ]
-
-
-def distinct(runs: list[Records], key: str) -> list[str]:
-    """Values of `about[key]` in the order of the runs."""
-    return list(dict.fromkeys(r.about[key] for r in runs))
-
-
-def accuracy(runs: list[Records]) -> float:
-    """Percent right after adaptation, over all rows."""
-    return 100 * float(np.concatenate([r.right_after for r in runs]).mean())
-
-
-def shift_of(r: Records) -> str:
-    """Shift and severity of a run, e.g. "fog 5" or "clean"."""
-    s = r.about["stream"]
-    return f"{s['shift']} {s['severity'] or ''}".strip()
-
-
-def is_clean(r: Records) -> bool:
-    """Whether a run saw unshifted scenes."""
-    return r.about["stream"]["shift"] == "clean"
-
-
-def versus(one: list[Records], other: list[Records]) -> Interval:
-    """Paired difference of two rows on the same scenes, `one` minus `other`, after adaptation.
-
-    Raises ValueError unless both met the same shifts and scenes."""
-
-    def by_scene(runs: list[Records]) -> dict:
-        return {(shift_of(r), i): right for r in runs for i, right in zip(r.id, r.right_after, strict=True)}
-
-    a, b = by_scene(one), by_scene(other)
-    if set(a) != set(b) or len(a) != sum(map(len, one)) or len(b) != sum(map(len, other)):
-        raise ValueError("the two rows did not meet the same scenes, each once: they cannot be paired")
-    return paired_interval(np.array(list(a.values())), np.array([b[key] for key in a]), np.array([i for _, i in a]))
+from .report_rows import accuracy, distinct, is_clean, pick, shift_of, versus
 
 
 def effect(runs: list[Records]) -> str:
@@ -158,7 +112,8 @@ TABLES: dict[str, Callable[[list[Records]], str]] = {
     "phase": report_02.phase,
     "phase_output": report_02.phase,
     "soft": soft,
-    **dict.fromkeys(("natural", "online", "rivals", *experiments_05.EXPERIMENTS), report_02.compared),
+    **dict.fromkeys(("natural", "online", "rivals", "select_sda"), report_02.compared),
+    **report_05.TABLES,
 }
 ALL_EXPERIMENTS = EXPERIMENTS | experiments_02.EXPERIMENTS | experiments_05.EXPERIMENTS
 assert set(TABLES) == set(ALL_EXPERIMENTS)

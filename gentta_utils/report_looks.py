@@ -4,7 +4,7 @@ import numpy as np
 
 from . import trust
 from .evaluate import Records, gain, paired_interval, summary
-from .report import accuracy, is_clean, pick, versus
+from .report_rows import accuracy, is_clean, pick, versus
 
 
 def live(runs: dict[str, list[Records]], baseline: str = "source") -> list[dict]:

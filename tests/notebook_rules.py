@@ -5,6 +5,17 @@ import builtins
 import json
 from pathlib import Path
 
+# the course in its order of dependency; the README's table says what each builds and which are there
+PLANNED = (
+    "00_start_here",
+    "01_diffusion_loss_basics",
+    "02_diffusion_tta_dit",
+    "03_clip_sd_lora",
+    "04_segmentation_depth",
+    "05_dda_sda",
+    "06_difftpt",
+    "07_compare",
+)
 REQUIRED = {"profile": "str", "data_root": "str", "device": "str", "seed": "int", "fast": "bool"}
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import re
 import statistics
 
 import nbformat
@@ -10,6 +11,7 @@ import pytest
 from nbclient import NotebookClient
 
 from gentta_utils.batch import notebooks
+from gentta_utils.paths import NOTEBOOKS as FOLDER
 from gentta_utils.paths import ROOT
 
 NOTEBOOKS = notebooks()
@@ -18,8 +20,25 @@ TOURS = ("00", "07")  # they keep the spirit of the skeleton, not its headings a
 
 
 def test_there_are_notebooks():
-    assert [p.name[:2] for p in NOTEBOOKS] == [f"{i:02d}" for i in range(len(NOTEBOOKS))]
-    assert NOTEBOOKS
+    """They may come in another order than they are read in."""
+    found = [p.stem for p in NOTEBOOKS]
+    assert "00_start_here" in found
+    assert not set(found) - set(rules.PLANNED)
+    assert found == sorted(found)  # the runner's order is the course's
+    stray = [p.name for p in FOLDER.iterdir() if p.suffix == ".ipynb" and p not in NOTEBOOKS]
+    assert not stray  # no runner would find them
+
+
+def test_the_readme_says_which_notebooks_are_there():
+    table = re.findall(r"^\| (\d\d) [^|]+\|[^|]+\|([^|]*)\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert [number for number, _ in table] == [name[:2] for name in rules.PLANNED]
+    assert [number for number, state in table if state.strip() == "there"] == [p.name[:2] for p in NOTEBOOKS]
+
+
+def test_the_map_names_all_eight():
+    nb = rules.load(FOLDER / "00_start_here.ipynb")
+    (text,) = (rules.source(c) for c in nb["cells"] if rules.source(c).startswith("## The map"))
+    assert re.findall(r"^\| (?:\*\*)?(\d\d) ", text, re.MULTILINE) == [name[:2] for name in rules.PLANNED]
 
 
 @each
@@ -84,8 +103,6 @@ def test_every_picture_has_alternative_text(path):
 def test_cost_is_measured_and_prose_is_there(path):
     nb = rules.load(path)
     text = "\n".join(rules.source(c) for c in nb["cells"] if c["cell_type"] == "markdown")
-    import re
-
     assert re.search(r"\*\*Cost\*\*: \d+ seconds on two CPU cores, \d+ MB of memory\.", text)
     if path.name[:2] not in TOURS:
         assert 1500 <= len(text.split()) <= 3000
@@ -141,7 +158,5 @@ def test_every_cell_runs_twice_with_the_same_output(path):
 
 def texts(cell) -> str:
     """All text that a cell leaves, without timings; how it is cut into outputs is chance."""
-    import re
-
     text = "".join(o.get("text", "") + str(o.get("data", {}).get("text/plain", "")) for o in cell.outputs)
     return re.sub(r"time=\S+|\d+\.\d+( s/img|(?= *\|\n))|\d+ GB", "", text)

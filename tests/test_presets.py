@@ -6,12 +6,23 @@ import pytest
 
 import gentta_utils  # noqa: F401
 from gentta_utils import batch, hub
+from gentta_utils.corruptions import TEST
 from gentta_utils.datasets import SHIFTS
+from gentta_utils.methods import dda
 from gentta_utils.methods.diffusion_tta import PUBLISHED, Settings
+from gentta_utils.methods.reverse import levels_of
 from gentta_utils.paths import NOTEBOOKS
+from gentta_utils.recipes import aligned
+from gentta_utils.synthesis import Synthesis
 
 PRESETS = sorted((NOTEBOOKS / "presets").glob("*.yaml"))
 each = pytest.mark.parametrize("path", PRESETS, ids=lambda p: p.stem)
+
+
+def test_every_published_table_of_a_notebook_has_its_preset():
+    """By name, so that none is missed when a file is; papers' tables are numbered K (Diffusion-TTA) and S (SDA)."""
+    assert {p.stem for p in PRESETS if p.stem[3] == "k"} == {f"02_k{i}" for i in (4, 5, 10, 11, 12)}
+    assert {p.stem for p in PRESETS if p.stem[3] == "s"} == {f"05_s{i}" for i in (1, 3, 6, 7, 8, 10)}
 
 
 @each
@@ -42,3 +53,23 @@ def test_published_tables_have_the_published_settings(path):
         assert values[name] == PUBLISHED[name]
     assert values["noise"] == Settings(lr=1.0).noise
     assert (values["optimizer"], values["lr"]) in ((PUBLISHED["optimizer"], PUBLISHED["lr"]), ("sgd", 5e-3))
+
+
+@pytest.mark.parametrize("path", [p for p in PRESETS if "_s" in p.stem], ids=lambda p: p.stem)
+def test_tables_of_sda_have_the_published_alignment(path):
+    """METHODS C17 and C19, without the faults: the scale is that of one image."""
+    values = batch.read_preset(path)
+    assert values["profile"] == "imagenet"
+    assert set(values["classifier_names"]) <= set(hub.REPOSITORIES)
+    assert len(values["classifier_names"]) == (5 if path.stem in ("05_s1", "05_s3") else 3)
+    expected = (["watermark"], 0) if path.stem == "05_s3" else (TEST, 5)
+    assert (values["shifts"], values["severity"]) == expected
+    for name in ("start", "steps"):
+        assert values[name] == dda.PUBLISHED[name]
+    assert values["scale"] == dda.scale_at(256)
+    for name in ("factor", "eta", "ensemble"):
+        assert values[name] == getattr(dda.Settings(), name)
+    assert values["synthetic"] == aligned.Data().per_class * 1000
+    assert values["cfg"] == Synthesis().cfg
+    levels = dda.Settings(**{name: values[name] for name in ("start", "steps", "scale", "factor", "eta", "ensemble")})
+    assert len(levels_of(levels)) == values["steps"]

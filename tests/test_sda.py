@@ -63,7 +63,12 @@ def test_both_stages_have_one_alignment(tiny, images):
     for change in ({"scale": 1.0}, {"steps": 5}, {"factor": 2}, {"eta": 0.0}, {"seed": 1}, {"norm": "batch"}):
         with pytest.raises(ValueError, match=f"another alignment .*{next(iter(change))}"):
             configure(models, replace(S, **change))
-    reading = {f.name for f in fields(S)} - set(what_changes(S))
+    fixed = replace(S, variance="fixed")
+    for one, other in ((S, fixed), (fixed, S)):
+        second.alignment = what_changes(one)
+        with pytest.raises(ValueError, match="another variance"):
+            configure(models, other)
+    reading = {f.name for f in fields(S)} - set(what_changes(fixed))
     assert reading == {"ensemble", "temperature", "images_at_once", "fixed_chunk"}
     assert "images_at_once" in what_changes(replace(S, norm="batch"))
     assert sda.align is dda.align

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_classifier
+from conftest import assert_refused, make_classifier
 from diffusers import DDPMScheduler, UNet2DModel
 from safetensors.torch import load_file
 
@@ -21,7 +21,10 @@ from gentta_utils.diffusion import (
     linear_betas,
     sample,
 )
+from gentta_utils.guidance import bicubic_low_pass
+from gentta_utils.methods import dda, reverse
 from gentta_utils.methods.base import Models
+from gentta_utils.methods.reverse import noise_for, walk
 from gentta_utils.recipes import dit, quality, unconditional
 from gentta_utils.recipes.training import Schedule
 
@@ -189,6 +192,63 @@ def test_the_learned_variance_lies_between_the_fixed_ones(t, t_prev):
 
 def test_no_noise_on_the_way_to_the_clean_image():
     assert learned_variance(torch.ones(2, 3, 4, 4), 0, -1, ABAR).abs().max() == 0
+
+
+def by_hand(model, x0, ids, s, scale=0.0):
+    """The published loop written out: posterior mean of the clipped estimate, learned variance, gradient of |d|."""
+    noise = lambda purpose, t: noise_for(ids, x0.shape[1:], s, purpose, t)  # noqa: E731
+    abar = ABAR.float()
+    x = abar[s.start].sqrt() * x0 + (1 - abar[s.start]).sqrt() * noise("reverse/start", s.start)
+    for t, t_prev in ((200, 100), (100, 0), (0, -1)):
+        x = x.detach().requires_grad_()
+        out = model.network(x, torch.full((len(x),), t)).sample
+        eps, v = out[:, :3], out[:, 3:]
+        x0_hat = ((x - (1 - abar[t]).sqrt() * eps) / abar[t].sqrt()).clamp(-1, 1)
+        d = (bicubic_low_pass(x0, 4) - bicubic_low_pass(x0_hat, 4)).square().flatten(1).sum(1).sqrt()
+        push = torch.autograd.grad(scale * d.sum(), x)[0]
+        before = abar[t_prev] if t_prev >= 0 else torch.tensor(1.0)
+        beta = 1 - abar[t] / before
+        mean = before.sqrt() * beta * x0_hat + (1 - beta).sqrt() * (1 - before) * x
+        x = mean / (1 - abar[t]) - push
+        if t_prev >= 0:
+            small = beta * (1 - before) / (1 - abar[t])
+            x = x + (small * (beta / small) ** ((v + 1) / 2)).sqrt() * noise("reverse", t)
+    return x.detach()
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5])
+def test_the_reverse_loop_takes_the_learned_variance(scale):
+    model = PixelUNet(small(3, 6), ABAR, 8).requires_grad_(False)
+    images, ids = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(2)), torch.tensor([5, 9])
+    s = dda.Settings(start=200, steps=3, scale=scale)
+    got = dda.align(model, images, ids, s)
+    expected = model.decode(by_hand(model, images * 2 - 1, ids, s, scale))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    assert model.count == ({"fwd": 0, "fwd+bwd": 6} if scale else {"fwd": 6, "fwd+bwd": 0})  # one for each step
+    fixed = dda.align(model, images, ids, replace(s, variance="fixed"))
+    assert (fixed - got).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_a_fixed_variance_is_taken_where_none_was_learned_or_no_ancestral_step_is_made():
+    x0, ids = torch.rand(2, 3, 8, 8) * 2 - 1, torch.tensor([5, 9])
+    with_v, without = PixelUNet(small(3, 6), ABAR, 8), PixelUNet(small(), ABAR, 8)
+    for model, eta in ((without, 1.0), (with_v, 0.0), (with_v, 0.5)):
+        s = reverse.Settings(start=200, steps=3, eta=eta)
+        assert torch.equal(walk(model, x0, ids, s), walk(model, x0, ids, replace(s, variance="fixed")))
+    s = reverse.Settings(start=200, steps=3, variance="fixed")
+    x = add_noise(x0, torch.full((2,), 200), noise_for(ids, x0.shape[1:], s, "reverse/start", 200), ABAR)
+    for t, t_prev in ((200, 100), (100, 0), (0, -1)):
+        noise = noise_for(ids, x0.shape[1:], s, "reverse", t)
+        x = ddpm_step(x, with_v(x, torch.full((2,), t)), t, t_prev, ABAR, noise)
+    torch.testing.assert_close(walk(with_v, x0, ids, s), x, rtol=1e-4, atol=1e-5)
+
+
+def test_the_variance_is_a_setting_and_named_only_where_it_is_not_the_denoisers():
+    assert_refused(reverse.Settings(), {"variance": "large"})
+    s = dda.Settings()
+    assert "variance" not in reverse.what_changes(s)
+    assert reverse.what_changes(replace(s, variance="fixed")) == reverse.what_changes(s) | {"variance": "fixed"}
 
 
 # --- recipes ---------------------------------------------------------------------------------------------------------

@@ -2,9 +2,10 @@
 
     x_t ~ q(x_t | x0) at t = start;  then down the kept levels:  x_{t-1} = DDIM(x_t) - grad_{x_t} energy(x0_hat)
 
-The denoiser is asked without a condition. `start` is an original, 0-based t (the papers' t* is start + 1), and -1 is
-the clean image: then nothing is left of the method but the denoiser's own resolution, which is a control to keep in
-mind. All draws belong to (seed, image, t): methods with one seed see the same noise.
+At eta 1 that is DDPM's step, with the variance that the denoiser learned, where it has learned one (OpenAI's ADM), as
+in the published code. The denoiser is asked without a condition. `start` is an original, 0-based t (the papers' t* is
+start + 1), and -1 is the clean image: then nothing is left of the method but the denoiser's own resolution, which is a
+control to keep in mind. All draws belong to (seed, image, t): methods with one seed see the same noise.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..arrays import Images, Index, Probs
-from ..diffusion import add_noise, ddim_step, predicted_x0, previous, respaced
+from ..diffusion import add_noise, ddim_step, ddpm_step, learned_variance, predicted_x0, previous, respaced
 from ..draws import generator
 from ..guidance import Energy
 from ..inputs import check_images
@@ -30,13 +31,15 @@ class Settings:
     steps: int = 50  # denoiser evaluations, at levels even from t = 0 to start
     of: int | None = None  # take the lowest `steps` of so many levels of the whole schedule, as published
     eta: float = 1.0  # 1: the noise of DDPM at each step, 0: none (DDIM)
+    variance: str = "learned"  # of steps at eta 1, if the denoiser learned one, as published; or "fixed": beta_tilde
     clip: bool = True  # x0_hat to [-1, 1]; not for latents
     seed: int = 0
     images_at_once: int = 25  # bounds the memory
     fixed_chunk: bool = False  # pad every batch to one shape: results bit-equal whatever the batch size
 
     def __post_init__(self):
-        check_settings(self, {}, positive=("steps", "images_at_once"), fraction=("eta",))
+        choices = {"variance": ("learned", "fixed")}
+        check_settings(self, choices, positive=("steps", "images_at_once"), fraction=("eta",))
         if self.start < -1:
             raise ValueError(f"start={self.start}: choose a timestep from 0, or -1 for none")
         if self.of is None and self.steps > self.start + 1 > 0:
@@ -49,9 +52,13 @@ READING = ("ensemble", "temperature", "images_at_once", "fixed_chunk")  # settin
 def what_changes(settings: Settings) -> dict:
     """The settings of a method that its images depend on, without those that say how they are then read.
 
-    Where a norm goes over a batch, the number of images at once is among them."""
+    Where a norm goes over a batch, the number of images at once is among them; the variance is where it is not the
+    denoiser's own, of which the denoiser itself tells."""
     batch = ("images_at_once",) if getattr(settings, "norm", "image") == "batch" else ()
-    return {name: v for name, v in asdict(settings).items() if name not in READING or name in batch}
+    used = {name: v for name, v in asdict(settings).items() if name not in READING or name in batch}
+    if used["variance"] == "learned":
+        del used["variance"]
+    return used
 
 
 def levels_of(s: Settings, T: int = 1000) -> Int[Tensor, " n"]:
@@ -110,9 +117,13 @@ def walk(
     x_t = x_start
     for index, t in reversed(list(enumerate(kept.tolist()))):
         t_prev = previous(kept, t)
-        eps_hat, push = _predict(denoiser, x_t, t, energy, s.clip and not raw)
+        eps_hat, v, push = _predict(denoiser, x_t, t, energy, s, raw)
         noise = noise_for(ids, x0.shape[1:], s, purpose, t).to(x0) if s.eta else None
-        x_t = ddim_step(x_t, eps_hat, t, t_prev, abar, s.eta, noise, s.clip) - push
+        if v is not None:
+            mean = ddpm_step(x_t, eps_hat, t, t_prev, abar, torch.zeros_like(noise), s.clip)
+            x_t = mean + learned_variance(v, t, t_prev, abar).sqrt() * noise - push
+        else:
+            x_t = ddim_step(x_t, eps_hat, t, t_prev, abar, s.eta, noise, s.clip) - push
         if correct is not None:
             x_t = correct(x_t, t, t_prev, index)
         finite = torch.isfinite(x_t).flatten(1).all(1).cpu()
@@ -123,17 +134,26 @@ def walk(
     return x_t
 
 
-def _predict(denoiser, x_t: Images, t: int, energy: Energy | None, clip: bool) -> tuple[Tensor, Tensor | float]:
-    """eps_hat, and the gradient of the energy with respect to x_t (0 without one)."""
+def _predict(
+    denoiser, x_t: Images, t: int, energy: Energy | None, s: Settings, raw: bool
+) -> tuple[Tensor, Tensor | None, Tensor | float]:
+    """eps_hat, what the denoiser says of the variance (None: nothing, or it is not asked), and the gradient of the
+    energy with respect to x_t (0 without one)."""
     at = torch.full((len(x_t),), t, device=x_t.device)
+    learned = s.variance == "learned" and s.eta == 1 and getattr(denoiser, "learned_variance", False)
+
+    def both() -> tuple[Tensor, Tensor | None]:
+        return denoiser.with_variance(x_t, at) if learned else (denoiser(x_t, at, None), None)
+
     if energy is None:
         with torch.no_grad():
-            return denoiser(x_t, at, None), 0.0
+            return *both(), 0.0
     with torch.enable_grad():
         x_t = x_t.detach().requires_grad_()
-        eps_hat = denoiser(x_t, at, None)
-        value = energy(predicted_x0(x_t, eps_hat, denoiser.alphas_cumprod[t].to(x_t), clip), t).sum()
-        return eps_hat.detach(), torch.autograd.grad(value, x_t)[0]
+        eps_hat, v = both()
+        x0_hat = predicted_x0(x_t, eps_hat, denoiser.alphas_cumprod[t].to(x_t), s.clip and not raw)
+        push = torch.autograd.grad(energy(x0_hat, t).sum(), x_t)[0]
+        return eps_hat.detach(), None if v is None else v.detach(), push
 
 
 @dataclass

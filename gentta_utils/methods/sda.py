@@ -43,9 +43,9 @@ def configure(models: Models, settings: Settings | None = None) -> SDA:
     settings = settings or Settings()
     if models.aligned is None:
         raise ValueError("SDA needs a fine-tuned classifier: Models(classifier, denoiser, aligned)")
-    made = models.aligned.alignment
-    if made is not None and made != what_changes(settings):
-        names = [name for name, value in what_changes(settings).items() if made.get(name) != value]
+    made, wanted = models.aligned.alignment, what_changes(settings)
+    if made is not None and made != wanted:
+        names = [name for name in made | wanted if made.get(name) != wanted.get(name)]
         raise ValueError(
             f"this classifier was fine-tuned on another alignment (another {', '.join(names)}): take its settings, or "
             "fine-tune it again"

@@ -196,8 +196,7 @@ def aligned_classifier(name: str, data: Data, how: FineTune) -> Classifier:
     """A shipped classifier, fine-tuned on such a set; from the cache where it is there.
 
     Without images it is the source. Its `alignment` says what `sda.configure` has to find at test time."""
-    source = zoo.cached(name)
-    path = CACHE / "fine-tuned" / f"{fingerprint(describe(name, data, how))}.safetensors"
+    source, path = zoo.cached(name), _kept(name, data, how)
     tensors = read_tensors(path)
     if not data.per_class:
         tensors = source.network.state_dict()
@@ -210,6 +209,36 @@ def aligned_classifier(name: str, data: Data, how: FineTune) -> Classifier:
     tuned.alignment = what_changes(data.alignment) if data.aligned and data.per_class else None
     tuned.count = {"fwd": 0, "fwd+bwd": 0}
     return tuned
+
+
+def _kept(name: str, data: Data, how: FineTune) -> Path:
+    """Where the weights of a fine-tuned classifier are kept."""
+    return CACHE / "fine-tuned" / f"{fingerprint(describe(name, data, how))}.safetensors"
+
+
+def described(name: str, about: dict) -> Classifier:
+    """The fine-tuned form of a classifier that `describe` wrote this of: shipped, or from the cache; none is trained.
+
+    Raises ValueError where the models that it was made with are others now, FileNotFoundError where it is not here."""
+    content = dict(about["data"])
+    data = Data(
+        kind=content["kind"],
+        per_class=content["per_class"],
+        aligned="alignment" in content,
+        synthesis=Synthesis(**content.get("synthesis", {})),
+        alignment=sda.Settings(**content.get("alignment", {})),
+    )
+    how, aligned = FineTune(**about["fine_tune"]), f"{name}-sda"
+    if describe(name, data, how) != about:
+        raise ValueError(f"the records name a fine-tuned {name} of other models than those that are here: measure anew")
+    if aligned in zoo.names() and zoo.card(aligned)["recipe"] == about:
+        return zoo.cached(aligned)
+    if data.per_class and not _kept(name, data, how).is_file():
+        raise FileNotFoundError(
+            f"the {name} that was fine-tuned on this set is neither shipped nor in {CACHE / 'fine-tuned'}: measure its "
+            f"table anew, or, for the chosen set, run `python -m gentta_utils train {aligned}`"
+        )
+    return aligned_classifier(name, data, how)
 
 
 def selection() -> dict:

@@ -53,7 +53,7 @@ def check_replace_low(answer: Callable) -> None:
 
 
 def check_push(answer: Callable) -> None:
-    """answer(predict, x_t, reference, factor, scale) -> gradient (B, C, H, W) of the guidance by x_t, for each image."""
+    """answer(predict, x_t, reference, factor, scale) -> gradient (B, C, H, W) of each image's guidance by x_t."""
     reference, factor, scale = _images(), random.choice((2, 4)), random.uniform(0.3, 3.0)
     gain = random.uniform(0.5, 2.0)
     x = torch.randn_like(reference)
@@ -96,7 +96,7 @@ def check_vote(answer: Callable) -> None:
     source, purified = 4 * torch.randn(B, K).double(), 2 * torch.randn(B, K).double()
     p, q = (source / T).softmax(1), purified.softmax(1)
     known = {
-        "these are logits added: that multiplies the two opinions, add probabilities": (source / T + purified).softmax(1),
+        "these are logits added, which multiplies the two: add probabilities": (source / T + purified).softmax(1),
         "that is the softmax of the mean of logits: average probabilities": ((source / T + purified) / 2).softmax(1),
         "softmax was taken twice: the mean of probabilities is one already": ((p + q) / 2).softmax(1),
         "the temperature cools the source alone": (p + (purified / T).softmax(1)) / 2,
@@ -109,7 +109,7 @@ def check_vote(answer: Callable) -> None:
 
 
 def check_scale_of(answer: Callable) -> None:
-    """answer(w, batch, side) -> scale for each image alone at this side that does what w does over a batch at 256 px."""
+    """answer(w, batch, side) -> scale of one image at this side that does what w does over a batch at 256 px."""
     w, side = random.uniform(2, 9), random.choice((32, 64, 128, 512))
     batch = random.choice((3, 5, 6, 7, 10, 12))  # no power of 2, at which one error would look like another
     wanted = w / batch**0.5 * side / 256

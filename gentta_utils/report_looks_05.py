@@ -87,12 +87,14 @@ def by_family(runs: list[Records], labels: tuple[str, ...]) -> list[dict]:
             continue
         row = {"corruptions": family}
         row |= {head: f"{accuracy(pick(mine, k)):.1f}" for k, head in report_05.NAMES.items()}
-        rows.append(row | {f"{label}, minus source": str(report_05.minus(mine, label, "source/full")) for label in labels})
+        rows.append(
+            row | {f"{label}, minus source": str(report_05.minus(mine, label, "source/full")) for label in labels}
+        )
     return rows
 
 
 def against_control(runs: list[Records], labels: tuple[str, ...]) -> list[str]:
-    """A sentence for each family of corruptions: which row is best, and how each label stands to the low-passed source."""
+    """A sentence for each family of corruptions: which row is best, how each label stands to the low-passed source."""
     lines = []
     for family, shifts in FAMILIES.items():
         mine = pick(runs, shifts=shifts)
@@ -147,7 +149,9 @@ def draw_by_corruption(ax, runs: list[Records], labels: tuple[str, ...]) -> list
     first = means[labels[0]]
     order = sorted(first, key=lambda s: -first[s])
     shown = [s.removesuffix(" 5").replace("_", " ") for s in order]
-    plots.bars(ax, shown, {k: [v[s] for s in order] for k, v in means.items()}, "gain in points, mean of the classifiers")
+    plots.bars(
+        ax, shown, {k: [v[s] for s in order] for k, v in means.items()}, "gain in points, mean of the classifiers"
+    )
     ax.axvline(0, color="0.3", lw=0.8)
     ax.legend(loc="lower right")
     return [f"{s.removesuffix(' 5')} {first[s]:+.1f}" for s in reversed(order) if first[s] < 0]
@@ -192,3 +196,15 @@ def draw_panels(axes, images: list, found: list, row: int, names: tuple[str, ...
         plots.picture(ax, image[row].cpu(), f"{panel.title}\n{names[int(panel.predicted[row])]}")
         ax.imshow(panel.maps[row].cpu().numpy(), cmap="inferno", alpha=0.5)
         ax.title.set_fontsize(7)
+
+
+def agreement(looked: dict[str, list]) -> list[dict]:
+    """Of classifier -> `gradcam.panels`: agreement of each panel with the first, with standard errors."""
+    rows = []
+    for name, found in looked.items():
+        for p in found[1:]:
+            row = {"classifier": name.split("/")[-1], "panel": p.title, "n": len(p.predicted)}
+            values = {"correlation with panel 1": p.correlation, "overlap of the top fifth": p.overlap}
+            row |= {k: f"{v.mean():.2f} +- {v.std() / len(v) ** 0.5:.2f}" for k, v in values.items()}
+            rows.append(row | {"same prediction": f"{(p.predicted == found[0].predicted).float().mean():.0%}"})
+    return rows

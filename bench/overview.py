@@ -1,6 +1,6 @@
-"""The pictures at the top of the README and of notebook 02, from the records.
+"""The pictures at the top of the README and of notebooks 02 and 05, from the records and the chosen settings.
 
-python bench/overview.py        -> data/scenes/overview.png, data/scenes/when_it_helps.png
+python bench/overview.py        -> data/scenes/overview.png, data/scenes/when_it_helps.png, data/scenes/dda_sda.png
 """
 
 import random
@@ -8,9 +8,11 @@ import random
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from PIL import Image
 
-from gentta_utils import evaluate, plots, report, report_02, scenes
+from gentta_utils import evaluate, experiments_05, plots, report, report_02, scenes, zoo
 from gentta_utils.datasets import SceneSpec, stream
+from gentta_utils.methods import dda, diffpure
 from gentta_utils.paths import DATA
 
 
@@ -58,6 +60,7 @@ def main() -> None:
         ax.legend(loc="lower right")
         fig.savefig(DATA / "scenes" / "overview.png", dpi=110)
     when_it_helps()
+    dda_sda()
 
 
 def when_it_helps() -> None:
@@ -66,6 +69,27 @@ def when_it_helps() -> None:
     report_02.draw_phase(ax, report_02.points_of_phase(evaluate.results("phase")))
     with plt.rc_context(plots.STYLE):
         fig.savefig(DATA / "scenes" / "when_it_helps.png", dpi=100)
+
+
+def dda_sda(shifts: tuple[str, ...] = ("gaussian_noise", "pixelate", "fog"), each: int = 2) -> None:
+    """Scenes, clean and under three corruptions, and what DiffPure and DDA make of them; not selected."""
+    denoiser, columns = zoo.cached(experiments_05.ALIGNER), []
+    for i, shift in enumerate(shifts):
+        start = 33_000 + each * i
+        clean, s = (stream(SceneSpec(each, *at, "test", start)) for at in (("clean", 0), (shift, 5)))
+        made = [s.images, diffpure.purify(denoiser, s.images, s.ids, experiments_05.ours("diffpure"))]
+        made.append(dda.align(denoiser, s.images, s.ids, experiments_05.ours("dda")))
+        columns += [(shift.replace("_", " "), images) for images in zip(clean.images, *made, strict=True)]
+    fig, axes = plots.figure(4, len(columns), width=8, height=1.35)
+    for column, (shift, images) in zip(axes.T, columns, strict=True):
+        for ax, image, title in zip(column, images, (shift, "", "", ""), strict=True):
+            plots.picture(ax, image, title)
+    for ax, name in zip(axes[:, 0], ("clean", "corrupted", "DiffPure", "DDA"), strict=True):
+        ax.set_ylabel(name)
+    path = DATA / "scenes" / "dda_sda.png"
+    with plt.rc_context(plots.STYLE):
+        fig.savefig(path, dpi=80)
+    Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)  # noise does not compress
 
 
 if __name__ == "__main__":

@@ -7,9 +7,14 @@ import notebook_rules as rules
 import pytest
 import torch
 
-from gentta_utils import checks, checks_02, diffusion
+from gentta_utils import checks, checks_02, checks_05, diffusion, guidance
 from gentta_utils.batch import notebooks
 
+_PUSH = """
+def f(predict, x, y, d, w):
+    x = x.requires_grad_()
+    d = bicubic_low_pass(y - predict(x), d)
+    return torch.autograd.grad(w * ({}), x)[0]"""
 WRONG = {
     "x0_error": {
         "upside down": "def f(e, t, abar): return e * abar[t] / (1 - abar[t])",
@@ -94,8 +99,58 @@ def f(G, p):
         "divide delta": "def f(a, b, d): return d * (a * b).median()",
         "squared norm": "def f(a, b, d): return d / (a**2 * b).median()",
     },
+    "least_start": {
+        "one too early": "def f(s, std, a): return int((a * std**2 / (a * std**2 + 1 - a) > s).sum()) - 1",
+        "not kept": "def f(s, std, a): return int(((1 - a) / (a * std**2 + 1 - a) > s).sum())",
+        "std squared": "def f(s, std, a): return int((a * std / (a * std + 1 - a) > s).sum())",
+        "counts what x_t keeps": "def f(s, std, a): return int((a.sqrt() > s).sum())",
+        "counts abar": "def f(s, std, a): return int((a > s).sum())",
+        "differ": "def f(s, std, a): return int((a * std**2 / (a * std**2 + 1 - a) > s).sum()) + 1",
+    },
+    "replace_low": {
+        "subtract them": "def f(x, y, d): return x + bicubic_low_pass(y, d)",
+        "swap the two": "def f(x, y, d): return y + bicubic_low_pass(x - y, d)",
+        "nothing but low": "def f(x, y, d): return bicubic_low_pass(y, d)",
+        "sign is wrong": "def f(x, y, d): return x + bicubic_low_pass(x - y, d)",
+        "mean of both": "def f(x, y, d): return x + bicubic_low_pass(y - x, d) / 2",
+    },
+    "push": {
+        "over the whole batch": _PUSH.format("d.norm()"),
+        "sign": _PUSH.format("-d.flatten(1).norm(dim=1).sum()"),
+        "squared distance": _PUSH.format("d.square().sum()"),
+        "differ": _PUSH.format("d.flatten(1).norm(dim=1).mean()"),
+        "not with respect to x0_hat": """
+def f(predict, x, y, d, w):
+    v = predict(x).detach().requires_grad_()
+    return torch.autograd.grad(w * bicubic_low_pass(y - v, d).flatten(1).norm(dim=1).sum(), v)[0]""",
+        "low-pass is missing": """
+def f(predict, x, y, d, w):
+    x = x.requires_grad_()
+    return torch.autograd.grad(w * (y - predict(x)).flatten(1).norm(dim=1).sum(), x)[0]""",
+        "scale is missing": """
+def f(predict, x, y, d, w):
+    x = x.requires_grad_()
+    return torch.autograd.grad(bicubic_low_pass(y - predict(x), d).flatten(1).norm(dim=1).sum(), x)[0]""",
+    },
+    "vote": {
+        "logits added": "def f(z, y, T): return (z / T + y).softmax(1)",
+        "mean of logits": "def f(z, y, T): return ((z / T + y) / 2).softmax(1)",
+        "taken twice": "def f(z, y, T): return (((z / T).softmax(1) + y.softmax(1)) / 2).softmax(1)",
+        "source alone": "def f(z, y, T): return ((z / T).softmax(1) + (y / T).softmax(1)) / 2",
+        "do not multiply": "def f(z, y, T): return ((z * T).softmax(1) + y.softmax(1)) / 2",
+        "not used": "def f(z, y, T): return (z.softmax(1) + y.softmax(1)) / 2",
+        "sum to 2": "def f(z, y, T): return (z / T).softmax(1) + y.softmax(1)",
+    },
+    "scale_of": {
+        "by the root": "def f(w, B, s): return w / B * s / 256",
+        "do not multiply": "def f(w, B, s): return w * B**0.5 * s / 256",
+        "grows with its side": "def f(w, B, s): return w / B**0.5",
+        "enters once": "def f(w, B, s): return w / B**0.5 * (s / 256) ** 2",
+        "is not used": "def f(w, B, s): return w * s / 256",
+        "upside down": "def f(w, B, s): return w / B**0.5 * 256 / s",
+    },
 }
-SPACE = {"torch": torch, "expand": diffusion.expand}
+SPACE = {"torch": torch, "expand": diffusion.expand, "bicubic_low_pass": guidance.bicubic_low_pass}
 
 
 def solutions() -> dict[str, str]:
@@ -107,7 +162,7 @@ def solutions() -> dict[str, str]:
 
 def check(name: str):
     """The check of an exercise, in whichever module it stands."""
-    return next(getattr(m, f"check_{name}") for m in (checks, checks_02) if hasattr(m, f"check_{name}"))
+    return next(getattr(m, f"check_{name}") for m in (checks, checks_02, checks_05) if hasattr(m, f"check_{name}"))
 
 
 def function(code: str):

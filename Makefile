@@ -1,6 +1,8 @@
-# Two commands do all the set-up: `make course` runs every notebook, `make test` runs the tests.
+# Two commands do all the set-up: `make course` runs every notebook, `make test` runs the tests, JOBS at a time with one
+# thread each: most tests are too small to use a second one.
 PYTHON ?= python3.11
 VENV   ?= .venv
+JOBS   ?= 2
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 
@@ -15,8 +17,8 @@ fast: $(READY)
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
-	GENTTA_PROGRESS=0 $(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=120 --nbval-current-env notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	GENTTA_PROGRESS=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadscope --nbval-lax --nbval-cell-timeout=120 --nbval-current-env notebooks
 
 lab: $(READY)
 	GENTTA_INTERACTIVE=1 $(BIN)/jupyter lab notebooks

@@ -198,7 +198,7 @@ def draw_panels(axes, images: list, found: list, row: int, names: tuple[str, ...
         ax.title.set_fontsize(7)
 
 
-def agreement(looked: dict[str, list]) -> list[dict]:
+def panel_agreement(looked: dict[str, list]) -> list[dict]:
     """Of classifier -> `gradcam.panels`: agreement of each panel with the first, with standard errors."""
     rows = []
     for name, found in looked.items():

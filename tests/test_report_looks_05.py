@@ -88,7 +88,7 @@ def test_agreement_of_panels():
     panel = SimpleNamespace(title="one", predicted=torch.tensor([1, 2]), correlation=torch.tensor([0.2, 0.4]),
                             overlap=torch.tensor([1.0, 0.0]), maps=torch.zeros(2, 4, 4))  # fmt: skip
     other = SimpleNamespace(**{**vars(panel), "title": "two", "predicted": torch.tensor([1, 3])})
-    (row,) = looks.agreement({"classifier/resnet": [panel, other]})
+    (row,) = looks.panel_agreement({"classifier/resnet": [panel, other]})
     assert row["correlation with panel 1"] == "0.30 +- 0.10"
     assert (row["n"], row["same prediction"]) == (2, "50%")
     _, axes = plots.figure(1, 2)

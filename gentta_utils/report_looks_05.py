@@ -114,7 +114,7 @@ def against_control(runs: list[Records], labels: tuple[str, ...]) -> list[str]:
     return lines
 
 
-def drowned(runs: list[Records], edges: tuple[float, ...] = (0.0, 0.5, 0.8, 0.95, 1.0)) -> list[dict]:
+def drowned_votes(runs: list[Records], edges: tuple[float, ...] = (0.0, 0.5, 0.8, 0.95, 1.0)) -> list[dict]:
     """Where the source is wrong and the purified image is read rightly: how often their sum follows, by the confidence
     of the source.
 

@@ -59,7 +59,7 @@ def test_a_sure_source_drowns_what_the_purified_image_says():
         purified, before=np.eye(10, dtype=np.float32)[[0, 0, 3, 0]] * np.float32([[30], [1], [30], [30]])
     )
     both = record("ours, sum", [0, 3, 3, 0])
-    rows = looks.drowned([purified, both])
+    rows = looks.drowned_votes([purified, both])
     assert [r["predictions"] for r in rows] == [1, 0, 0, 3]
     assert [r["source wrong, purified right"] for r in rows] == [1, 0, 0, 1]
     assert [r["of these, the sum is right"] for r in rows] == ["100%", "", "", "0%"]

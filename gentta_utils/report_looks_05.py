@@ -114,7 +114,7 @@ def against_control(runs: list[Records], labels: tuple[str, ...]) -> list[str]:
     return lines
 
 
-def drowned(runs: list[Records], edges: tuple[float, ...] = (0.0, 0.5, 0.8, 0.95, 1.0)) -> list[dict]:
+def drowned_votes(runs: list[Records], edges: tuple[float, ...] = (0.0, 0.5, 0.8, 0.95, 1.0)) -> list[dict]:
     """Where the source is wrong and the purified image is read rightly: how often their sum follows, by the confidence
     of the source.
 
@@ -198,7 +198,7 @@ def draw_panels(axes, images: list, found: list, row: int, names: tuple[str, ...
         ax.title.set_fontsize(7)
 
 
-def agreement(looked: dict[str, list]) -> list[dict]:
+def panel_agreement(looked: dict[str, list]) -> list[dict]:
     """Of classifier -> `gradcam.panels`: agreement of each panel with the first, with standard errors."""
     rows = []
     for name, found in looked.items():

@@ -59,7 +59,7 @@ def test_a_sure_source_drowns_what_the_purified_image_says():
         purified, before=np.eye(10, dtype=np.float32)[[0, 0, 3, 0]] * np.float32([[30], [1], [30], [30]])
     )
     both = record("ours, sum", [0, 3, 3, 0])
-    rows = looks.drowned([purified, both])
+    rows = looks.drowned_votes([purified, both])
     assert [r["predictions"] for r in rows] == [1, 0, 0, 3]
     assert [r["source wrong, purified right"] for r in rows] == [1, 0, 0, 1]
     assert [r["of these, the sum is right"] for r in rows] == ["100%", "", "", "0%"]
@@ -88,7 +88,7 @@ def test_agreement_of_panels():
     panel = SimpleNamespace(title="one", predicted=torch.tensor([1, 2]), correlation=torch.tensor([0.2, 0.4]),
                             overlap=torch.tensor([1.0, 0.0]), maps=torch.zeros(2, 4, 4))  # fmt: skip
     other = SimpleNamespace(**{**vars(panel), "title": "two", "predicted": torch.tensor([1, 3])})
-    (row,) = looks.agreement({"classifier/resnet": [panel, other]})
+    (row,) = looks.panel_agreement({"classifier/resnet": [panel, other]})
     assert row["correlation with panel 1"] == "0.30 +- 0.10"
     assert (row["n"], row["same prediction"]) == (2, "50%")
     _, axes = plots.figure(1, 2)

@@ -6,6 +6,7 @@ from them.
 
 import hashlib
 import json
+import math
 import time
 import zipfile
 from collections.abc import Callable, Iterable
@@ -146,20 +147,39 @@ def halved(values: np.ndarray) -> np.ndarray:
 
 
 def save(path: Path, runs: list[Records]) -> None:
-    """Write runs to one compressed npz, atomically, floats halved, and what several runs have in common once."""
-    columns, shared, seen = {}, {}, {}
-    for i, r in enumerate(runs):
+    """Write runs to one compressed npz, atomically: floats halved, what several runs have in common once, each kind of
+    column as one array, its first bytes before its second ones (small runs on their own hardly compress)."""
+    parts, places, seen = {}, [], {}
+    for r in runs:
+        places.append({})
         for name in _COLUMNS:
             value = np.ascontiguousarray(halved(getattr(r, name)))
-            key = f"{i}.{name}"
-            first = seen.setdefault((value.dtype.str, value.shape, hashlib.sha256(value).digest()), key)
-            if first == key:
-                columns[key] = value
-            else:
-                shared[key] = first
+            pool, key = f"{name} {value.dtype.str}", (name, value.dtype.str, hashlib.sha256(value).digest())
+            if key not in seen:
+                begun = parts.setdefault(pool, [])
+                seen[key] = sum(map(len, begun))
+                begun.append(value.ravel())
+            places[-1][name] = [pool, seen[key], *value.shape]
+    pools = {pool: np.concatenate(values) for pool, values in parts.items()}
+    planes = {pool: v.view(np.uint8).reshape(len(v), v.itemsize).T for pool, v in pools.items()}
     about = json.dumps([{"nfe": r.nfe, **r.about} for r in runs], sort_keys=True, default=_plain)
-    made = {"about": np.array(about), "version": np.array(VERSION), "shared": np.array(json.dumps(shared))}
-    atomic_write(path, lambda temporary: np.savez_compressed(temporary, **made, **columns))
+    made = {"about": np.array(about), "version": np.array(VERSION), "places": np.array(json.dumps(places))}
+    atomic_write(path, lambda temporary: np.savez_compressed(temporary, **made, **planes))
+
+
+def _columns(file) -> list[dict[str, np.ndarray]]:
+    """The columns of each run in an open table, also of one in which every run's are kept for themselves."""
+    if "places" not in file:
+        shared = json.loads(str(file["shared"])) if "shared" in file else {}
+        runs = range(len(json.loads(str(file["about"]))))
+        return [{n: file[shared.get(f"{i}.{n}", f"{i}.{n}")] for n in _COLUMNS} for i in runs]
+    places = json.loads(str(file["places"]))
+    names = {pool for run in places for pool, *_ in run.values()}
+    pools = {pool: np.ascontiguousarray(file[pool].T).ravel().view(pool.split()[1]) for pool in names}
+    return [
+        {n: pools[pool][start : start + math.prod(shape)].reshape(shape) for n, (pool, start, *shape) in run.items()}
+        for run in places
+    ]
 
 
 def _whole(values: np.ndarray) -> np.ndarray:
@@ -175,9 +195,7 @@ def load(path: Path) -> list[Records]:
     try:
         with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
             abouts = json.loads(str(file["about"]))
-            shared = json.loads(str(file["shared"])) if "shared" in file else {}
-            keys = [{name: f"{i}.{name}" for name in _COLUMNS} for i in range(len(abouts))]
-            rows = [{name: _whole(file[shared.get(key, key)]) for name, key in run.items()} for run in keys]
+            rows = [{name: _whole(value) for name, value in run.items()} for run in _columns(file)]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is damaged ({error}): {mend}") from error
     return [Records(**row, nfe=about.pop("nfe"), about=about) for row, about in zip(rows, abouts, strict=True)]
@@ -206,11 +224,22 @@ def results(table: str) -> list[Records]:
 Job = tuple[dict, Callable[[], Records]]  # a description that determines the numbers, and the call that makes them
 
 
-def table(name: str, jobs: Iterable[Job], folder: Path = RESULTS, cache: Path = CACHE / "runs") -> list[Records]:
+def table(
+    name: str,
+    jobs: Iterable[Job],
+    folder: Path = RESULTS,
+    cache: Path = CACHE / "runs",
+    kept: Callable[[Records], Records] = lambda r: r,
+) -> list[Records]:
     """Do the jobs that have no record yet, then write all records as one table `folder`/<name>.npz.
 
     Each finished job is kept at once under its fingerprint, so an interrupted table goes on where it stopped; nor is a
-    job done again that stands in any table of `folder`. Raises ValueError if two jobs have one description."""
+    job done again that stands in any table of `folder`.
+
+    Args:
+        kept: what of a record the table holds.
+
+    Raises ValueError if two jobs have one description."""
     jobs, runs, finished = list(jobs), [], _finished(folder)
     if len({fingerprint(about) for about, _ in jobs}) < len(jobs):
         raise ValueError(f"two jobs of the table {name} have the same description: one of them would never run")
@@ -222,6 +251,7 @@ def table(name: str, jobs: Iterable[Job], folder: Path = RESULTS, cache: Path = 
         if not path.is_file():
             save(path, [work()])
         runs += load(path)
+    runs = [kept(r) for r in runs]
     save(folder / f"{name}.npz", runs)
     return runs
 

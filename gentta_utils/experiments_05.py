@@ -40,7 +40,7 @@ THREE = ("classifier/resnet", "classifier/swin", "classifier/convnext")  # of th
 FAULTY = ("gaussian_noise", "fog", "pixelate")
 SYNTHESIS = Synthesis(steps=100)
 CHANGE = {"diffpure": diffpure.purify, "ilvr": ilvr.purify, "dda": dda.align, "sda": dda.align}
-GRID = 64  # logits are kept in steps of 1/64, which halves the tables
+STEP, LEAST = 1 / 4, -8.0  # logits are kept in these steps below the largest, which makes the tables a third
 
 BASE = dict(start=300, steps=50, eta=1.0, scale=0.75, factor=4)
 LEVELS = [(50, 1.0), *((n, eta) for n in (20, 10) for eta in (1.0, 0.0))]
@@ -64,6 +64,18 @@ MEMO_RATES = (5e-4, 5e-3, 2e-2)
 ENTROPY_SCALES = (0.1, 0.3, 1.0)
 STEPS = [(50, 1.0), *((n, eta) for n in (20, 10, 5) for eta in (1.0, 0.0))]
 ORDERS = ("iid", "correlated", "mixed", "mixed correlated")
+
+
+def coarse(logits: np.ndarray) -> np.ndarray:
+    """Logits (B, K) less the largest of each row, in steps of `STEP` down to `LEAST`; the prediction alone is 0."""
+    top = np.arange(logits.shape[1]) == logits.argmax(1)[:, None]
+    steps = np.round((logits - logits.max(1, keepdims=True)) / STEP) * STEP
+    return np.where(top, 0, steps.clip(LEAST, -STEP)).astype(np.float32)
+
+
+def small_table(name: str, jobs: Iterable[Job]) -> list[Records]:
+    """`evaluate.table` with coarse logits: these tables have many rows."""
+    return table(name, jobs, kept=lambda r: replace(r, before=coarse(r.before), after=coarse(r.after)))
 
 
 def purified(method: str, settings: Settings, spec: SceneSpec, classifier: str | None = None) -> Made:
@@ -94,8 +106,7 @@ def input_job(
         configured = METHODS[method].configure(Models(zoo.cached(classifier), zoo.cached(ALIGNER), second), settings)
         configured.ready = made.by_id()
         r = run(configured, stream(spec), about=about, batch=100)
-        rounded = {name: np.round(getattr(r, name) * GRID) / GRID for name in ("before", "after")}
-        return replace(r, **rounded, seconds=r.seconds + np.float32(made.seconds), nfe={**made.nfe, **r.nfe})
+        return replace(r, seconds=r.seconds + np.float32(made.seconds), nfe={**made.nfe, **r.nfe})
 
     return about, work
 
@@ -143,7 +154,7 @@ def select_sda() -> list[Records]:
     base = dda.Settings(**BASE, ensemble="purified")
     levels = {f"dda {n} levels, eta {eta:g}": at_levels(base, n, eta) for n, eta in LEVELS}
     jobs = source_jobs(specs, BACKBONES) + input_jobs({k: ("dda", s) for k, s in levels.items()}, BACKBONES, specs)
-    few = fewest(table(name, jobs), levels)
+    few = fewest(small_table(name, jobs), levels)
 
     changes = {k: c | ({"scale": c["scale"] * few.scale} if "scale" in c else {}) for k, c in CANDIDATES.items()}
     align = {f"dda {label}": replace(few, **change) for label, change in changes.items()}
@@ -159,7 +170,7 @@ def select_sda() -> list[Records]:
     jobs += input_jobs({k: ("diffpure", s) for k, s in start.items()}, BACKBONES, specs)
     half = [replace(p, n=p.n // 2) for p in specs]
     jobs += [job("memo", s, c, p, m, None, batch=25) for m, s in memos.items() for c in BACKBONES for p in half]
-    runs = table(name, jobs)
+    runs = small_table(name, jobs)
     labels = {label: known if s == few else label for label, s in align.items()}
     best = max(align, key=lambda label: right(runs, labels[label]))  # ties go to the earlier one
     ours = replace(align[best], ensemble="sum")
@@ -178,14 +189,14 @@ def select_sda() -> list[Records]:
         return [input_job("sda", s, classifier, spec, k, tuned) for k, s in rows.items() for spec in specs]
 
     jobs += [j for c in BACKBONES for x in RATES for j in sda_jobs(c, x, ["sum"])]
-    runs = table(name, jobs)
+    runs = small_table(name, jobs)
 
     def of(classifier: str) -> list[Records]:
         return [r for r in runs if r.about["classifier"] == classifier]
 
     rate = {c: max(RATES, key=lambda x: right(of(c), f"sda {x:g} x lr, sum")) for c in BACKBONES}
     jobs += [j for c in BACKBONES for j in sda_jobs(c, rate[c], [e for e in ENSEMBLES if e != "sum"])]
-    runs = table(name, jobs)
+    runs = small_table(name, jobs)
     after_sda = {e: sum(right(of(c), f"sda {rate[c]:g} x lr, {e}") for c in BACKBONES) for e in ENSEMBLES}
     best_memo = {c: max(memos, key=lambda label: right(of(c), label)) for c in BACKBONES}
     content = {
@@ -248,26 +259,28 @@ def corruptions() -> list[Records]:
     jobs += [job("memo", s, c, spec, "memo", None, batch=25) for spec in specs for c, s in memos.items()]
     jobs += input_jobs(main_rows(), BACKBONES, specs)
     gda = replace(ours("dda"), entropy_scale=selection()["entropy_scale"])
-    return table("sda_corruptions", jobs + input_jobs({"gda-like": ("dda", gda)}, CLASSIFIERS, table_specs(FAULTY)))
+    return small_table(
+        "sda_corruptions", jobs + input_jobs({"gda-like": ("dda", gda)}, CLASSIFIERS, table_specs(FAULTY))
+    )
 
 
 def clean() -> list[Records]:
     """What it costs on clean scenes."""
     specs = [clean_spec()]
-    return table("sda_clean", source_jobs(specs, BACKBONES) + input_jobs(main_rows(), BACKBONES, specs))
+    return small_table("sda_clean", source_jobs(specs, BACKBONES) + input_jobs(main_rows(), BACKBONES, specs))
 
 
 def watermark() -> list[Records]:
     """S3: the watermark, and clean scenes beside it that show how much the shortcut bites."""
     specs = [*watermark_specs(), SceneSpec(200, split="test", start=32_200)]
-    return table("sda_watermark", source_jobs(specs, BACKBONES) + input_jobs(main_rows(), BACKBONES, specs))
+    return small_table("sda_watermark", source_jobs(specs, BACKBONES) + input_jobs(main_rows(), BACKBONES, specs))
 
 
 def _of_sets(name: str, sets: dict[str, Data]) -> list[Records]:
     """DDA beside SDA with other sets, three backbones, on the scenes of S1 and S3."""
     specs = [*table_specs(), *watermark_specs()]
     rows = {"dda, sum": ("dda", ours("dda"))} | {label: ("sda", ours("sda"), data) for label, data in sets.items()}
-    return table(name, source_jobs(specs, THREE) + input_jobs(rows, THREE, specs))
+    return small_table(name, source_jobs(specs, THREE) + input_jobs(rows, THREE, specs))
 
 
 def parts() -> list[Records]:
@@ -298,7 +311,7 @@ def order() -> list[Records]:
             label = f"tent/{how['order']}, batch {how['batch']}"
             jobs += [job("tent", rival("tent", c), c, s, label, None, reset="per_shift", **how) for s in at]
     rows = {label: row for label, row in main_rows().items() if label in ("dda, sum", "sda, sum")}
-    return table("sda_order", source_jobs(specs, CLASSIFIERS) + input_jobs(rows, CLASSIFIERS, specs) + jobs)
+    return small_table("sda_order", source_jobs(specs, CLASSIFIERS) + input_jobs(rows, CLASSIFIERS, specs) + jobs)
 
 
 def faults() -> list[Records]:
@@ -320,7 +333,7 @@ def faults() -> list[Records]:
         for label, change in changes.items()
         for e in ("sum", "purified")
     }
-    return table("sda_faults", source_jobs(specs, BACKBONES) + input_jobs(rows, BACKBONES, specs))
+    return small_table("sda_faults", source_jobs(specs, BACKBONES) + input_jobs(rows, BACKBONES, specs))
 
 
 def steps() -> list[Records]:
@@ -332,7 +345,7 @@ def steps() -> list[Records]:
         if eta == 1:
             data = set_of(alignment=at_levels(ours("sda"), n, eta))
             rows[f"sda, {n} eta {eta:g}"] = ("sda", data.alignment, data)
-    return table("sda_steps", source_jobs(specs, THREE) + input_jobs(rows, THREE, specs))
+    return small_table("sda_steps", source_jobs(specs, THREE) + input_jobs(rows, THREE, specs))
 
 
 def batches() -> list[Records]:

@@ -177,9 +177,7 @@ def test_a_table_in_which_every_run_is_kept_for_itself_is_read(tmp_path):
     columns = {f"{i}.{name}": getattr(r, name) for i in (0, 1) for name in evaluate._COLUMNS if i == 0 or name == "id"}
     shared = {f"1.{name}": f"0.{name}" for name in evaluate._COLUMNS if name != "id"}
     made = dict(about=np.array(json.dumps([{"nfe": {}, "label": "old"}] * 2)), version=np.array(evaluate.VERSION))
-    np.savez(
-        tmp_path / "old.npz", about=about, version=np.array(evaluate.VERSION), shared=json.dumps(shared), **columns
-    )
+    np.savez(tmp_path / "old.npz", shared=np.array(json.dumps(shared)), **made, **columns)
     for loaded in evaluate.load(tmp_path / "old.npz"):
         assert all((getattr(loaded, name) == getattr(r, name)).all() for name in evaluate._COLUMNS)
 

@@ -122,6 +122,16 @@ def summaries(runs: list[Records]) -> list[dict]:
     return rows
 
 
+def headlines(shifted: list[Records], clean: list[Records]) -> list[dict]:
+    """A row a method, over all classifiers: accuracy on the corruptions, its gain, accuracy on clean scenes."""
+    rows = []
+    for label in (label for label in distinct(shifted, "label") if label != "gda-like"):  # which met three corruptions
+        gain = "" if label == SOURCE else str(minus(shifted, label, SOURCE))
+        row = {"row": NAMES.get(label, label), "accuracy": f"{accuracy(pick(shifted, label)):.1f}", "gain": gain}
+        rows.append(row | {"clean": f"{accuracy(pick(clean, label)):.1f}" if pick(clean, label) else ""})
+    return rows
+
+
 def main(runs: list[Records]) -> str:
     """S1 with S2 in words; the same of clean scenes and of the watermark, with what the shortcut does."""
     parts = [_header(runs)]

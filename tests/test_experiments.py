@@ -13,6 +13,7 @@ from gentta_utils import (
     experiments_rivals,
     report,
     report_02,
+    report_05,
     zoo,
 )
 from gentta_utils.corruptions import HELD_OUT, TEST
@@ -151,6 +152,8 @@ def test_the_readme_says_what_the_records_say():
     text = (ROOT / "README.md").read_text()
     for row in report_02.headlines(evaluate.results("backbones")):
         assert " | ".join(list(row.values())[1:]) in text
+    for row in report_05.headlines(evaluate.results("sda_corruptions"), evaluate.results("sda_clean")):
+        assert " | ".join(row.values()) in text
     reader = [r for r in evaluate.results("test") if r.about["method"] == "diffusion_classifier"]
     assert f"stands at {report.accuracy(reader):.1f}" in text
     assert str(evaluate.gain(report.pick(evaluate.results("clean"), "diffusion_tta/full"))) in text

@@ -1,22 +1,21 @@
 """The tables of notebook 05: input adaptation and synthetic-domain alignment.
 
 Images are purified once (`purified`, kept in data/cache) and then read by every classifier and every ensemble.
-Everything is chosen by `select_sda` on the held-out corruptions and written to data/results/sda.json.
+Everything is chosen before, on the held-out corruptions (`experiments_05_choices`).
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 
 from . import zoo
-from .corruptions import HELD_OUT, TEST
+from .corruptions import TEST
 from .datasets import SceneSpec, stream
 from .evaluate import Job, Records, fingerprint, run, table
-from .experiments import CLASSIFIERS, clean_spec, job, right, source_jobs
+from .experiments import CLASSIFIERS, clean_spec, job, source_jobs
 from .experiments_rivals import rival
-from .files import write_json
-from .methods import METHODS, dda, diffpure, ilvr, memo, sda
+from .methods import METHODS, dda, diffpure, ilvr, memo
 from .methods.base import Models
 from .methods.reverse import Settings, what_changes
 from .parts import Made, made_in_parts
@@ -24,14 +23,11 @@ from .paths import CACHE
 from .recipes.aligned import (
     ALIGNER,
     BACKBONES,
-    CHOSEN,
-    GENERATOR,
     Data,
     FineTune,
     aligned_classifier,
     chosen,
     describe,
-    published,
     selection,
 )
 from .synthesis import Synthesis
@@ -42,16 +38,6 @@ SYNTHESIS = Synthesis(steps=100)
 CHANGE = {"diffpure": diffpure.purify, "ilvr": ilvr.purify, "dda": dda.align, "sda": dda.align}
 STEP, LEAST = 1 / 4, -8.0  # logits are kept in these steps below the largest, which makes the tables a third
 
-BASE = dict(start=300, steps=50, eta=1.0, scale=0.75, factor=4)
-LEVELS = [(50, 1.0), *((n, eta) for n in (20, 10) for eta in (1.0, 0.0))]
-TOLERANCE = 1.0  # points that the fewest levels may lie behind the best
-CANDIDATES = {  # nine, each the base with one change; scales in units of the base's
-    "base": {},
-    **{f"start {t}": dict(start=t) for t in (200, 400, 494)},
-    **{f"scale x {w:g}": dict(scale=w) for w in (0.5, 2.0, 4.0)},
-    **{f"factor {d}": dict(factor=d) for d in (2, 8)},
-}
-STARTS = (49, 99, 149, 249)  # of DiffPure
 ENSEMBLES = {
     "sum": {},
     "entropy": dict(ensemble="entropy"),
@@ -59,9 +45,6 @@ ENSEMBLES = {
     **{f"calibrated {T:g}": dict(ensemble="calibrated", temperature=T) for T in (2.0, 4.0, 8.0)},
     "purified": dict(ensemble="purified"),
 }
-RATES = (1.0, 4.0, 16.0)  # times the published learning rate, which is for batches of 512 and more
-MEMO_RATES = (5e-4, 5e-3, 2e-2)
-ENTROPY_SCALES = (0.1, 0.3, 1.0)
 STEPS = [(50, 1.0), *((n, eta) for n in (20, 10, 5) for eta in (1.0, 0.0))]
 ORDERS = ("iid", "correlated", "mixed", "mixed correlated")
 
@@ -121,98 +104,7 @@ def input_jobs(rows: dict[str, tuple], classifiers: Iterable[str], specs: list[S
     ]
 
 
-# --- choosing --------------------------------------------------------------------------------------------------------
-
-
-def select_specs() -> list[SceneSpec]:
-    """4 x 50 selection scenes under the held-out corruptions at severity 5."""
-    return [SceneSpec(50, name, 5, "select", 7000 + 50 * i) for i, name in enumerate(HELD_OUT)]
-
-
-def at_levels(s: dda.Settings, steps: int, eta: float) -> dda.Settings:
-    """The same settings at other levels; the guided steps are as long together as before."""
-    return replace(s, steps=steps, eta=eta, scale=s.scale * s.steps / steps)
-
-
-def fewest(runs: list[Records], settings: dict[str, dda.Settings]) -> dda.Settings:
-    """Of those that lie within `TOLERANCE` points of the best, the one with the fewest levels (the better of two)."""
-    percent = {label: 100 * right(runs, label) / sum(len(r) for r in of_label(runs, label)) for label in settings}
-    near = [label for label, value in percent.items() if value >= max(percent.values()) - TOLERANCE]
-    return settings[min(near, key=lambda label: (settings[label].steps, -percent[label]))]
-
-
-def of_label(runs: list[Records], label: str) -> list[Records]:
-    return [r for r in runs if r.about["label"] == label]
-
-
-def select_sda() -> list[Records]:
-    """Choose, one after the other: number of levels, alignment, DiffPure's start, learning rates, ensembles, and what
-    rivals leave open.
-
-    An alignment is judged by what all backbones read on the aligned images alone; an ensemble as a whole."""
-    name, specs = "select_sda", select_specs()
-    base = dda.Settings(**BASE, ensemble="purified")
-    levels = {f"dda {n} levels, eta {eta:g}": at_levels(base, n, eta) for n, eta in LEVELS}
-    jobs = source_jobs(specs, BACKBONES) + input_jobs({k: ("dda", s) for k, s in levels.items()}, BACKBONES, specs)
-    few = fewest(small_table(name, jobs), levels)
-
-    changes = {k: c | ({"scale": c["scale"] * few.scale} if "scale" in c else {}) for k, c in CANDIDATES.items()}
-    align = {f"dda {label}": replace(few, **change) for label, change in changes.items()}
-    start = {
-        f"diffpure start {t}, eta {eta:g}": diffpure.Settings(start=t, steps=20, eta=eta)
-        for t in STARTS
-        for eta in (1.0, 0.0)
-    }
-    memos = {f"memo lr {lr:g}": memo.Settings(lr=lr) for lr in MEMO_RATES}
-    # the base is the same run as one of the levels: it is told by its label
-    (known,) = (label for label, s in levels.items() if s == few)
-    jobs += input_jobs({k: ("dda", s) for k, s in align.items() if s != few}, BACKBONES, specs)
-    jobs += input_jobs({k: ("diffpure", s) for k, s in start.items()}, BACKBONES, specs)
-    half = [replace(p, n=p.n // 2) for p in specs]
-    jobs += [job("memo", s, c, p, m, None, batch=25) for m, s in memos.items() for c in BACKBONES for p in half]
-    runs = small_table(name, jobs)
-    labels = {label: known if s == few else label for label, s in align.items()}
-    best = max(align, key=lambda label: right(runs, labels[label]))  # ties go to the earlier one
-    ours = replace(align[best], ensemble="sum")
-
-    mixed = {e: replace(ours, **change) for e, change in ENSEMBLES.items() if e != "purified"}
-    jobs += input_jobs({f"{best}, {e}": ("dda", s) for e, s in mixed.items()}, BACKBONES, specs)
-    labels_of = {e: f"{best}, {e}" for e in mixed} | {"purified": labels[best]}
-    gda = {f"gda-like {v:g}": replace(ours, entropy_scale=v) for v in ENTROPY_SCALES}
-    jobs += input_jobs({label: ("dda", s) for label, s in gda.items()}, CLASSIFIERS, specs)
-    data = Data(alignment=sda.Settings(**asdict(ours)), synthesis=SYNTHESIS)
-    rates = {c: {x: replace(published(c), lr=x * published(c).lr) for x in RATES} for c in BACKBONES}
-
-    def sda_jobs(classifier: str, x: float, ensembles: Iterable[str]) -> list[Job]:
-        tuned = data, rates[classifier][x]
-        rows = {f"sda {x:g} x lr, {e}": replace(data.alignment, **ENSEMBLES[e]) for e in ensembles}
-        return [input_job("sda", s, classifier, spec, k, tuned) for k, s in rows.items() for spec in specs]
-
-    jobs += [j for c in BACKBONES for x in RATES for j in sda_jobs(c, x, ["sum"])]
-    runs = small_table(name, jobs)
-
-    def of(classifier: str) -> list[Records]:
-        return [r for r in runs if r.about["classifier"] == classifier]
-
-    rate = {c: max(RATES, key=lambda x: right(of(c), f"sda {x:g} x lr, sum")) for c in BACKBONES}
-    jobs += [j for c in BACKBONES for j in sda_jobs(c, rate[c], [e for e in ENSEMBLES if e != "sum"])]
-    runs = small_table(name, jobs)
-    after_sda = {e: sum(right(of(c), f"sda {rate[c]:g} x lr, {e}") for c in BACKBONES) for e in ENSEMBLES}
-    best_memo = {c: max(memos, key=lambda label: right(of(c), label)) for c in BACKBONES}
-    content = {
-        "candidate": best,
-        "alignment": asdict(ours),
-        "diffpure": asdict(start[max(start, key=lambda label: right(runs, label))]),
-        "dda_ensemble": max(ENSEMBLES, key=lambda e: right(runs, labels_of[e])),
-        "sda_ensemble": max(after_sda, key=after_sda.get),
-        "entropy_scale": gda[max(gda, key=lambda label: right(runs, label))].entropy_scale,
-        "synthesis": asdict(SYNTHESIS),
-        "fine_tune": {c: asdict(rates[c][rate[c]]) for c in BACKBONES},
-        "memo": {c: memos[best_memo[c]].lr for c in BACKBONES},
-        "models": {m: zoo.fingerprint(m) for m in (*BACKBONES, ALIGNER, GENERATOR)},
-    }
-    write_json(CHOSEN, content)
-    return runs
+# --- what was chosen -------------------------------------------------------------------------------------------------
 
 
 def ours(method: str, ensemble: str = "sum"):
@@ -236,6 +128,11 @@ def main_rows() -> dict[str, tuple]:
         rows[f"dda, {ensemble}"] = ("dda", ours("dda", ensemble))
         rows[f"sda, {ensemble}"] = ("sda", ours("sda", ensemble), set_of())
     return rows
+
+
+def at_levels(s: dda.Settings, steps: int, eta: float) -> dda.Settings:
+    """The same settings at other levels; the guided steps are as long together as before."""
+    return replace(s, steps=steps, eta=eta, scale=s.scale * s.steps / steps)
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------
@@ -360,7 +257,6 @@ def batches() -> list[Records]:
 
 
 EXPERIMENTS = {
-    "select_sda": select_sda,
     "sda_corruptions": corruptions,
     "sda_clean": clean,
     "sda_watermark": watermark,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from IPython.display import display
 
-from . import experiments_02, experiments_05, report_02, report_05
+from . import experiments_02, experiments_05, experiments_05_choices, report_02, report_05
 from .batch import as_table
 from .evaluate import Records, gain, protocol_line, results, summary
 from .experiments import EXPERIMENTS, UNTOUCHED
@@ -115,7 +115,9 @@ TABLES: dict[str, Callable[[list[Records]], str]] = {
     **dict.fromkeys(("natural", "online", "rivals", "select_sda"), report_02.compared),
     **report_05.TABLES,
 }
-ALL_EXPERIMENTS = EXPERIMENTS | experiments_02.EXPERIMENTS | experiments_05.EXPERIMENTS
+ALL_EXPERIMENTS = (
+    EXPERIMENTS | experiments_02.EXPERIMENTS | experiments_05_choices.EXPERIMENTS | experiments_05.EXPERIMENTS
+)
 assert set(TABLES) == set(ALL_EXPERIMENTS)
 
 

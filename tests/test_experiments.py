@@ -217,7 +217,7 @@ def test_source_needs_no_choice():
     assert "denoiser" not in about["models"]
 
 
-@pytest.mark.parametrize("name", [*experiments.EXPERIMENTS, *experiments_05.EXPERIMENTS])
+@pytest.mark.parametrize("name", report.ALL_EXPERIMENTS)
 def test_committed_tables_can_be_reported(name):
     text = report.report(name)
     assert text.startswith("protocol: stream=" if name == "sda_order" else "protocol: stream=iid reset=per_image")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import make_classifier, make_dit, same, weights
 
-from gentta_utils import evaluate, experiments, experiments_05, zoo
+from gentta_utils import evaluate, experiments, experiments_05, experiments_05_choices, zoo
 from gentta_utils.datasets import SceneSpec, Stream
 from gentta_utils.experiments_05 import input_job, purified
 from gentta_utils.methods import dda, diffpure, sda
@@ -205,9 +205,9 @@ def test_a_mixed_stream_sorted_by_class():
 
 
 def test_there_are_nine_candidates_each_with_one_change():
-    assert len(experiments_05.CANDIDATES) == 9
-    assert all(len(change) <= 1 for change in experiments_05.CANDIDATES.values())
-    assert {s.n for s in experiments_05.select_specs()} == {50}
+    assert len(experiments_05_choices.CANDIDATES) == 9
+    assert all(len(change) <= 1 for change in experiments_05_choices.CANDIDATES.values())
+    assert {s.n for s in experiments_05_choices.select_specs()} == {50}
 
 
 def test_other_levels_keep_the_way_the_guidance_goes():
@@ -228,4 +228,4 @@ def test_the_fewest_levels_within_a_point(wrong, expected):
     """Of 200 right answers one point is two; of two settings with as many levels the better one, else the earlier."""
     settings = {label: replace(S, steps=n) for label, n in zip("abcd", (50, 20, 10, 10), strict=True)}
     runs = [records(label, n) for label, n in zip(settings, wrong, strict=True)]
-    assert experiments_05.fewest(runs, settings) is settings[expected]
+    assert experiments_05_choices.fewest(runs, settings) is settings[expected]

@@ -137,12 +137,12 @@ def main(runs: list[Records]) -> str:
     parts = [_header(runs)]
     for kind, here in by_kind(runs).items():
         parts += [f"\n{kind}: {len(set(map(shift_of, here)))} shifts\n", as_table([_shown(r) for r in summaries(here)])]
-        parts.append("")
-        for classifier in _groups(here):
-            for ensemble in ("sum", "chosen"):
-                line = order_line(order_of(here, classifier, ensemble))
-                parts.append(f"- {_short(classifier)}, {ensemble}: {line}.")
-        if kind == "corruptions":
+        if kind == "corruptions":  # of the others the paper says no order
+            parts.append("")
+            for classifier in _groups(here):
+                for ensemble in ("sum", "chosen"):
+                    line = order_line(order_of(here, classifier, ensemble))
+                    parts.append(f"- {_short(classifier)}, {ensemble}: {line}.")
             parts += ["", *_losses(here, "dda, sum"), *_losses(here, "sda, sum")]
     if {"clean", "watermark"} <= set(by_kind(runs)):
         parts += ["\nThe shortcut, by the watermark:\n", as_table([_shown(row) for row in bite(runs)])]

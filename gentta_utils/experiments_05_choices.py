@@ -38,9 +38,10 @@ def select_specs() -> list[SceneSpec]:
 
 def fewest(runs: list[Records], settings: dict[str, dda.Settings]) -> dda.Settings:
     """Of those that lie within `TOLERANCE` points of the best, the one with the fewest levels (the better of two)."""
-    percent = {label: 100 * right(runs, label) / sum(len(r) for r in of_label(runs, label)) for label in settings}
-    near = [label for label, value in percent.items() if value >= max(percent.values()) - TOLERANCE]
-    return settings[min(near, key=lambda label: (settings[label].steps, -percent[label]))]
+    rights = {label: right(runs, label) for label in settings}  # all of equally many
+    allowed = TOLERANCE / 100 * sum(map(len, of_label(runs, next(iter(settings)))))
+    near = [label for label, n in rights.items() if n >= max(rights.values()) - allowed]
+    return settings[min(near, key=lambda label: (settings[label].steps, -rights[label]))]
 
 
 def of_label(runs: list[Records], label: str) -> list[Records]:

@@ -10,6 +10,7 @@ from gentta_utils import (
     experiments,
     experiments_02,
     experiments_05,
+    experiments_05_choices,
     experiments_rivals,
     report,
     report_02,
@@ -47,13 +48,13 @@ def tables():
     """Name -> the jobs of every table, none of them run."""
     found = {}
 
-    def collect(name, jobs):
+    def collect(name, jobs, **_):
         found[name] = list(jobs)
         return evaluate.results(name) if name == "select" else []  # it looks at its runs
 
     patch = pytest.MonkeyPatch()
-    for module in (experiments, experiments_rivals, experiments_02, experiments_05):
-        patch.setattr(module, "table", collect)
+    for module in (experiments, experiments_rivals, experiments_02, experiments_05, experiments_05_choices):
+        patch.setattr(module, "table", collect, raising=False)
         patch.setattr(module, "write_json", lambda *a: None, raising=False)
         patch.setattr(module, "with_rate", lambda c, s, *a: diffusion_tta.Settings(lr=0.1, **s), raising=False)
     patch.setattr(experiments, "best_window", lambda: (150, 600))
@@ -220,5 +221,7 @@ def test_source_needs_no_choice():
 @pytest.mark.parametrize("name", report.ALL_EXPERIMENTS)
 def test_committed_tables_can_be_reported(name):
     text = report.report(name)
-    assert text.startswith("protocol: stream=" if name == "sda_order" else "protocol: stream=iid reset=per_image")
+    assert text.startswith(
+        "protocol: stream=" if name in ("online", "sda_order") else "protocol: stream=iid reset=per_image"
+    )
     assert "nan" not in text

@@ -275,8 +275,14 @@ time.sleep(600)
 def test_ctrl_c_ends_the_runs_and_says_how_to_go_on(make):
     path = make('open("started", "w").close()\ntime.sleep(600)')
     grid = command(path, "--grid", "n=1,2")
+    # whoever runs the tests in the background may have told them to ignore it, and a child inherits that
+    listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
     runner = subprocess.Popen(
-        [sys.executable, "-m", "gentta_utils", *grid], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [sys.executable, "-m", "gentta_utils", *grid],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        **listening,
     )
     while not (path.parent / "started").is_file():
         assert runner.poll() is None

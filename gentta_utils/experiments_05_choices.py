@@ -15,6 +15,7 @@ from .experiments_05 import ENSEMBLES, SYNTHESIS, at_levels, input_job, input_jo
 from .files import write_json
 from .methods import dda, diffpure, memo, sda
 from .recipes.aligned import ALIGNER, BACKBONES, CHOSEN, GENERATOR, Data, published
+from .report_rows import pick
 
 BASE = dict(start=300, steps=50, eta=1.0, scale=0.75, factor=4)
 LEVELS = [(50, 1.0), *((n, eta) for n in (20, 10) for eta in (1.0, 0.0))]
@@ -39,14 +40,9 @@ def select_specs() -> list[SceneSpec]:
 def fewest(runs: list[Records], settings: dict[str, dda.Settings]) -> dda.Settings:
     """Of those that lie within `TOLERANCE` points of the best, the one with the fewest levels (the better of two)."""
     rights = {label: right(runs, label) for label in settings}  # all of equally many
-    allowed = TOLERANCE / 100 * sum(map(len, of_label(runs, next(iter(settings)))))
+    allowed = TOLERANCE / 100 * sum(map(len, pick(runs, next(iter(settings)))))
     near = [label for label, n in rights.items() if n >= max(rights.values()) - allowed]
     return settings[min(near, key=lambda label: (settings[label].steps, -rights[label]))]
-
-
-def of_label(runs: list[Records], label: str) -> list[Records]:
-    """The runs with this label."""
-    return [r for r in runs if r.about["label"] == label]
 
 
 def select_sda() -> list[Records]:
@@ -95,14 +91,13 @@ def select_sda() -> list[Records]:
     jobs += [j for c in BACKBONES for x in RATES for j in sda_jobs(c, x, ["sum"])]
     runs = small_table(name, jobs)
 
-    def of(classifier: str) -> list[Records]:
-        return [r for r in runs if r.about["classifier"] == classifier]
-
-    rate = {c: max(RATES, key=lambda x: right(of(c), f"sda {x:g} x lr, sum")) for c in BACKBONES}
+    rate = {c: max(RATES, key=lambda x: right(pick(runs, classifier=c), f"sda {x:g} x lr, sum")) for c in BACKBONES}
     jobs += [j for c in BACKBONES for j in sda_jobs(c, rate[c], [e for e in ENSEMBLES if e != "sum"])]
     runs = small_table(name, jobs)
-    after_sda = {e: sum(right(of(c), f"sda {rate[c]:g} x lr, {e}") for c in BACKBONES) for e in ENSEMBLES}
-    best_memo = {c: max(memos, key=lambda label: right(of(c), label)) for c in BACKBONES}
+    after_sda = {
+        e: sum(right(pick(runs, classifier=c), f"sda {rate[c]:g} x lr, {e}") for c in BACKBONES) for e in ENSEMBLES
+    }
+    best_memo = {c: max(memos, key=lambda label: right(pick(runs, classifier=c), label)) for c in BACKBONES}
     content = {
         "candidate": best,
         "alignment": asdict(ours),

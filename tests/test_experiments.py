@@ -155,6 +155,7 @@ def test_the_readme_says_what_the_records_say():
         assert " | ".join(list(row.values())[1:]) in text
     for row in report_05.headlines(evaluate.results("sda_corruptions"), evaluate.results("sda_clean")):
         assert " | ".join(row.values()) in text
+    assert f"{aligned.selection()['alignment']['steps']} evaluations of an unconditional diffusion model" in text
     reader = [r for r in evaluate.results("test") if r.about["method"] == "diffusion_classifier"]
     assert f"stands at {report.accuracy(reader):.1f}" in text
     assert str(evaluate.gain(report.pick(evaluate.results("clean"), "diffusion_tta/full"))) in text

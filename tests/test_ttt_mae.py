@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import assert_refused, make_mae, same, weights
+from resuming import assert_resumes_to_the_bit
 from torch.func import functional_call, vmap
 
 from gentta_utils import evaluate, recipes, zoo
@@ -290,20 +291,7 @@ def test_the_first_phase_trains_encoder_and_decoder_the_second_the_head(scenes_o
 
 
 def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(scenes_of_noise, tmp_path):
-    loss_of = mae.make_loss(SPEC)
-    whole = training.train(SPEC.build(), loss_of, SPEC.schedule, tmp_path / "whole")
-
-    def interrupted(model, generator, step):
-        if step == 3:
-            raise KeyboardInterrupt
-        return loss_of(model, generator, step)
-
-    with pytest.raises(KeyboardInterrupt):
-        training.train(SPEC.build(), interrupted, SPEC.schedule, tmp_path / "parts")
-    resumed = training.train(SPEC.build(), loss_of, SPEC.schedule, tmp_path / "parts")
-    ended, expected = resumed.tensors(), whole.tensors()
-    assert set(ended) == set(expected)
-    assert all(torch.equal(ended[name], expected[name]) for name in expected)
+    assert_resumes_to_the_bit(SPEC, tmp_path, lambda: mae.make_loss(SPEC), at=3)
 
 
 def test_the_schedule_rises_and_falls_twice():

@@ -25,6 +25,7 @@ from gentta_utils.guidance import bicubic_low_pass
 from gentta_utils.methods import dda, reverse
 from gentta_utils.methods.base import Models
 from gentta_utils.methods.reverse import noise_for, walk
+from gentta_utils.paths import DATA
 from gentta_utils.recipes import dit, quality, unconditional
 from gentta_utils.recipes.training import Schedule
 
@@ -386,3 +387,15 @@ def test_the_card_names_every_view_shift_and_classifier():
     assert found.keys() == {"source", "low_pass", "t20_eta0", "loss"}
     assert found["source"]["classifier/resnet"].keys() == {"clean", *HELD_OUT}
     assert 0 < found["loss"] < 0.2
+
+
+def test_the_data_card_says_what_the_winner_reads():
+    """The last row of the race: clean, then the mean of the held-out corruptions, by start and eta."""
+    quality_of = zoo.card("unconditional/unet-unshuffle")["quality"]
+    (row,) = (line for line in (DATA / "README.md").read_text().splitlines() if "trained to its end" in line)
+    cells = [cell.strip() for cell in row.strip("|").split("|")][1:]
+    for view, cell in zip(("t100_eta0", "t200_eta0", "t300_eta0", "t100_eta1", "t200_eta1"), cells, strict=True):
+        accuracies = quality_of[view].values()
+        clean = " / ".join(f"{a['clean']:.0f}" for a in accuracies)
+        held_out = " / ".join(f"{sum(a[name] for name in HELD_OUT) / len(HELD_OUT):.0f}" for a in accuracies)
+        assert cell == f"{clean}, {held_out}"

@@ -33,12 +33,11 @@ from .experiments_rivals import RIVAL_TABLES, small_grid
 from .methods import diffusion_tta, from_table
 from .methods.base import Models
 from .recipes.classifiers import MEAN, RECIPES, STD
-from .recipes.dit import SOFT
+from .recipes.dit import SOFT, WEAK
 from .scenes import CLASSES
 
 BACKBONES = (*CLASSIFIERS, "classifier/swin", "classifier/convnext")
 LABELS = ("classifier/resnet-300", "classifier/resnet", "classifier/resnet-3000")  # one network, three amounts of them
-WEAK = "denoiser/dit-10min"
 
 
 def backbones() -> list[Records]:

@@ -32,8 +32,6 @@ SHIPPED = (
     "classifier/mae",
     "classifier/filter",
     "denoiser/dit",
-    "denoiser/dit-10min",
-    "denoiser/dit-soft-10min",
     "unconditional/unet-unshuffle",
     "classifier/resnet-sda",
     "classifier/vit-sda",
@@ -42,6 +40,7 @@ SHIPPED = (
     "classifier/convnext-sda",
     "classifier/convnext-wide-sda",
 )
+ON_DEMAND = ("denoiser/dit-10min", "denoiser/dit-soft-10min")  # checksums and cards are here, weights must be trained
 CHECKSUMS = MODELS / "checksums.json"
 IMAGE_SIZE = 64  # of the scenes profile's task models
 
@@ -113,6 +112,11 @@ def load(
         return hub.load(name, device, precision, low_memory).to(device).eval().requires_grad_(False)
     if folder == MODELS:
         for file in files_of(name):
+            if name in ON_DEMAND and not (MODELS / file).is_file():
+                raise FileNotFoundError(
+                    f"{name} is not shipped, only the tables that rest on it: run `python -m gentta_utils train {name} "
+                    "--promote` (some ten minutes)"
+                )
             check_file(MODELS / file, checksums()[file])
     path = folder / name
     if name.startswith("classifier/"):

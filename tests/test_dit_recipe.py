@@ -43,10 +43,9 @@ def test_mixed_conditions_name_the_scene_that_is_shown(monkeypatch):
     assert (cond[~null & ~mixed].argmax(1) == shown[~null & ~mixed]).all()
 
 
-def test_the_variant_is_trained_as_the_snapshot_is():
-    """Its learning rates are those of the long schedule's first steps, on which "denoiser/dit-10min" stands."""
+def test_the_short_ones_are_trained_as_the_first_steps_of_the_long_one():
     long, short = dit.SCHEDULES[dit.DIT], dit.SCHEDULES[dit.SOFT]
-    assert long.snapshots == (short.steps,)
+    assert dit.SCHEDULES[dit.WEAK] == short
     assert [short.lr_at(s) for s in range(short.steps)] == [long.lr_at(s) for s in range(short.steps)]
     assert (short.batch, short.betas, short.weight_decay, short.clip, short.ema) == (
         long.batch, long.betas, long.weight_decay, long.clip, long.ema,

@@ -25,7 +25,6 @@ CANDIDATES = MODELS / "candidates"
 RECIPES = classifiers.RECIPES | mae.RECIPES  # of classifiers
 # recipes that say themselves how their model is built, trained, written and measured
 OWN = unconditional.RECIPES | clip.RECIPES | autoencoder.RECIPES | text_model.RECIPES
-WEAK = "denoiser/dit-10min"  # the DiT as it is after 3,000 steps, about ten minutes on two cores
 
 
 def names() -> list[str]:
@@ -65,12 +64,6 @@ def train(name: str, device: str = "cpu", minutes: float | None = None, scratch:
     run = run_training(network, loss_of, schedule, folder, device, scratch, identity=identity)
     speed = training_speed(network, loss_of, schedule, device)  # undisturbed: a run may have shared the machine
     if name in dit.SCHEDULES:
-        for steps in schedule.snapshots:
-            snapshot = folder / f"after-{steps}-steps.safetensors"
-            if snapshot.is_file():
-                weak = Run(dit.build(), schedule, folder, "cpu", identity)
-                weak.load(snapshot)
-                _finish_dit(weak, CANDIDATES / WEAK, WEAK, speed)
         _finish_dit(run, folder, name, speed)
     elif name in OWN:
         _finish_own(run, spec, folder, name, speed)
@@ -100,7 +93,7 @@ def promote(name: str) -> list[str]:
     fresh, old = shipped.with_name(f".{shipped.name}-new"), shipped.with_name(f".{shipped.name}-old")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    shutil.copytree(candidate, fresh, ignore=shutil.ignore_patterns("checkpoint.safetensors", "after-*.safetensors"))
+    shutil.copytree(candidate, fresh, ignore=shutil.ignore_patterns("checkpoint.safetensors"))
     if shipped.is_dir():  # two renames, so that there is a whole model at any time
         shipped.rename(old)
     fresh.rename(shipped)

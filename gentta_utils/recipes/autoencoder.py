@@ -24,7 +24,7 @@ from ..corruptions import HELD_OUT
 from ..datasets import SceneSpec, stream
 from .data import training_set
 from .quality import accuracy
-from .training import Schedule
+from .training import Schedule, halved
 
 KL_WEIGHT = 1e-4  # of the KL divergence a latent dimension, in nats
 EDGE_WEIGHT = 0.5
@@ -89,7 +89,7 @@ class AutoencoderRecipe:
     def save(self, model: AutoencoderKL, folder: Path) -> None:
         """Write the autoencoder in diffusers' own format, float16, with its scaling factor: 1/std of clean latents."""
         model.register_to_config(scaling_factor=1 / latent_std(model))
-        model.half().save_pretrained(folder, safe_serialization=True)
+        halved(model).save_pretrained(folder, safe_serialization=True)
         model.float()
 
     def measure(self, model: AutoencoderKL) -> dict:

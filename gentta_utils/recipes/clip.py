@@ -24,7 +24,7 @@ from ..zoo import IMAGE_SIZE
 from .classifiers import MEAN, STD, augment
 from .data import crowded_set, facts_of, training_set
 from .quality import accuracy
-from .training import Schedule
+from .training import Schedule, halved
 
 LARGEST_SCALE = 100.0  # of the logits (Radford et al., 2021)
 SHIFT = 2  # pixels: more would move an object from "on the left" to "in the middle"
@@ -94,7 +94,7 @@ class ClipRecipe:
         """Write the network and its tokenizer in open_clip's own folder format, weights as float16 safetensors."""
         with torch.no_grad():
             model.logit_scale.clamp_(max=torch.tensor(LARGEST_SCALE).log())
-        tensors = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+        tensors = {k: halved(v) if v.is_floating_point() else v for k, v in model.state_dict().items()}
         atomic_write(folder / "open_clip_model.safetensors", lambda path: save_file(tensors, path))
         shown = {"size": [IMAGE_SIZE] * 2, "mean": list(MEAN), "std": list(STD), "interpolation": "bicubic"}
         write_json(folder / "open_clip_config.json", {"model_cfg": self.config, "preprocess_cfg": shown})
@@ -117,7 +117,7 @@ def _one_way(logits: Tensor, positive: Tensor) -> Tensor:
     return -(share * logits.log_softmax(1)).sum() / positive.any(1).sum()
 
 
-_SCHEDULE = Schedule(2500, batch=256, lr=2e-3, warmup=200, weight_decay=0.1, betas=(0.9, 0.98), ema=0.999)
+_SCHEDULE = Schedule(2000, batch=256, lr=2e-3, warmup=200, weight_decay=0.1, betas=(0.9, 0.98), ema=0.999)
 RECIPES = {
     "clip/small": ClipRecipe(
         embed_dim=96,
@@ -127,7 +127,7 @@ RECIPES = {
     ),
     "clip/large": ClipRecipe(
         embed_dim=128,
-        vision=dict(layers=(1, 2, 2, 1), width=20, head_width=32),
+        vision=dict(layers=(1, 2, 2, 1), width=16, head_width=32),
         text=dict(width=96, heads=3, layers=3),
         schedule=_SCHEDULE,
     ),

@@ -31,7 +31,7 @@ from .autoencoder import encode
 from .data import crowded_set, facts_of, training_set
 from .dit import timesteps
 from .quality import accuracy
-from .training import Schedule
+from .training import Schedule, halved
 
 AUTOENCODER = "autoencoder/f8"
 EMPTY_SHARE = 0.1
@@ -155,7 +155,7 @@ class TextRecipe:
         disable_progress_bar()
         vae = AutoencoderKL.from_pretrained(_autoencoder()[0], torch_dtype=torch.float32)
         for part in (vae, model.unet, model.text_encoder):
-            nn.Module.half(part)  # diffusers' own call would warn of nothing
+            halved(part)
         pipeline = StableDiffusionPipeline(
             vae=vae,
             text_encoder=model.text_encoder,
@@ -196,10 +196,10 @@ def _autoencoder() -> tuple[Path, str]:
 
 RECIPES = {
     "denoiser/text": TextRecipe(
-        widths=(96, 128),
+        widths=(96, 96),
         text_width=96,
         text_layers=3,
-        schedule=Schedule(24_000, batch=64, lr=1e-3, warmup=300, flat=0.5, final=0.02, ema=0.9995),
+        schedule=Schedule(20_000, batch=64, lr=1e-3, warmup=300, flat=0.5, final=0.02, ema=0.9995),
     )
 }
 

@@ -137,10 +137,7 @@ def textures(n: int, size: int, generator: torch.Generator) -> Tensor:
 
 
 _SCHEDULE = Schedule(6000, batch=32, lr=1e-3, warmup=200, flat=0.5, final=0.02, weight_decay=0.0, ema=0.999)
-RECIPES = {
-    "autoencoder/f8": AutoencoderRecipe((16, 32, 64, 128), 8, _SCHEDULE),
-    "autoencoder/f4": AutoencoderRecipe((32, 64, 96), 4, _SCHEDULE, pixels=32),
-}
+RECIPES = {"autoencoder/f4": AutoencoderRecipe((32, 64, 64), 8, _SCHEDULE, pixels=32)}
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ from .dit import timesteps
 from .quality import accuracy
 from .training import Schedule, halved
 
-AUTOENCODER = "autoencoder/f8"
+AUTOENCODER = "autoencoder/f4"
 EMPTY_SHARE = 0.1
 SHARES = {  # of the scenes on which a label set is measured: the more classes, the more a scene costs
     "category": 1.0, "colour": 1.0, "floor": 1.0, "wall": 0.25, "material": 0.25, "pose": 0.25, "size": 0.25,

@@ -33,6 +33,7 @@ SHIPPED = (
     "classifier/filter",
     "denoiser/dit",
     "unconditional/unet-unshuffle",
+    "autoencoder/f4",
     "classifier/resnet-sda",
     "classifier/vit-sda",
     "classifier/swin-sda",

@@ -187,6 +187,26 @@ def test_quality_names_seen_and_unseen(small, model, monkeypatch):
     assert {"category", "material", "material_seen", "material_unseen", "colour_category"} <= set(found)
 
 
+@pytest.mark.skipif(NAME not in zoo.names(), reason="not shipped yet")
+def test_the_data_card_says_what_the_text_models_read():
+    """All, and where training captions name some classes alone: seen / unseen."""
+
+    def cell(found: dict) -> str:
+        apart = f" ({found['seen']} / {found['unseen']})" if "unseen" in found else ""
+        return f"{found['all']}{apart}"
+
+    quality = {name: zoo.card(name)["quality"] for name in ("clip/small", "clip/large", NAME)}
+    lines = (zoo.MODELS.parent / "README.md").read_text().splitlines()
+    for asked in LABEL_SETS:
+        (row,) = (line for line in lines if line.startswith(f"| `{asked}` | ") and line.count("|") == 5)
+        shown = [column.strip() for column in row.strip("|").split("|")][1:]
+        pipeline = {key: quality[NAME].get(f"{asked}{end}") for key, end in
+                    (("all", ""), ("seen", "_seen"), ("unseen", "_unseen"))}  # fmt: skip
+        pipeline = {key: value for key, value in pipeline.items() if value is not None}
+        expected = [quality["clip/small"][asked], quality["clip/large"][asked], pipeline]
+        assert shown == [cell(found) if found else "" for found in expected], asked
+
+
 def test_shipped():
     if NAME not in zoo.names():
         pytest.skip(f"{NAME} is not shipped yet")

@@ -34,6 +34,8 @@ SHIPPED = (
     "denoiser/dit",
     "unconditional/unet-unshuffle",
     "autoencoder/f4",
+    "clip/small",
+    "clip/large",
     "classifier/resnet-sda",
     "classifier/vit-sda",
     "classifier/swin-sda",

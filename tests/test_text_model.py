@@ -15,6 +15,7 @@ import gentta_utils  # noqa: F401
 from gentta_utils import captions, zoo
 from gentta_utils.captions import LABEL_SETS
 from gentta_utils.conditioning_text import TextUNet
+from gentta_utils.corruptions import HELD_OUT
 from gentta_utils.errors import error_table
 from gentta_utils.recipes import autoencoder, text_model
 
@@ -185,6 +186,7 @@ def test_quality_names_seen_and_unseen(small, model, monkeypatch):
     monkeypatch.setattr(text_model, "SHARES", {"category": 0.2, "material": 1.0, "colour_category": 0.2})
     found = text_model.of_text_model(model, n=10, pairs=2)
     assert {"category", "material", "material_seen", "material_unseen", "colour_category"} <= set(found)
+    assert {f"category_{name}_5" for name in HELD_OUT} <= set(found)
 
 
 @pytest.mark.skipif(NAME not in zoo.names(), reason="not shipped yet")

@@ -5,7 +5,7 @@ written for it (Yang et al., 2022, "UniCL"): "a photo of a torus" is true of a t
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..captions import LABEL_SETS, LabelSet, captions, choose, is_unseen, mirrored, stream, true_of
 from ..clip import Clip
+from ..corruptions import HELD_OUT
 from ..datasets import SceneSpec
 from ..files import atomic_write, write_json
 from ..vocabulary import CONTEXT, tokenizer
@@ -136,15 +137,19 @@ RECIPES = {
 
 @torch.no_grad()
 def of_clip(model: Clip, n: int = 400, start: int = 1000) -> dict:
-    """Zero-shot accuracy (percent) of each label set on clean selection scenes with its single prompt.
+    """Zero-shot accuracy (percent) of each label set on clean selection scenes with its single prompt, and of
+    "category" under the held-out corruptions at severity 5.
 
     "seen" and "unseen" are the scenes whose class training captions name or not; "seen_wording" is the accuracy with
     the first template that training captions use, where the single prompt is another."""
-    return {name: _zero_shot(model, asked, n, start) for name, asked in LABEL_SETS.items()}
+    clean = SceneSpec(n, split="select", start=start)
+    out = {name: _zero_shot(model, asked, clean) for name, asked in LABEL_SETS.items()}
+    shifts = {f"category_{name}_5": replace(clean, shift=name, severity=5) for name in HELD_OUT}
+    return out | {name: _zero_shot(model, LABEL_SETS["category"], spec) for name, spec in shifts.items()}
 
 
-def _zero_shot(model: Clip, asked: LabelSet, n: int, start: int) -> dict:
-    s = stream(SceneSpec(n, split="select", start=start), asked.name.replace(" ", "_"))
+def _zero_shot(model: Clip, asked: LabelSet, spec: SceneSpec) -> dict:
+    s = stream(spec, asked.name.replace(" ", "_"))
     known = torch.tensor(asked.seen)[s.labels]
     template = next(t for t in asked.templates if not is_unseen(t.format("x")))
     logits = model.zero_shot(asked.classes, asked.templates[:1])(s.images)

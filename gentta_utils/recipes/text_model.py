@@ -19,6 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 from ..captions import LABEL_SETS, captions, choose, is_unseen, mirrored, stream
 from ..conditioning import write_out_attention
 from ..conditioning_text import TextUNet
+from ..corruptions import HELD_OUT
 from ..datasets import SceneSpec
 from ..diffusion import add_noise, eps_error
 from ..errors import error_table
@@ -208,7 +209,8 @@ RECIPES = {
 def of_text_model(
     model: TextUNet, n: int = 200, pairs: int = 48, window: tuple[int, int] = (150, 850), start: int = 1000
 ) -> dict:
-    """Accuracy (percent) as a Diffusion Classifier over each label set's prompts, on clean selection scenes.
+    """Accuracy (percent) as a Diffusion Classifier over each label set's prompts, on clean selection scenes, and over
+    those of "category" under the held-out corruptions at severity 5, n / 4 scenes each.
 
     Prompts are worded as training captions are. SHARES says on how many of the n scenes each label set is measured.
     "_seen" and "_unseen" are the scenes whose class training captions name or not."""
@@ -224,4 +226,8 @@ def of_text_model(
         if 0 < known.sum() < len(known):
             out[f"{name}_seen"] = accuracy(scores[known], s.labels[known])
             out[f"{name}_unseen"] = accuracy(scores[~known], s.labels[~known])
+    over = model.for_prompts(LABEL_SETS["category"].prompts())
+    for name in HELD_OUT:
+        s = stream(SceneSpec(n // 4, name, 5, "select", start))
+        out[f"category_{name}_5"] = accuracy(-error_table(over, s.images, s.ids, pairs, window).scores(), s.labels)
     return out

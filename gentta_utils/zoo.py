@@ -36,6 +36,7 @@ SHIPPED = (
     "autoencoder/f4",
     "clip/small",
     "clip/large",
+    "denoiser/text",
     "classifier/resnet-sda",
     "classifier/vit-sda",
     "classifier/swin-sda",

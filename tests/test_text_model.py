@@ -165,17 +165,18 @@ print(json.dumps({"shape": list(image.shape), "mean": float(image.mean()), "seco
 """
 
 
-def check_fresh(folder) -> dict:
+def check_fresh(folder, side: int = 64) -> dict:
     done = subprocess.run([sys.executable, "-c", LOAD, str(folder)], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["seconds"] < 2
-    assert said["shape"] == [1, 3, 64, 64]
+    assert said["shape"] == [1, 3, side, side]
     return said
 
 
 def test_a_fresh_process_loads_and_samples_by_the_librarys_own_call(small):
     said = check_fresh(small / NAME)
+    assert json.loads((small / NAME / "vae" / "config.json").read_text())["_name_or_path"] == text_model.AUTOENCODER
     pipe = zoo.load_pipeline(small / NAME)
     generator = torch.Generator().manual_seed(0)
     image = pipe("a photo of a torus.", num_inference_steps=2, generator=generator, output_type="pt").images
@@ -197,22 +198,31 @@ def test_the_data_card_says_what_the_text_models_read():
         apart = f" ({found['seen']} / {found['unseen']})" if "unseen" in found else ""
         return f"{found['all']}{apart}"
 
+    def columns(row: str) -> list[str]:
+        return [column.strip() for column in row.strip("|").split("|")][1:]
+
     quality = {name: zoo.card(name)["quality"] for name in ("clip/small", "clip/large", NAME)}
-    lines = (zoo.MODELS.parent / "README.md").read_text().splitlines()
+    page = (zoo.MODELS.parent / "README.md").read_text()
+    rows = page.split("| `denoiser/text` |\n|---|---|---|---|\n")[1].split("\n\n")[0].splitlines()
     for asked in LABEL_SETS:
-        (row,) = (line for line in lines if line.startswith(f"| `{asked}` | ") and line.count("|") == 5)
-        shown = [column.strip() for column in row.strip("|").split("|")][1:]
+        (row,) = (line for line in rows if line.startswith(f"| `{asked}` | "))
+        shown = columns(row)
         pipeline = {key: quality[NAME].get(f"{asked}{end}") for key, end in
                     (("all", ""), ("seen", "_seen"), ("unseen", "_unseen"))}  # fmt: skip
         pipeline = {key: value for key, value in pipeline.items() if value is not None}
         expected = [quality["clip/small"][asked], quality["clip/large"][asked], pipeline]
-        assert shown == [cell(found) if found else "" for found in expected], asked
+        assert shown == [cell(found) for found in expected], asked
+    for shift in HELD_OUT:
+        (row,) = (line for line in rows if line.startswith(f"| `category` under {shift.replace('_', ' ')} | "))
+        asked = f"category_{shift}_5"
+        clips = [str(quality[name][asked]["all"]) for name in ("clip/small", "clip/large")]
+        assert columns(row) == [*clips, str(quality[NAME][asked])]
 
 
 def test_shipped():
     if NAME not in zoo.names():
         pytest.skip(f"{NAME} is not shipped yet")
-    check_fresh(zoo.MODELS / NAME)
+    check_fresh(zoo.MODELS / NAME, side=32)
     model = zoo.load(NAME, precision="fp32")
     asked = LABEL_SETS["category"]
     s = captions.stream(captions.SceneSpec(12, split="select", start=1000), "category")

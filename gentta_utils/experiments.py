@@ -89,7 +89,7 @@ def job(
         "settings": asdict(settings),
         "classifier": classifier,
         "models": {role: zoo.fingerprint(name) for role, name in used.items()},
-        "precision": zoo.cached(denoiser, precision).precision if denoiser else "fp32",
+        "precision": zoo.precision_on("cpu", precision) if denoiser else "fp32",
         "stream": _describe(spec, order),
         "how": how,
         "select": "none" if method == "source" else "held-out",

@@ -136,6 +136,13 @@ def load(
     return model.to(device).eval().requires_grad_(False)
 
 
+def precision_on(device: str, precision: str = "auto") -> str:
+    """What "auto" means on a device for a denoiser of the scenes profile; anything else is returned as it is."""
+    from .conditioning import has_fast_bf16
+
+    return precision if precision != "auto" else "bf16" if has_fast_bf16(device) else "fp32"
+
+
 @lru_cache(maxsize=16)
 def cached(name: str, precision: str = "auto") -> nn.Module:
     """`load` on the CPU, once a process for each precision; treat it as read-only."""
@@ -185,11 +192,9 @@ def _load_autoencoder(path: Path) -> nn.Module:
 
 def _load_text(path: Path, device: str, precision: str) -> nn.Module:
     from .captions import LABEL_SETS
-    from .conditioning import has_fast_bf16
     from .conditioning_text import TextUNet
 
-    if precision == "auto":
-        precision = "bf16" if has_fast_bf16(device) else "fp32"
+    precision = precision_on(device, precision)
     return TextUNet(load_pipeline(path), LABEL_SETS["category"].prompts(), IMAGE_SIZE, precision)
 
 
@@ -210,10 +215,9 @@ def _load_dit(path: Path, device: str, precision: str) -> nn.Module:
     from diffusers import DDPMScheduler, DiTTransformer2DModel
     from diffusers.utils import logging
 
-    from .conditioning import PixelDiT, has_fast_bf16
+    from .conditioning import PixelDiT
 
-    if precision == "auto":
-        precision = "bf16" if has_fast_bf16(device) else "fp32"
+    precision = precision_on(device, precision)
     logging.disable_progress_bar()  # it would stand in every committed notebook
     network = DiTTransformer2DModel.from_pretrained(path, subfolder="transformer", torch_dtype=torch.float32)
     scheduler = DDPMScheduler.from_pretrained(path, subfolder="scheduler")
@@ -224,11 +228,9 @@ def _load_unet(path: Path, device: str, precision: str) -> nn.Module:
     from diffusers import DDPMScheduler, UNet2DModel
     from diffusers.utils import logging
 
-    from .conditioning import has_fast_bf16
     from .conditioning_unet import PixelUNet
 
-    if precision == "auto":
-        precision = "bf16" if has_fast_bf16(device) else "fp32"
+    precision = precision_on(device, precision)
     logging.disable_progress_bar()
     network = UNet2DModel.from_pretrained(path, subfolder="unet", torch_dtype=torch.float32)
     scheduler = DDPMScheduler.from_pretrained(path, subfolder="scheduler")

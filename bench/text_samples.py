@@ -12,7 +12,7 @@ import torch
 import gentta_utils  # noqa: F401
 from gentta_utils import zoo
 from gentta_utils.captions import CLASSES, COLOURS, PAIRS_HELD_OUT
-from gentta_utils.paths import MODELS
+from gentta_utils.paths import DATA, MODELS
 
 
 def prompts() -> list[str]:
@@ -29,7 +29,7 @@ def prompts() -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=MODELS / "denoiser/text")
-    parser.add_argument("--out", type=Path, default=Path("samples.png"))
+    parser.add_argument("--out", type=Path, default=DATA / "scenes" / "text_samples.png")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=0)

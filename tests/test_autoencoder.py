@@ -136,5 +136,9 @@ def test_shipped(name):
     s = autoencoder.stream(autoencoder.SceneSpec(40, split="select", start=1000))
     found = autoencoder.psnr(autoencoder.through(model, s.images), s.images)
     assert found == pytest.approx(quality["psnr_clean"], abs=1.0)
+    page = (zoo.MODELS.parent / "README.md").read_text()  # what its row of the race says
+    minutes = zoo.card(name)["minutes"]
+    shown = f"({minutes:.0f} minutes): ships | {quality['psnr_clean']:.1f} dB | {quality['median_points_lost']} |"
+    assert shown in page
     weights = load_file(zoo.MODELS / name / "diffusion_pytorch_model.safetensors")
     assert all(v.dtype == torch.float16 for v in weights.values())

@@ -114,6 +114,18 @@ def test_shipped_models_load_and_have_a_card(name):
         assert all(v.dtype in (torch.float16, torch.int64) for v in load_file(MODELS / file).values())
 
 
+@pytest.mark.parametrize("name", ["autoencoder/f4", "clip/small", "clip/large", "denoiser/text"])
+def test_weights_of_the_text_half_have_eight_significant_bits(name):
+    for file in (f for f in zoo.files_of(name) if f.endswith(".safetensors")):
+        for v in load_file(MODELS / file).values():
+            assert not v.is_floating_point() or torch.equal(v.bfloat16().half(), v)
+
+
+def test_auto_precision_is_what_a_loaded_model_has():
+    assert zoo.precision_on("cpu") == zoo.cached("denoiser/dit").precision
+    assert zoo.precision_on("cpu", "fp32") == "fp32" == zoo.cached("denoiser/dit", "fp32").precision
+
+
 @pytest.mark.parametrize("name", zoo.ON_DEMAND)
 def test_models_on_demand_say_how_they_are_made(name):
     if any((MODELS / file).is_file() for file in zoo.files_of(name) if file.endswith(".safetensors")):

@@ -17,6 +17,7 @@ from gentta_utils.captions import LABEL_SETS
 from gentta_utils.conditioning_text import TextUNet
 from gentta_utils.corruptions import HELD_OUT
 from gentta_utils.errors import error_table
+from gentta_utils.files import sha256
 from gentta_utils.recipes import autoencoder, text_model
 
 NAME = "denoiser/text"
@@ -228,6 +229,13 @@ def test_shipped():
     s = captions.stream(captions.SceneSpec(12, split="select", start=1000), "category")
     table = error_table(model.for_prompts(asked.prompts()), s.images, s.ids, pairs=12)
     right = (table.read() == s.labels).float().mean()
-    assert right > 0.5
+    assert right >= 0.9
+    # what the data card says of words of place
+    left, other_side, other_colour = model.states_of([f"a red cube {p}" for p in ("on the left", "on the right")]
+                                                     + ["a blue cube on the left"])  # fmt: skip
+    assert (left - other_side).norm() < 0.1 * (left - other_colour).norm()
+    card, vae = zoo.card(NAME), zoo.MODELS / NAME / "vae" / "diffusion_pytorch_model.safetensors"
+    assert card["recipe"]["autoencoder"] == zoo.fingerprint(text_model.AUTOENCODER)
+    assert sha256(vae).startswith(card["recipe"]["autoencoder"])
     weights = load_file(zoo.MODELS / NAME / "unet" / "diffusion_pytorch_model.safetensors")
     assert all(v.dtype == torch.float16 for v in weights.values())

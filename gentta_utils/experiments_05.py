@@ -149,7 +149,7 @@ def watermark_specs() -> list[SceneSpec]:
 
 
 def corruptions() -> list[Records]:
-    """Guo et al. (2025), Table 1: all methods, the 15 corruptions, six backbones; GDA-like on three and two of them."""
+    """Guo et al. (2025), Table 1: all methods, the 15 corruptions, six backbones (GDA-like: three and two)."""
     specs = table_specs()
     jobs = source_jobs(specs, BACKBONES)
     memos = {c: memo.Settings(lr=selection()["memo"][c]) for c in BACKBONES}

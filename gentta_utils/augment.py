@@ -1,7 +1,7 @@
 """Random views of an image: AugMix (MEMO, TTA-averaging, TPT) and the colour and pose jitter of CoTTA.
 
 Any image size: shifts and margins are fractions of the side, where public code has constants for 32 or 224 px. Every
-view has its own generator (METHODS 0.5), so the first n of many views are the n views.
+view has its own generator (docs/methods/protocol.md), so the first n of many views are the n views.
 """
 
 import math
@@ -21,7 +21,7 @@ CROPS = ("pad", "resized", "none")
 CHAINS, DEPTHS = 3, (1, 2, 3)  # AugMix: so many chains, each of 1 to 3 operations
 
 
-# --- AugMix (Hendrycks et al., ICLR 2020) with the settings of MEMO (METHODS C7) --------------------------------------
+# --- AugMix (Hendrycks et al., ICLR 2020) with the settings of MEMO --------------------------------------------------
 
 
 def _affine(image: Image.Image, *matrix: Number) -> Image.Image:
@@ -108,7 +108,7 @@ def augmix_views(
     return stacked.permute(0, 3, 1, 2).contiguous().to(image.device)
 
 
-# --- the jitter of CoTTA (Wang et al., CVPR 2022; METHODS C8) ---------------------------------------------------------
+# --- the jitter of CoTTA (Wang et al., CVPR 2022) --------------------------------------------------------------------
 
 _RANGES = {
     "brightness": (0.6, 1.4),

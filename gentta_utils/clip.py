@@ -1,7 +1,9 @@
 """CLIP (Radford et al., 2021) behind images in [0, 1] and plain strings, and the zero-shot classifier it becomes.
 
 The network is open_clip's own class with its own tokenizer, whichever the weights. Features are normalised before they
-are compared: without that the softmax is about ten times too sharp and no gradient is left (METHODS C10).
+are compared: without that the softmax is about ten times too sharp and no gradient is left.
+
+Card: docs/methods/clip_and_text.md
 """
 
 from collections.abc import Sequence

@@ -152,7 +152,7 @@ class Denoiser(nn.Module):
 
 
 class PixelDiT(Denoiser):
-    """`DiTTransformer2DModel` in pixel space with soft class labels (Peebles and Xie, 2023; METHODS C9).
+    """`DiTTransformer2DModel` in pixel space with soft class labels (Peebles and Xie, 2023).
 
     The diffusers class is used as it is: only its label table is exchanged for one that takes probabilities, in place,
     under the same name. The row after the K classes is the null class.

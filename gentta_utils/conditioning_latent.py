@@ -11,7 +11,7 @@ from .conditioning import PixelDiT
 
 
 class LatentDiT(PixelDiT):
-    """`DiTTransformer2DModel` on the latents of an `AutoencoderKL` (Peebles and Xie, 2023; METHODS C9, steps 1 and 2).
+    """`DiTTransformer2DModel` on the latents of an `AutoencoderKL` (Peebles and Xie, 2023).
 
     Soft labels, schedule and the learned variance that is dropped are those of `PixelDiT`; what differs is the way from
     the task model's pixels to the network's input. The VAE computes in its own weights' precision, float32 from `zoo`:

@@ -1,7 +1,7 @@
 """The text-conditional diffusion model: a `StableDiffusionPipeline` behind `eps_hat = denoiser(x_t, t, p)`.
 
 The classes are prompts. Their token states are computed once; p mixes them token by token in one matrix product, since
-a broadcast product would hold K sequences for each image (METHODS C10).
+a broadcast product would hold K sequences for each image (docs/methods/clip_and_text.md).
 """
 
 import copy

@@ -14,7 +14,7 @@ from .diffusion import to_eps
 
 
 class PixelUNet(Denoiser):
-    """`UNet2DModel` without a condition: `cond` has to be None (METHODS C15 to C19).
+    """`UNet2DModel` without a condition: `cond` has to be None (docs/methods/diffpure.md).
 
     Args:
         network: C channels in; C out, or 2C where it has learned its variance.

@@ -1,4 +1,4 @@
-"""Entropies of predictions in nats: the losses of TENT, MEMO and TPT (METHODS C6, C7, C20).
+"""Entropies of predictions in nats: the losses of TENT, MEMO and TPT (docs/methods/tent.md, memo.md).
 
 Two that are easily confused: TENT lowers the mean of the entropies, MEMO and TPT the entropy of the mean.
 """

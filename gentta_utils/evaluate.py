@@ -314,7 +314,7 @@ def summary(runs: list[Records]) -> dict:
 
 
 def protocol_line(runs: list[Records]) -> str:
-    """The line under the title of every results table (METHODS 0.4), made from the records, never typed.
+    """The line under the title of every results table (docs/methods/protocol.md), made from the records, never typed.
 
     n counts scenes, whatever number of methods and classifiers met them."""
 

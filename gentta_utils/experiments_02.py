@@ -66,10 +66,11 @@ def random_job(settings: diffusion_tta.Settings, classifier: str, spec: SceneSpe
 
 
 def ablations() -> list[Records]:
-    """K10, K11, K12 on the small grid with the ResNet. Rows that cost far more meet 20 of the 50 scenes, as they say.
+    """The paper's three ablations (K10, K11, K12 of docs/experiments.md) on the small grid with the ResNet.
 
-    Every row has the chosen settings with its own changes; the rate stays as chosen (K10, K12) or follows the rule for
-    the parameters that move (K11)."""
+    Rows that cost far more meet 20 of the 50 scenes, as they say. Every row has the
+    chosen settings with its own changes; the rate stays as chosen, or follows the rule where other parameters move.
+    Row labels are stored in the records: `report_02.spoken` says them in words."""
     resnet, specs = CLASSIFIERS[0], small_grid()
     few = [replace(s, n=20) for s in specs]
     ours = tuned(resnet)
@@ -151,7 +152,7 @@ def phase_jobs(specs: list[SceneSpec]) -> list[Job]:
 
 
 def phase_specs() -> list[SceneSpec]:
-    """40 scenes under each of the five corruptions of K5, and 40 clean ones."""
+    """40 scenes under each of the five corruptions of the paper's online table, and 40 clean ones."""
     return [*small_grid(40, start=25_000), SceneSpec(40, "clean", 0, "test", 25_200)]
 
 

@@ -149,7 +149,7 @@ def watermark_specs() -> list[SceneSpec]:
 
 
 def corruptions() -> list[Records]:
-    """S1 and S2: all methods, the 15 corruptions, six backbones; GDA-like on three corruptions and two backbones."""
+    """Guo et al. (2025), Table 1: all methods, the 15 corruptions, six backbones (GDA-like: three and two)."""
     specs = table_specs()
     jobs = source_jobs(specs, BACKBONES)
     memos = {c: memo.Settings(lr=selection()["memo"][c]) for c in BACKBONES}
@@ -168,39 +168,39 @@ def clean() -> list[Records]:
 
 
 def watermark() -> list[Records]:
-    """S3: the watermark, and clean scenes beside it that show how much the shortcut bites."""
+    """Table 2: the watermark, and clean scenes beside it that show how much the shortcut bites."""
     specs = [*watermark_specs(), SceneSpec(200, split="test", start=32_200)]
     return small_table("sda_watermark", source_jobs(specs, BACKBONES) + input_jobs(main_rows(), BACKBONES, specs))
 
 
 def _of_sets(name: str, sets: dict[str, Data]) -> list[Records]:
-    """DDA beside SDA with other sets, three backbones, on the scenes of S1 and S3."""
+    """DDA beside SDA with other sets, three backbones, on the scenes of `corruptions` and `watermark`."""
     specs = [*table_specs(), *watermark_specs()]
     rows = {"dda, sum": ("dda", ours("dda"))} | {label: ("sda", ours("sda"), data) for label, data in sets.items()}
     return small_table(name, source_jobs(specs, THREE) + input_jobs(rows, THREE, specs))
 
 
 def parts() -> list[Records]:
-    """S6: synthesis alone, then alignment; and the same with as many real labelled scenes."""
+    """Table 4: synthesis alone, then alignment; and the same with as many real labelled scenes."""
     sets = {"+ synthetic": set_of(aligned=False), "+ synthetic, aligned (sda)": set_of()}
     sets |= {"+ real": set_of(kind="real", aligned=False), "+ real, aligned": set_of(kind="real")}
     return _of_sets("sda_parts", sets)
 
 
 def number() -> list[Records]:
-    """S7: how many synthetic images a class; none is DDA."""
+    """Table 5: how many synthetic images per class; none is DDA."""
     return _of_sets("sda_number", {f"sda, {n} a class": set_of(per_class=n) for n in (0, 1, 10, 50)})
 
 
 def guided() -> list[Records]:
-    """S8: classifier-free guidance of the synthesis."""
+    """Table 6: classifier-free guidance of the synthesis."""
     return _of_sets(
         "sda_cfg", {f"sda, cfg {s:g}": set_of(synthesis=replace(SYNTHESIS, cfg=s)) for s in (1.0, 1.5, 4.0)}
     )
 
 
 def order() -> list[Records]:
-    """S10: TENT in four orders and two batch sizes beside DDA and SDA, whose draws depend on neither."""
+    """Table 8: TENT in four orders and two batch sizes beside DDA and SDA, whose draws depend on neither."""
     specs, jobs = table_specs(("gaussian_noise", "fog", "pixelate", "snow", "contrast")), []
     for c in CLASSIFIERS:
         for how in ({"order": o, "batch": b} for o in ORDERS for b in (1, 64)):

@@ -29,7 +29,7 @@ from .files import write_json
 from .methods import bn_adapt, cotta, diffusion_tta, dusa, memo, tea, tent, tta_averaging, ttt_mae
 from .paths import RESULTS
 
-SMALL = ("gaussian_noise", "fog", "pixelate", "snow", "contrast")  # the five corruptions of K5
+SMALL = ("gaussian_noise", "fog", "pixelate", "snow", "contrast")  # the corruptions of Diffusion-TTA's online table
 RIVALS = RESULTS / "rivals.json"
 MAE = "classifier/mae"
 MODULES = {m.__name__.split(".")[-1]: m for m in (cotta, diffusion_tta, dusa, memo, tea, tent, ttt_mae)}
@@ -48,7 +48,7 @@ OPTIONS = {
 
 
 def small_grid(n: int = 50, severity: int = 5, start: int = 22_000, seed: int = 0) -> list[SceneSpec]:
-    """n scenes under each of the five corruptions of K5."""
+    """n scenes under each of the five corruptions of `SMALL`."""
     return [SceneSpec(n, name, severity, "test", start + n * i, seed) for i, name in enumerate(SMALL)]
 
 
@@ -161,7 +161,7 @@ def rival(row: str, classifier: str):
 
 
 def natural() -> list[Records]:
-    """K4: clean scenes and the five natural shifts, beside TENT and CoTTA."""
+    """The paper's single-sample table: clean scenes and the five natural shifts, beside TENT and CoTTA."""
     shifts = ("v2", "a", "r", "sketch", "stylized")
     specs = [clean_spec(), *(SceneSpec(100, name, 0, "test", 23_000 + 100 * i) for i, name in enumerate(shifts))]
     jobs = effect_jobs(specs)
@@ -171,7 +171,7 @@ def natural() -> list[Records]:
 
 
 def online() -> list[Records]:
-    """K5: one stream, state carried on, in three orders; the episodic method and the entropy baselines beside it."""
+    """The paper's online table: state carried on, in three orders; episodic method and entropy baselines beside it."""
     specs = small_grid()
     jobs = source_jobs(specs) + effect_jobs(specs, views=("full",))[len(source_jobs(specs)) :]
     for c in CLASSIFIERS:

@@ -1,8 +1,10 @@
-"""Grad-CAM as an instrument (Selvaraju et al., ICCV 2017; METHODS C23): which region drives the score of a class.
+"""Grad-CAM as an instrument (Selvaraju et al., ICCV 2017): which region drives the score of a class.
 
     a_k = mean_ij d z_c / d A_k(i, j),   M = ReLU(sum_k a_k A_k),   resized to the image and divided by its maximum
 
 By captum, on the last feature maps of each family. To compare maps, fix the class c: the prediction of the first panel.
+
+Card: docs/methods/gradcam.md
 """
 
 from collections.abc import Callable

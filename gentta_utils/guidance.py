@@ -3,7 +3,7 @@
     Phi_D = bicubic down by D, bicubic up by D, both antialiased (a = -.5)
 
 An energy maps the clean-image estimate x0_hat to one number an image; its gradient with respect to x_t is subtracted
-from the next sample (METHODS C17, C18).
+from the next sample (docs/methods/dda.md, docs/methods/gda_like.md).
 """
 
 from collections.abc import Callable
@@ -91,8 +91,8 @@ def structure_energy(reference: Images, scale: float, factor: int, pad: str = "e
 def entropy_energy(classifier, decode: Callable, ids: Index, scale: float, views: int, seed: int = 0) -> Energy:
     """scale x H( mean over views of p(a_v(x0_hat)) ): confident, and alike for all jittered views.
 
-    One of the three terms of GDA (Tsai et al., CVPR 2024; METHODS C18), with the jitter of CoTTA in place of its
-    augmentations, for which no code is to be had; so "GDA-like". Costs `views` classifier evaluations a step."""
+    One of the three terms of GDA (Tsai et al., CVPR 2024; docs/methods/gda_like.md), with the jitter of CoTTA in place
+    of its augmentations, whose code is not public; so "GDA-like". Costs `views` classifier evaluations per step."""
 
     def energy(x0_hat: Tensor, t: int) -> Tensor:
         images = decode(x0_hat)

@@ -13,7 +13,7 @@ from torch import nn
 
 from . import adm
 
-# METHODS 4. The paper's ViT-B/32 and ConvNeXt-T are torchvision's; these are their nearest kin in timm, trained on
+# The paper's ViT-B/32 and ConvNeXt-T are torchvision's; these are their nearest kin in timm, trained on
 # ImageNet-1k alone (the names without a tag would give weights that saw ImageNet-21k).
 REPOSITORIES = {
     "classifier/resnet": ("timm/resnet50.tv_in1k",),

@@ -17,7 +17,8 @@ from .methods.base import Models
 from .paths import ROOT
 from .zoo import check_profile
 
-# METHODS C9, the SGD row (ViT-B/32), with the DiT frozen: nothing was tuned by this project at this size
+# The published SGD settings (ViT-B/32; docs/methods/diffusion_tta.md) with the DiT frozen: nothing was tuned by this
+# project at this size
 PUBLISHED_SGD = diffusion_tta.PUBLISHED | dict(optimizer="sgd", lr=5e-3, adapt_denoiser=False)
 # the natural shifts of scenes are named after these
 NATURAL = {shift: f"imagenet-{shift}" for shift in natural.SHIFTS}

@@ -94,17 +94,27 @@ def phase(runs: list[Records]) -> str:
     )
 
 
+# the codes that stored labels begin with
+ABLATIONS = {"K10": "components", "K11": "parameters", "K12": "pairs"}
+
+
 def ablations(runs: list[Records]) -> str:
-    """Rows of K10, K11 and K12 with paired gains; "logits and ensemble" is computed from the records of "logits"."""
+    """Rows of the three ablations with paired gains; the ensemble is computed from the records of "logits"."""
     adapted = [r for r in runs if r.about["method"] == "diffusion_tta"]
     rows = []
     for label in dict.fromkeys(r.about["label"] for r in adapted):
         mine = [r for r in adapted if r.about["label"] == label]
-        rows.append(_ablation(label, mine, [r.right_after for r in mine]))
+        rows.append(_ablation(spoken(label), mine, [r.right_after for r in mine]))
         if label == "K11: logits":  # the mean of two probabilities, adapted and not
             both = [(trust.softmax(r.before) + trust.softmax(r.after)).argmax(1) == r.label for r in mine]
-            rows.append(_ablation("K11: logits, ensemble with the source", mine, both))
+            rows.append(_ablation(spoken(f"{label}, ensemble with the source"), mine, both))
     return protocol_line(adapted) + "\n" + as_table(rows)
+
+
+def spoken(label: str) -> str:
+    """A stored row label with the code of its published table (docs/experiments.md) in words."""
+    code, colon, rest = label.partition(": ")
+    return f"{ABLATIONS[code]}: {rest}" if colon and code in ABLATIONS else label
 
 
 def _ablation(label: str, runs: list[Records], after: list[np.ndarray]) -> dict:

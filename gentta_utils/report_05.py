@@ -57,7 +57,7 @@ def _groups(runs: list[Records]) -> list[str | None]:
     return names + [None] * (len(names) > 1)
 
 
-# --- S1, S2, S3 and clean scenes -------------------------------------------------------------------------------------
+# --- methods on corruptions, clean scenes, watermark -----------------------------------------------------------------
 
 
 def order_of(runs: list[Records], classifier: str | None = None, ensemble: str = "sum") -> dict[str, Interval]:
@@ -80,7 +80,7 @@ def order_line(links: dict[str, Interval]) -> str:
 
 
 def gains(runs: list[Records], label: str, other: str = SOURCE) -> tuple[list[str], list[str], np.ndarray]:
-    """Classifiers, shifts, and the points (classifiers, shifts) by which row `label` is above row `other`: for S2."""
+    """Classifiers, shifts, and the points (classifiers, shifts) by which row `label` is above row `other`."""
     mine = pick(runs, label)
     classifiers, shifts = distinct(mine, "classifier"), list(dict.fromkeys(map(shift_of, mine)))
     right = {k: {(r.about["classifier"], shift_of(r)): accuracy([r]) for r in pick(runs, k)} for k in (label, other)}
@@ -133,7 +133,8 @@ def headlines(shifted: list[Records], clean: list[Records]) -> list[dict]:
 
 
 def main(runs: list[Records]) -> str:
-    """S1 with S2 in words; the same of clean scenes and of the watermark, with what the shortcut does."""
+    """All methods by network and shift, what lies above what in words; for clean scenes and the watermark also what the
+    shortcut does."""
     parts = [_header(runs)]
     for kind, here in by_kind(runs).items():
         parts += [f"\n{kind}: {len(set(map(shift_of, here)))} shifts\n", as_table([_shown(r) for r in summaries(here)])]
@@ -197,7 +198,7 @@ def unpaired(one: np.ndarray, other: np.ndarray, draws: int = 10_000, seed: int 
     return Interval(100 * float(one.mean() - other.mean()), low, high)
 
 
-# --- S6, S7, S8 ------------------------------------------------------------------------------------------------------
+# --- sets of synthetic images: components, number, guidance ----------------------------------------------------------
 
 PAIRS = (("+ synthetic, aligned (sda)", "+ real, aligned"), ("+ synthetic, aligned (sda)", "+ synthetic"))
 
@@ -217,7 +218,7 @@ def components(runs: list[Records]) -> list[dict]:
 
 
 def between(runs: list[Records]) -> list[dict]:
-    """The pairs of S6: alignment with synthetic beside real images, and synthetic images with and without it."""
+    """Pairs of components: alignment with synthetic beside real images, and synthetic images with and without it."""
     return [
         {"scenes": kind, "classifier": _short(c), "difference": f"{a}, minus {b}", "points": minus(here, a, b, c)}
         for kind, here in by_kind(runs).items()
@@ -228,7 +229,7 @@ def between(runs: list[Records]) -> list[dict]:
 
 
 def parts(runs: list[Records]) -> str:
-    """S6, S7 or S8."""
+    """The components of SDA, the number of its images, or the guidance of their synthesis."""
     tables = [as_table([_shown(row) for row in rows]) for rows in (components(runs), between(runs)) if rows]
     return _header(runs) + "\n" + "\n\n".join(tables)
 
@@ -311,7 +312,7 @@ def spread(runs: list[Records]) -> list[dict]:
 
 
 def order(runs: list[Records]) -> str:
-    """S10: every order and batch size of TENT, then its spread."""
+    """Every order and batch size of TENT, then its spread."""
     classifiers = distinct(runs, "classifier")
     rows = []
     for label in distinct(runs, "label"):

@@ -20,7 +20,7 @@ FAMILIES = {  # of the 15 corruptions
 NAMES = {"resnet": "ResNet-50", "swin": "Swin-T", "convnext": "ConvNeXt-T"}  # in the papers, of our families
 NAMES |= {"swin-wide": "Swin-B", "convnext-wide": "ConvNeXt-B"}
 
-# Percent right; METHODS 3.2, from Guo et al. (CVPR 2025), Tables 1, 2, 4, 5, 6. Columns in the order of PAPER_MODELS.
+# Percent right, from Guo et al. (CVPR 2025), Tables 1, 2, 4, 5, 6. Columns in the order of PAPER_MODELS.
 PAPER_MODELS = ("resnet", "swin", "convnext", "swin-wide", "convnext-wide")
 PAPER = {
     "sda_corruptions": {

@@ -1,4 +1,7 @@
-"""Labelled images out of a class-conditional diffusion model: the first stage of SDA (METHODS C19)."""
+"""Labelled images out of a class-conditional diffusion model: the first stage of SDA.
+
+Card: docs/methods/sda.md
+"""
 
 from dataclasses import dataclass
 

@@ -28,7 +28,7 @@ _GLYPHS = np.array(
 
 
 def font_size(side: int) -> int:
-    """Height of a character in pixels on an image of this side (METHODS: 36 at 224, else side / 6.22)."""
+    """Height of a character in pixels on an image of this side (Li et al., CVPR 2023: 36 at 224, else side / 6.22)."""
     return _FONT_SIZES.get(side, int(side / 6.22))
 
 

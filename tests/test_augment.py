@@ -1,4 +1,4 @@
-"""METHODS C7, C8 and 0.5: views that belong to an image, at any size."""
+"""AugMix and jitter: views that belong to an image, at any size."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""METHODS C5: statistics of the test batch in place of the source's."""
+"""BN-adapt: statistics of the test batch in place of the source's."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""METHODS C8: teacher, averaged pseudo-labels, stochastic restoration."""
+"""CoTTA: teacher, averaged pseudo-labels, stochastic restoration."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""METHODS C17 and C18: the low-pass, the guidance, its published switches, the ensembles."""
+"""DDA and its GDA-like term: the low-pass, the guidance, its published switches, the ensembles."""
 
 from dataclasses import replace
 

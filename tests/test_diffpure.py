@@ -1,4 +1,4 @@
-"""METHODS C15 and the loop that C15 to C19 share: start, levels, draws, chunks, costs, errors."""
+"""DiffPure, and the loop that all input methods share: start, levels, draws, chunks, costs, errors."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ def scenes_of(mixture, n=40):
     return mixture.sample(labels, torch.Generator().manual_seed(3)), labels, torch.arange(n)
 
 
-# --- METHODS C15 -----------------------------------------------------------------------------------------------------
+# --- DiffPure --------------------------------------------------------------------------------------------------------
 
 
 def test_a_start_at_the_clean_image_is_the_identity(mixture):
@@ -78,7 +78,7 @@ def test_what_is_kept_and_lost_is_exact_for_a_gaussian():
 # --- the loop --------------------------------------------------------------------------------------------------------
 
 
-def test_it_is_the_sampler_of_c2_from_a_noised_start(mixture):
+def test_it_is_the_sampler_from_a_noised_start(mixture):
     x, _, ids = scenes_of(mixture, 6)
     for eta in (0.0, 1.0):
         s = replace(PLAIN, eta=eta)

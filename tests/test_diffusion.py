@@ -1,4 +1,4 @@
-"""METHODS C1 and C2: forward process, loss and samplers against closed forms and against the library."""
+"""Forward process, loss and samplers against closed forms and against the library."""
 
 import pytest
 import torch

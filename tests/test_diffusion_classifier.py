@@ -1,4 +1,4 @@
-"""METHODS C3 and C4: the Diffusion Classifier on the mixture, its stages and posterior; the naive ensemble's limits."""
+"""The Diffusion Classifier on the mixture, its stages and posterior; the naive ensemble's limits."""
 
 import numpy as np
 import pytest

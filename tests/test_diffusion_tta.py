@@ -1,4 +1,4 @@
-"""METHODS C9: the gradient, the cheap exact route, the batched episodes, resets and invariances of Diffusion-TTA."""
+"""Diffusion-TTA: the gradient, the cheap exact route, the batched episodes, resets and invariances."""
 
 import copy
 from dataclasses import replace

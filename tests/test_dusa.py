@@ -1,4 +1,4 @@
-"""METHODS C13: mixed noise predictions, LogitNorm, few classes, one noise level, predicted before the update."""
+"""DUSA: mixed noise predictions, LogitNorm, few classes, one noise level, predicted before the update."""
 
 from dataclasses import replace
 

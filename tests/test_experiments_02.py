@@ -85,9 +85,17 @@ def test_the_ensemble_of_logits_is_computed_from_the_record():
     r = record("K11: logits", after=[0, 0], before=[1, 0])
     r.before[0] = [3.9, 4.0, 0.0]  # nearly undecided, so the mean of both is right
     text = report_02.ablations([r])
-    assert "K11: logits, ensemble with the source" in text
+    assert "parameters: logits, ensemble with the source" in text
     (row,) = (line for line in text.splitlines() if "ensemble" in line)
     assert "100.0" in row
+
+
+def test_stored_labels_are_printed_in_words():
+    stored = {r.about["label"] for r in evaluate.results("ablations") if r.about["method"] == "diffusion_tta"}
+    said = {report_02.spoken(label) for label in stored}
+    assert len(said) == len(stored)
+    assert {label.split(":")[0] for label in said} == {"components", "parameters", "pairs"}
+    assert report_02.spoken("diffusion_tta/full: low") == "diffusion_tta/full: low"
 
 
 def test_orders_of_a_stream():

@@ -1,4 +1,4 @@
-"""METHODS C23: Grad-CAM against CAM, its range, its guard, and the two measures of agreement."""
+"""Grad-CAM against CAM, its range, its guard, and the two measures of agreement."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""METHODS C16: low frequencies are replaced by those of the equally noised reference."""
+"""ILVR: low frequencies are replaced by those of the equally noised reference."""
 
 from dataclasses import replace
 

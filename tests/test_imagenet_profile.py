@@ -89,7 +89,7 @@ def test_a_classifier_is_that_of_the_library(at_hub, photos, name):
 
 
 def test_dit_encodes_as_published(at_hub, photos):
-    """METHODS C9, steps 1 and 2: the same crop at 256 px in [-1, 1], the posterior's mean, times .18215."""
+    """Both views of Diffusion-TTA: the same crop at 256 px in [-1, 1], the posterior's mean, times .18215."""
     denoiser = load("denoiser/dit", "imagenet")
     assert isinstance(denoiser, LatentDiT)
     assert (denoiser.classes, denoiser.shape, denoiser.image_size, denoiser.pixels) == (1000, (4, 32, 32), 224, 256)

@@ -1,4 +1,4 @@
-"""METHODS C7: the entropy of the mean prediction over views, one step, one image at a time."""
+"""MEMO: the entropy of the mean prediction over views, one step, one image at a time."""
 
 import math
 from dataclasses import replace
@@ -105,7 +105,7 @@ def test_results_are_bit_equal_whatever_order_and_company(tiny, images, s):
     assert torch.equal(whole.loss, torch.cat([o.loss for o in alone], 1))
 
 
-def test_without_a_step_it_is_the_batch_norm_of_c5(images32):
+def test_without_a_step_it_is_batch_norm_with_pseudo_counts(images32):
     models = make_family("resnet")
     out = configure(models, Settings(lr=1e-30, views=2)).adapt(images32, IDS)
     expected = bn_adapt.configure(models, bn_adapt.Settings(**bn_adapt.PUBLISHED_MEMO)).adapt(images32, IDS)

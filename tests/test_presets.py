@@ -57,7 +57,7 @@ def test_published_tables_have_the_published_settings(path):
 
 @pytest.mark.parametrize("path", [p for p in PRESETS if "_s" in p.stem], ids=lambda p: p.stem)
 def test_tables_of_sda_have_the_published_alignment(path):
-    """METHODS C17 and C19, without the faults: the scale is that of one image."""
+    """DDA's and SDA's settings without the faults of their code: the scale is that of one image."""
     values = batch.read_preset(path)
     assert values["profile"] == "imagenet"
     assert set(values["classifier_names"]) <= set(hub.REPOSITORIES)

@@ -156,7 +156,7 @@ def test_parts_against_dda_and_against_each_other():
     assert [r["points"].mean for r in pairs] == pytest.approx([-3, 10])
     assert "+ synthetic, aligned (sda), minus + real, aligned" in report_05.parts(runs)
     number = [r for r in runs if r.about["label"] in ("source/full", "dda, sum")]
-    assert not report_05.between(number)  # S7 and S8 have no such pair
+    assert not report_05.between(number)  # number and guidance have no such pair
     assert report_05.parts(number).count("protocol:") == 1
 
 

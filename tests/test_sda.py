@@ -1,4 +1,4 @@
-"""METHODS C19: one alignment for both sides, synthesis, fine-tuning, and the cache that all of it goes through."""
+"""SDA: one alignment for both sides, synthesis, fine-tuning, and the cache that all of it goes through."""
 
 import json
 from dataclasses import asdict, fields, replace

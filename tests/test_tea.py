@@ -1,4 +1,4 @@
-"""METHODS C14: the classifier as an energy model, its samples, and norm layers that lower the energy of the images."""
+"""TEA: the classifier as an energy model, its samples, and norm layers that lower the energy of the images."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""METHODS C6: entropy minimisation by scale and shift of the norm layers."""
+"""TENT: entropy minimisation by scale and shift of the norm layers."""
 
 import math
 from dataclasses import replace

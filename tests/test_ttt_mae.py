@@ -1,4 +1,4 @@
-"""METHODS C24: masks, the loss over hidden patches, the encoder alone adapted; the network and its recipe."""
+"""TTT-MAE: masks, the loss over hidden patches, the encoder alone adapted; the network and its recipe."""
 
 from dataclasses import replace
 

@@ -4,7 +4,8 @@
     out = method.adapt(images, ids)                    # -> Output
     method.reset()                                     # source state again
 
-`settings` is a frozen dataclass. `evaluate.run` owns the protocol (order, reset, batches), the method its optimiser.
+`settings` is a frozen dataclass. `evaluate.run` owns the protocol (order, reset, batches), the method its optimiser
+(docs/methods/protocol.md).
 """
 
 from dataclasses import dataclass, field

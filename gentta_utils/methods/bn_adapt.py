@@ -1,10 +1,12 @@
-"""BN-adapt (METHODS C5): batch norm with the statistics of the test images in place of those stored in training.
+"""BN-adapt: batch norm with the statistics of the test images in place of those stored in training.
 
     mu = (1 - a) mu_source + a mu_test,  var = (1 - a) var_source + a var_test
 
 No gradient, one forward pass. a = 1 is "BN-1", the "norm" baseline of TENT's tables (Schneider et al., NeurIPS 2020;
 Nado et al., 2020); a = n / (N + n) counts the source as N images (Schneider et al., eq. 1), with n = 1 and N = 16 the
 batch norm of MEMO.
+
+Card: docs/methods/bn_adapt.md
 """
 
 import copy
@@ -35,7 +37,7 @@ class Settings:
             check_settings(self, {}, fraction=("alpha",))
 
 
-PUBLISHED = dict(alpha=1.0)  # METHODS C5, the public "norm" baseline, with batches of 200
+PUBLISHED = dict(alpha=1.0)  # the public "norm" baseline, with batches of 200
 PUBLISHED_MEMO = dict(alpha=None, prior=16.0, statistics="image", unbiased=True)  # a = 1/17, one image
 
 

@@ -1,9 +1,11 @@
-"""CoTTA (Wang et al., CVPR 2022; METHODS C8): a student that follows a slow teacher, and forgets what it learnt.
+"""CoTTA (Wang et al., CVPR 2022): a student that follows a slow teacher, and forgets what it learnt.
 
 For each batch: the student takes one step towards the teacher's predictions, averaged over augmented copies where the
 source is unsure of the batch; the teacher moves a little towards the student; a few of the student's weights return to
 the source. The scored logits are the teacher's of before its update. Batch norm takes the statistics of the batch in
 student, teacher and source, as in TENT.
+
+Card: docs/methods/cotta.md
 """
 
 from dataclasses import dataclass, field
@@ -39,7 +41,7 @@ class Settings:
         check_settings(self, {"optimizer": ("adam", "sgd")}, positive=("lr", "views"), fraction=fraction)
 
 
-# METHODS C8; batches of 200 and of 64, never reset
+# Their code, for batches of 200 and of 64, never reset
 PUBLISHED_CIFAR = dict(optimizer="adam", lr=1e-3, teacher_momentum=0.999, restore=0.01, threshold=0.92)
 PUBLISHED_IMAGENET = dict(
     optimizer="sgd", lr=1e-2, momentum=0.9, teacher_momentum=0.999, restore=0.001, threshold=0.1, symmetric=True

@@ -1,9 +1,11 @@
-"""DDA (Gao et al., CVPR 2023; METHODS C17): diffuse half-way and denoise, held to the low frequencies of the input.
+"""DDA (Gao et al., CVPR 2023): diffuse half-way and denoise, held to the low frequencies of the input.
 
     x_{t-1} = x'_{t-1} - w grad_{x_t} |Phi_D(x) - Phi_D(x0_hat(x_t))|,   prediction p(x) + p(x_hat)
 
 The classifier is never changed. Low-frequency corruptions (fog, contrast) survive by construction: they are what the
-guidance keeps. With `entropy_scale` a second term makes it "GDA-like" (METHODS C18).
+guidance keeps. With `entropy_scale` a second term makes it "GDA-like" (docs/methods/gda_like.md).
+
+Card: docs/methods/dda.md
 """
 
 import io
@@ -54,7 +56,7 @@ class Settings(reverse.Settings):
             raise ValueError("fixed_chunk=True: choose norm='image', a norm over the batch depends on the neighbours")
 
 
-# METHODS C17, with the faults of the public code; it runs 4 images at once, SDA's 10
+# With the faults of the public code; it runs 4 images at once, SDA's 10
 PUBLISHED = dict(
     start=494,
     steps=50,
@@ -69,7 +71,7 @@ PUBLISHED = dict(
 
 
 def scale_at(side: int, at_256: float = 3.0) -> float:
-    """The scale at images of this side that moves a pixel as far as `at_256` does at 256 px (METHODS C17).
+    """The scale at images of this side that moves a pixel as far as `at_256` does at 256 px (docs/methods/dda.md).
 
     3.0 is what is left of the published 6 in a batch of 4."""
     return at_256 * side / 256

@@ -1,8 +1,10 @@
-"""DiffPure (Nie et al., ICML 2022; METHODS C15): diffuse the image to a moderate level, bring it back, classify that.
+"""DiffPure (Nie et al., ICML 2022): diffuse the image to a moderate level, bring it back, classify that.
 
     x_t = sqrt(abar_t) x + sqrt(1 - abar_t) eps at t = start, then the unconditional reverse process to t = 0
 
 Nothing but the start ties the result to the input: detail below the noise of that level is drawn anew.
+
+Card: docs/methods/diffpure.md
 """
 
 from dataclasses import dataclass
@@ -27,7 +29,7 @@ class Settings(reverse.Settings):
             raise ValueError(f"repeats={self.repeats}: choose a number above 0")
 
 
-PUBLISHED_IMAGENET = dict(start=149, steps=150)  # METHODS C15: t* = 150 of 1000, each level
+PUBLISHED_IMAGENET = dict(start=149, steps=150)  # t* = 150 of 1000, each level
 PUBLISHED_CIFAR = dict(start=99, steps=100)  # Linf; 74 for L2, 124 for StAdv
 
 

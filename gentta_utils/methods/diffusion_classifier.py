@@ -1,7 +1,9 @@
-"""Diffusion Classifier (Li et al., ICCV 2023; METHODS C3): the class whose condition explains the noise best.
+"""Diffusion Classifier (Li et al., ICCV 2023): the class whose condition explains the noise best.
 
 p(k | x) = softmax_k(-dims * mean over (t, eps) of |eps - eps_phi(x_t, t, k)|^2 / dims / tau). All classes see the same
 pairs, because errors vary far more between pairs than between classes.
+
+Card: docs/methods/diffusion_classifier.md
 """
 
 from dataclasses import dataclass

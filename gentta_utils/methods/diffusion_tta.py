@@ -1,10 +1,12 @@
-"""Diffusion-TTA (Prabhudesai et al., NeurIPS 2023; METHODS C9): the diffusion loss of the image itself, through the
-classifier's probabilities, as the signal that adapts the classifier.
+"""Diffusion-TTA (Prabhudesai et al., NeurIPS 2023): the diffusion loss of the image itself, through the classifier's
+probabilities, as the signal that adapts the classifier.
 
     p = softmax(f_theta(x) / T),  L = mean over (t, eps) of |eps_phi(x_t, t, p) - eps|^2 / dimensions
 
 No label and no classification loss is involved. The cheap and exact route: gather G = dL/dp over all pairs with p
 detached, then one backward of (p * G).sum() through the classifier, which therefore runs once an update.
+
+Card: docs/methods/diffusion_tta.md
 """
 
 from dataclasses import dataclass, field
@@ -62,7 +64,7 @@ class Settings:
             raise ValueError(f"window={self.window}: choose (low, high) with 0 <= low < high")
 
 
-# METHODS C9, the "adam" row: classifier and diffusion model together; the other is SGD 5e-3 with momentum .9
+# The "adam" settings of their code: classifier and diffusion model together; the other is SGD 5e-3 with momentum .9
 PUBLISHED = dict(
     updates=5,
     pairs=180,
@@ -163,7 +165,7 @@ def configure(models: Models, settings: Settings) -> DiffusionTTA:
 
 
 def learning_rate(models: Models, images: Tensor, ids: Tensor, settings: Settings, delta: float = 0.7) -> float:
-    """The SGD step that moves the margin by `delta` logits in the first update of the median image (METHODS 1.B).
+    """The SGD step that moves the margin by `delta` logits in the first update of the median image.
 
     lr = delta / median(|d margin / d theta|^2 * |dL/dz|), margin = best logit - second best, with the view, parameters,
     temperature and pairs of `settings`. To first order an SGD step changes a margin by at most lr times that product,

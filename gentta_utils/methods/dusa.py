@@ -1,4 +1,4 @@
-"""DUSA (Li et al., NeurIPS 2024; METHODS C13): as Diffusion-TTA, but the noise predictions of the classes are mixed.
+"""DUSA (Li et al., NeurIPS 2024): as Diffusion-TTA, but the noise predictions of the classes are mixed.
 
     grad log p(x_t) = sum_k p(k | x_t) grad log p(x_t | k), so
     eps_hat = sum_k p_k eps_phi(x_t, t, k),  L = |eps_hat - eps|^2 / dimensions
@@ -6,6 +6,8 @@
 With the true posterior the mix is the unconditional prediction at every t, so one fixed t serves. Only a few classes
 are evaluated: the best of the classifier, and some drawn from the rest. With the denoiser frozen dL/dp is 2 Gram p,
 forward evaluations alone. The published form predicts a batch before its update.
+
+Card: docs/methods/dusa.md
 """
 
 from dataclasses import dataclass, field
@@ -62,7 +64,7 @@ class Settings:
             raise ValueError(f"accumulate={self.accumulate}: choose 1, or online=True with updates=1")
 
 
-PUBLISHED = dict(  # METHODS C13, in batches of 8: one update for 64 images
+PUBLISHED = dict(  # in batches of 8: one update for 64 images
     lr=1e-5, t=100, accumulate=8, top=4, extra=2, logit_norm=True, temperature=1.0, adapt_denoiser=True
 )
 

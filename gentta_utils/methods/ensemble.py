@@ -1,4 +1,7 @@
-"""Naive ensemble of classifier and Diffusion Classifier (METHODS C4): the mean of two posteriors, nothing adapted."""
+"""Naive ensemble of classifier and Diffusion Classifier: the mean of two posteriors, nothing adapted.
+
+Card: docs/methods/ensemble.md
+"""
 
 from dataclasses import dataclass, field
 

@@ -4,6 +4,8 @@
 
 Two ways to mix classes, on the same draws: "embedding" conditions the denoiser on sum_k p_k E_k, "output" takes
 sum_k p_k eps_phi(x_t, t, E_k).
+
+Cards: docs/methods/diffusion_tta.md, docs/methods/dusa.md
 """
 
 import torch

@@ -5,6 +5,8 @@
 The table of an image (`errors.ErrorTable`) holds all that output mixing can ask of the diffusion model. Whoever has it,
 from the Diffusion Classifier for instance, tries step sizes, temperatures and budgets at the price of the classifier.
 Not among the methods by name: it needs a table of the very images.
+
+Card: docs/methods/diffusion_tta.md
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,10 @@
-"""ILVR (Choi et al., ICCV 2021; METHODS C16): sample from pure noise, but with the low frequencies of the input.
+"""ILVR (Choi et al., ICCV 2021): sample from pure noise, but with the low frequencies of the input.
 
     x_{t-1} = x' + Phi_D(y_{t-1}) - Phi_D(x'),   x' the ordinary reverse sample,   y_{t-1} ~ q(y_{t-1} | input)
 
 Low frequencies are replaced, where DDA pulls at them with a gradient: no backward pass.
+
+Card: docs/methods/ilvr.md
 """
 
 from dataclasses import dataclass

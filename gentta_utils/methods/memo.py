@@ -1,9 +1,11 @@
-"""MEMO (Zhang et al., NeurIPS 2022; METHODS C7): make one image's prediction confident and the same for all its views.
+"""MEMO (Zhang et al., NeurIPS 2022): make one image's prediction confident and the same for all its views.
 
     L = H( mean over views v of softmax(f(a_v(x))) )
 
 One gradient step on all parameters, then the clean view is predicted; weights and optimiser start anew for each image.
-Batch norm counts the source statistics as 16 images (a = 1/17, METHODS C5), others stay as they are.
+Batch norm counts the source statistics as 16 images (a = 1/17, docs/methods/bn_adapt.md), others stay as they are.
+
+Card: docs/methods/memo.md
 """
 
 from dataclasses import dataclass, field
@@ -40,7 +42,7 @@ class Settings:
             raise ValueError(f"severity={self.severity}: choose a number from 0.1 to 10")
 
 
-PUBLISHED_CIFAR = dict(views=32, optimizer="sgd", lr=5e-3, crop="pad")  # METHODS C7, a ResNet-26 with group norm
+PUBLISHED_CIFAR = dict(views=32, optimizer="sgd", lr=5e-3, crop="pad")  # a ResNet-26 with group norm
 PUBLISHED_RESNET50 = dict(views=64, optimizer="sgd", lr=2.5e-4, crop="resized", alpha=1 / 17)
 PUBLISHED_RVT = dict(views=64, optimizer="adamw", lr=1e-5, weight_decay=0.01, crop="resized", alpha=0.0)  # ResNeXt too
 

@@ -1,4 +1,4 @@
-"""One reverse loop for all methods that change the input: DiffPure, ILVR, DDA, SDA (METHODS C15 to C19).
+"""One reverse loop for all methods that change the input: DiffPure, ILVR, DDA, SDA.
 
     x_t ~ q(x_t | x0) at t = start;  then down the kept levels:  x_{t-1} = DDIM(x_t) - grad_{x_t} energy(x0_hat)
 
@@ -6,6 +6,8 @@ At eta 1 that is DDPM's step, with the variance that the denoiser learned, where
 in the published code. The denoiser is asked without a condition. `start` is an original, 0-based t (the papers' t* is
 start + 1), and -1 is the clean image: then nothing is left of the method but the denoiser's own resolution, which is a
 control to keep in mind. All draws belong to (seed, image, t): methods with one seed see the same noise.
+
+Card: docs/methods/diffpure.md
 """
 
 from collections.abc import Callable

@@ -1,9 +1,11 @@
-"""SDA (Guo et al., CVPR 2025; METHODS C19): bring test images and classifier to the diffusion model's own domain.
+"""SDA (Guo et al., CVPR 2025): bring test images and classifier to the diffusion model's own domain.
 
     D_syn = {(align(g(k)), k)},  theta_ft = argmin CE(f_theta, D_syn),  prediction p_theta(x) + p_theta_ft(align(x))
 
 Before deployment a copy of the classifier is fine-tuned on labelled synthetic images that went through the very `align`
 that test images go through (`recipes.aligned`). At test time the source reads the image, the copy the aligned one.
+
+Card: docs/methods/sda.md
 """
 
 from dataclasses import dataclass

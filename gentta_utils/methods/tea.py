@@ -1,11 +1,13 @@
-"""TEA (Yuan et al., CVPR 2024; METHODS C14): read the classifier as an energy model, and lower the energy of the test
-images below that of its own samples.
+"""TEA (Yuan et al., CVPR 2024): read the classifier as an energy model, and lower the energy of the test images
+below that of its own samples.
 
     E(x) = -logsumexp f(x),  L = mean over b of E(x_b) - E(sample_b)
 
 Samples come from Langevin steps through the classifier in eval mode, begun at a replay buffer. Then one step on scale
 and shift of batch norm, which takes the statistics of the batch as in TENT; a network without batch norm adapts the
 norm layers that it has. Predicted after the update.
+
+Card: docs/methods/tea.md
 """
 
 from dataclasses import dataclass, field
@@ -42,7 +44,7 @@ class Settings:
         check_settings(self, {"optimizer": ("adam", "sgd")}, positive, fraction=("momentum", "noise", "fresh"))
 
 
-PUBLISHED = dict(  # METHODS C14, in batches of 200; its buffer starts in [-1, 1] whatever the classifier takes
+PUBLISHED = dict(  # in batches of 200; its buffer starts in [-1, 1] whatever the classifier takes
     lr=1e-3, optimizer="adam", steps=20, step_size=0.1, noise=0.01, buffer=10_000, fresh=0.05, clamp=False
 )
 

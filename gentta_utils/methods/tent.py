@@ -1,10 +1,12 @@
-"""TENT (Wang et al., ICLR 2021; METHODS C6): lower the mean entropy of the batch by scale and shift of the norm layers.
+"""TENT (Wang et al., ICLR 2021): lower the mean entropy of the batch by scale and shift of the norm layers.
 
     L = mean over b of H(softmax(f(x_b)))
 
 Batch norm takes the statistics of the batch, with the gradient through them, as in training; dropout and stochastic
 depth stay off. Scale and shift of layer and group norm are adapted just so. The scored logits are those of the last
 forward pass, before the last update (predict="before").
+
+Card: docs/methods/tent.md
 """
 
 from dataclasses import dataclass, field
@@ -40,7 +42,7 @@ class Settings:
         check_settings(self, choices, positive=("lr", "updates", "images_at_once"), fraction=("momentum",))
 
 
-PUBLISHED_CIFAR = dict(optimizer="adam", lr=1e-3)  # METHODS C6, in batches of 200
+PUBLISHED_CIFAR = dict(optimizer="adam", lr=1e-3)  # their code, in batches of 200
 PUBLISHED_IMAGENET = dict(optimizer="sgd", lr=2.5e-4, momentum=0.9)  # in batches of 64; in the paper alone
 
 

@@ -1,6 +1,8 @@
 """TTA-averaging: the mean prediction over MEMO's views, nothing adapted.
 
-The control that tells what MEMO gains by its update from what it gains by looking at many views (METHODS 3.4).
+The control that tells what MEMO gains by its update from what it gains by looking at many views.
+
+Card: docs/methods/tta_averaging.md
 """
 
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ class Settings:
             raise ValueError(f"severity={self.severity}: choose a number from 0.1 to 10")
 
 
-PUBLISHED_CIFAR = dict(views=32, crop="pad")  # METHODS C7
+PUBLISHED_CIFAR = dict(views=32, crop="pad")  # MEMO's views
 PUBLISHED_IMAGENET = dict(views=64, crop="resized")
 
 

@@ -1,9 +1,11 @@
-"""TTT-MAE (Gandelsman et al., NeurIPS 2022; METHODS C24): adapt by filling in missing patches of the image itself.
+"""TTT-MAE (Gandelsman et al., NeurIPS 2022): adapt by filling in missing patches of the image itself.
 
     L = mean over hidden patches of |g(f(masked x)) - patch|^2 / D,  patches normalised one by one
 
 The contrast to generative feedback: this loss never sees a class. Only the encoder f is updated, by steps that see
 random masks of the one image; decoder g and head h stay. Then the whole image is predicted by h(f(x)).
+
+Card: docs/methods/ttt_mae.md
 """
 
 from dataclasses import dataclass
@@ -36,7 +38,7 @@ class Settings:
             raise ValueError(f"ratio={self.ratio}: choose a number between 0 and 1")
 
 
-PUBLISHED = dict(lr=5e-3, updates=20, masks=128, ratio=0.75, optimizer="sgd", momentum=0.9)  # METHODS C24
+PUBLISHED = dict(lr=5e-3, updates=20, masks=128, ratio=0.75, optimizer="sgd", momentum=0.9)
 
 
 @dataclass

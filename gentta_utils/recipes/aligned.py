@@ -1,7 +1,9 @@
-"""SDA before deployment (METHODS C19): labelled synthetic images, aligned, and a classifier fine-tuned on them.
+"""SDA before deployment: labelled synthetic images, aligned, and a classifier fine-tuned on them.
 
 Beside the published set stand its controls: synthetic images that were not aligned, and as many *real* labelled scenes,
 aligned and not. A label-poor classifier gains by labels alone, and only the controls tell that from alignment.
+
+Card: docs/methods/sda.md
 """
 
 import copy
@@ -102,7 +104,7 @@ class FineTune:
 
 
 _TRANSFORMER = FineTune("adamw", 2e-5, 1e-8, warmup=5, clip=5.0)
-# METHODS C19; there in batches of 512 and 1,024
+# Guo et al. (CVPR 2025), Table 7; there in batches of 512 and 1,024
 PUBLISHED = {
     "resnet": FineTune("sgd", 5e-4, 1e-4, schedule="step"),
     "swin": _TRANSFORMER,

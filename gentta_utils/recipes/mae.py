@@ -1,8 +1,10 @@
-"""The task model of TTT-MAE (METHODS C24): a masked autoencoder on unlabelled scenes, then a head on few labels.
+"""The task model of TTT-MAE: a masked autoencoder on unlabelled scenes, then a head on few labels.
 
 Two phases of one run, so that one checkpoint holds it. First encoder and decoder learn to fill in three quarters of the
 patches. Then both are frozen and the head is trained on the encoder's tokens ("probing"): at test time the encoder can
 be adapted by the first task because the head reads what the first task taught it.
+
+Card: docs/methods/ttt_mae.md
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Three unconditional diffusion models of the scenes, to purify images with (METHODS C15 to C19): which is the best?
+"""Three unconditional diffusion models of the scenes, to purify images with: which is the best?
 
 - `unconditional/dit`: the shipped class-conditional DiT, trained on with the null class alone.
 - `unconditional/unet`: a `UNet2DModel` in the style of ADM (Dhariwal and Nichol, 2021) on 32 px behind area averaging.

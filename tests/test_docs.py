@@ -1,0 +1,158 @@
+"""Method cards, glossary and references: what they name exists, and the code cites nothing that is not here."""
+
+import importlib
+import inspect
+import pkgutil
+import re
+import subprocess
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+
+import gentta_utils
+from gentta_utils import methods
+from gentta_utils.methods import METHODS
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+CARDS = sorted(p for p in (DOCS / "methods").glob("*.md") if p.stem != "index")
+PAGES = sorted([*DOCS.glob("*.md"), *(DOCS / "methods").glob("*.md")])
+TESTS = {p.name: p for p in (ROOT / "tests").rglob("test_*.py")}
+MOVED = (ROOT / "gentta_utils" / "common").is_dir()  # the cards name modules as they stand after the move into packages
+# notebooks that still cite a document which is not in the repository
+CITING = {"notebooks/05_dda_sda.ipynb"}
+HEADS = ("## Idea", "## Formula", "## Algorithm", "## In the package", "## What the tests hold")
+
+
+def test_every_method_has_a_card_and_its_module_cites_it():
+    assert set(METHODS) <= {p.stem for p in CARDS}
+    for name, module in METHODS.items():
+        assert f"docs/methods/{name}.md" in (module.__doc__ or ""), f"{name}: cite docs/methods/{name}.md"
+
+
+def test_every_module_of_the_methods_cites_a_card():
+    for info in pkgutil.iter_modules(methods.__path__):
+        doc = importlib.import_module(f"gentta_utils.methods.{info.name}").__doc__ or ""
+        assert re.search(r"docs/methods/\w+\.md", doc), f"methods/{info.name}.py cites no card"
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda p: p.stem)
+def test_a_card_has_its_parts(card):
+    text = card.read_text()
+    if card.stem in METHODS:
+        for head in (*HEADS, "## Published"):
+            assert f"\n{head}" in text, f"{card.name} has no {head!r}"
+        assert "| changes | reset | scored | needs | cost per image |" in text
+        assert re.search(r"## (Public code, and ours|Traps, and what we do)", text)
+    assert len(text.split()) < 1000, f"{card.name} is no longer read in three minutes"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_card_explains_every_setting(name):
+    """Fields that a settings class takes over from another method's stand in that method's card."""
+    settings = METHODS[name].Settings
+    inherited = {f.name for base in settings.__mro__[1:] if is_dataclass(base) for f in fields(base)}
+    text = (DOCS / "methods" / f"{name}.md").read_text()
+    missing = [f.name for f in fields(settings) if f.name not in inherited and f"`{f.name}`" not in text]
+    assert not missing, f"docs/methods/{name}.md does not name {missing}"
+
+
+def test_settings_of_all_input_methods_are_explained_once():
+    text = (DOCS / "methods" / "diffpure.md").read_text()
+    base = METHODS["diffpure"].Settings.__mro__[1]
+    assert not [f.name for f in fields(base) if f"`{f.name}`" not in text]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_modules_that_a_page_names_exist(page):
+    for path in sorted(set(re.findall(r"`(gentta_utils(?:\.\w+)+)", page.read_text()))):
+        if not MOVED and not path.startswith("gentta_utils.methods"):
+            continue
+        pkgutil.resolve_name(path)
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda p: p.stem)
+def test_tests_that_a_card_names_exist(card):
+    text = card.read_text()
+    files = set(re.findall(r"`(test_\w+\.py)`", text))
+    assert files, f"{card.name} names no test file"
+    assert files <= set(TESTS)
+    defined = {name for f in files for name in re.findall(r"^def (test_\w+)", TESTS[f].read_text(), re.M)}
+    assert set(re.findall(r"`(test_\w+)`", text)) <= defined
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_links_of_a_page_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text())
+    assert all((page.parent / t).is_file() for t in targets if "://" not in t)
+
+
+def test_the_index_lists_every_method_and_every_card():
+    index = (DOCS / "methods" / "index.md").read_text()
+    rows = re.findall(r"^\| \[(\w+)\]\((\w+)\.md\)", index, re.M)
+    assert [a for a, _ in rows] == [b for _, b in rows]
+    assert sorted(a for a, _ in rows) == sorted(METHODS)
+    assert all(f"({p.name})" in index for p in CARDS)
+
+
+def test_the_index_says_when_each_method_is_scored():
+    index = (DOCS / "methods" / "index.md").read_text()
+    for name, module in METHODS.items():
+        (row,) = re.findall(rf"^\| \[{name}\].*$", index, re.M)
+        scored = row.split("|")[4].split()[0]
+        classes = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__]
+        said = {c.predict for c in classes if isinstance(getattr(c, "predict", None), str)}
+        said |= {f.default for f in fields(module.Settings) if f.name == "predict"}
+        assert said == {scored}, f"{name}: the index says {scored}, the code {said}"
+
+
+def tracked() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    suffixes = {".py", ".md", ".ipynb", ".yaml", ".yml", ".toml", ".txt", ".cff", ""}
+    found = (ROOT / line for line in listed.stdout.splitlines())
+    return [p for p in found if p.suffix in suffixes and p.is_file() and p != Path(__file__).resolve()]
+
+
+def test_no_file_cites_a_document_that_is_not_here():
+    """METHODS as a document, that is: `METHODS[...]`, the table of methods, is code."""
+    outside = re.compile(r"\b(METHODS|DESIGN|COURSE|LAYOUT|TOOLS|TRIALS|REVIEW_\w+)\.md|\bMETHODS:? ?C?\d")
+    citing = {str(p.relative_to(ROOT)) for p in tracked() if outside.search(p.read_text(errors="ignore"))}
+    assert citing <= CITING, f"cite the paper and a page under docs/: {sorted(citing - CITING)}"
+
+
+def test_pages_that_the_repository_cites_exist():
+    cited = {
+        (match, p.relative_to(ROOT))
+        for p in tracked()
+        for match in re.findall(r"docs/[\w/]+\.md", p.read_text(errors="ignore"))
+    }
+    assert cited
+    missing = [(page, str(where)) for page, where in cited if not (ROOT / page).is_file()]
+    assert not missing, missing
+
+
+def test_codes_of_published_tables_are_explained():
+    """Those of presets' names, and those that labels in the package begin with."""
+    explained = set(re.findall(r"^\| ([A-Z]\d+) \|", (DOCS / "experiments.md").read_text(), re.M))
+    presets = {p.stem.split("_")[1].upper() for p in (ROOT / "notebooks" / "presets").glob("*.yaml")}
+    code = "".join(p.read_text() for p in (ROOT / "gentta_utils").rglob("*.py"))
+    used = {c for c in presets if re.fullmatch(r"[KS]\d+", c)} | set(re.findall(r"\b[KS]\d{1,2}\b", code))
+    assert used
+    assert used <= explained
+
+
+def test_tables_that_experiments_names_exist():
+    from gentta_utils.report import TABLES
+
+    for row in re.findall(r"^\| [KS]\d+ \|.*$", (DOCS / "experiments.md").read_text(), re.M):
+        *_, preset, tables, _ = row.split("|")
+        assert set(re.findall(r"`(\w+)`", tables)) <= set(TABLES)
+        assert all((ROOT / "notebooks" / "presets" / f).is_file() for f in re.findall(r"`([\w.]+)`", preset))
+
+
+def test_the_package_is_found_where_this_file_is():
+    """Otherwise the tests above would hold another checkout's code against these pages."""
+    assert Path(gentta_utils.__file__).resolve().is_relative_to(ROOT)

@@ -7,6 +7,7 @@ the two gets the seconds between the two; a slower or faster one is as much slow
 
 import json
 import re
+from pathlib import Path
 
 from .files import atomic_write
 from .paths import DATA
@@ -42,7 +43,7 @@ def line(cost: dict[str, dict], what: str = "") -> str:
         without = f"{at['bf16']} seconds on two CPU cores with fast bf16" + (
             f", {at['fp32']} without" if without else ""
         )
-    return f"**Cost**: {what}{without}, {max(c['peak_memory_mb'] for c in cost.values())} MB of memory."
+    return f"**Cost**: {what}{without}, {max(c['peak_memory_mb'] for c in cost.values()):.0f} MB of memory."
 
 
 def write_lines(notebooks: list[Path], readme: Path) -> None:

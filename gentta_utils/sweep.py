@@ -184,12 +184,12 @@ def predicted(todo: list[Job], folder: Path, probe_ms: Callable[[], float | None
         ours = (job.parameters.get("profile", "scenes"), job.parameters.get("device", "cpu")) == ("scenes", "cpu")
         expected[job.output] = (None, 0)
         if like:
-            seconds = statistics.median(r["seconds"] for r in like)
+            seconds = float(statistics.median(r["seconds"] for r in like))
             expected[job.output] = seconds, max(r["peak_memory_mb"] or 0 for r in like)
         elif known and ours:
             speed = speed or [probe_ms()]
             if speed[0]:
-                memory = max(c["peak_memory_mb"] for c in known.values())
+                memory = int(max(c["peak_memory_mb"] for c in known.values()))
                 expected[job.output] = costs.predict(known, speed[0]), memory
         elif stated and ours and not kind[1]:
             expected[job.output] = float(stated[1]), int(stated[2])

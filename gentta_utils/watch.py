@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TextIO
+from io import TextIOBase
 
 EVERY = 30  # seconds between two lines in a log
 
@@ -29,7 +29,7 @@ class Watch:
         self,
         total: int,
         seconds: float | None = None,
-        out: TextIO | None = None,
+        out: TextIOBase | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self.total, self.seconds, self.out, self.clock = total, seconds, out or sys.stderr, clock

@@ -19,9 +19,11 @@ _library = None  # torch withdraws the schemas when this object is collected
 class _Before:
     """A finder of modules that finds none: it sees `import torchvision` come and defines what is missing first."""
 
+    done = False  # it stays in the list, through which its caller is just going
+
     def find_spec(self, name: str, path=None, target=None) -> None:
-        if name == "torchvision":
-            sys.meta_path.remove(self)
+        if name == "torchvision" and not self.done:
+            self.done = True
             _define_missing()
 
 

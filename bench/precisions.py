@@ -21,7 +21,7 @@ from gentta_utils.files import write_json
 from gentta_utils.paths import ROOT
 from gentta_utils.zoo import precision_on
 
-AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 
 
 def measured(notebook: Path, variables: dict[str, str], fast: bool) -> dict:

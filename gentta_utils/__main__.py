@@ -58,6 +58,7 @@ def _add_run_options(parser: argparse.ArgumentParser, folder: str) -> None:
     parser.add_argument("--cell-timeout", type=int, default=900, metavar="SECONDS", help="a cell; 900 if not given")
     parser.add_argument("--run-timeout", type=int, default=14400, metavar="SECONDS", help="a run; 14400 if not given")
     parser.add_argument("--force", action="store_true", help="repeat finished runs")
+    parser.add_argument("--dry-run", action="store_true", help="list the runs and what they will cost, start nothing")
 
 
 def _run(args) -> int:
@@ -86,7 +87,9 @@ def _run_all(settings: list, folder: Path, args) -> int:
     from . import sweep
 
     limits = {"cell_timeout": args.cell_timeout, "run_timeout": args.run_timeout}
-    records = sweep.run(settings, folder, args.workers, args.scheduler, args.force, **limits)
+    records = sweep.run(settings, folder, args.workers, args.scheduler, args.force, **limits, dry=args.dry_run)
+    if args.dry_run:
+        return 0
     print((folder / "summary.md").read_text())
     for record in records:
         if record["status"] != "ok":

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -139,8 +139,16 @@ def _digest(paths: Iterable[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def run_notebook(notebook: Path, output: Path, parameters: dict, cell_timeout: int = CELL_TIMEOUT) -> dict:
+def run_notebook(
+    notebook: Path,
+    output: Path,
+    parameters: dict,
+    cell_timeout: int = CELL_TIMEOUT,
+    told: Callable[[int, int], None] = lambda cell, cells: None,
+) -> dict:
     """Execute one notebook into `output`; returns its record, also of a failure, and writes it beside as .json.
+
+    `told` is called as each cell starts with its number from 1 on, and how many the notebook has.
 
     Status comes from what was raised, never from the saved file, which says "completed" even of a dead kernel. What an
     earlier run left stays until this one has ended. Raises OSError if the results cannot be written."""
@@ -164,6 +172,7 @@ def run_notebook(notebook: Path, output: Path, parameters: dict, cell_timeout: i
                 start_timeout=120,
                 progress_bar=False,
                 log_output=False,
+                on_cell_start=_numbered(notebook, told),
                 **({"config": config} if config else {}),
             )
         except Exception as caught:  # a record for every outcome
@@ -193,6 +202,18 @@ def run_notebook(notebook: Path, output: Path, parameters: dict, cell_timeout: i
     return record
 
 
+def _numbered(notebook: Path, told: Callable[[int, int], None]) -> Callable:
+    """A hook for nbclient that counts as the notebook does: papermill's own cell of parameters has no number."""
+    cells, added = len(json.loads(notebook.read_text(encoding="utf-8"))["cells"]), []
+
+    def started(cell: dict, cell_index: int) -> None:
+        if "injected-parameters" in cell["metadata"].get("tags", []):
+            added.append(cell_index)
+        told(cell_index + 1 - len(added), cells)
+
+    return started
+
+
 def family(pid: int | None = None) -> list[psutil.Process]:
     """All processes below this one, or below `pid`: a run's kernel, and what the kernel started."""
     try:
@@ -212,7 +233,11 @@ def _die_with_the_runner() -> None:
 def _main(text: str) -> None:
     threading.Thread(target=_die_with_the_runner, daemon=True).start()
     job = json.loads(text)
-    run_notebook(Path(job["notebook"]), Path(job["output"]), job["parameters"], job["cell_timeout"])
+
+    def told(cell: int, cells: int) -> None:
+        print(json.dumps({"cell": cell, "cells": cells}), flush=True)  # for `jobs`, which listens
+
+    run_notebook(Path(job["notebook"]), Path(job["output"]), job["parameters"], job["cell_timeout"], told)
 
 
 def _headlines(content: dict) -> dict:

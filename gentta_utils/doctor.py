@@ -7,9 +7,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from . import TORCHVISION, __version__, zoo
+from . import __version__, zoo
 from .files import check_file
 from .paths import MODELS, ROOT
+from .torchvision_shim import ensure_torchvision
 
 FREE_GB = 2.0  # rendered training scenes take 0.8, runs and caches the rest
 PINNED = ("torch", "torchvision", "diffusers", "timm", "open_clip_torch", "transformers", "peft", "papermill", "nbval")
@@ -37,9 +38,8 @@ def _versions() -> tuple[bool, str, str]:
 
 
 def _shim() -> tuple[bool, str, str]:
-    import torchvision
-
-    return True, f"torchvision {torchvision.__version__} imports ({TORCHVISION})", ""
+    how = ensure_torchvision()
+    return True, f"torchvision {version('torchvision').split('+')[0]} imports ({how})", ""
 
 
 def _device() -> tuple[bool, str, str]:

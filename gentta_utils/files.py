@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from torch import Tensor
 
 
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
@@ -43,8 +41,10 @@ def write_json(path: Path, content: object) -> None:
     atomic_write(path, lambda temporary: temporary.write_text(text))
 
 
-def read_tensors(path: Path) -> dict[str, Tensor] | None:
+def read_tensors(path: Path) -> dict | None:
     """Tensors of a safetensors file in a cache; None where it is missing or damaged, so that it is made again."""
+    from safetensors.torch import load_file  # loads torch, which the runner of notebooks can do without
+
     try:
         return load_file(path)
     except (OSError, SafetensorError):

@@ -11,8 +11,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,9 @@ from .paths import ROOT
 
 RUN_TIMEOUT = 4 * 3600  # seconds
 PATIENCE = 30  # seconds until a scheduler must have answered
+Told = Callable[[str, int, int], None]  # the name of a run, the cell that it begins (from 1 on), how many there are
 LOCK = ".lock"
+TOPIC = "gentta cells"  # of what the workers of a cluster say while they run
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,11 @@ class Job:
     cell_timeout: int = CELL_TIMEOUT
     run_timeout: int = RUN_TIMEOUT
 
+    @property
+    def name(self) -> str:
+        """Of its notebook and its parameters: no other run in the folder has it."""
+        return self.output.stem
+
 
 def read_record(path: Path) -> dict | None:
     """A run's record; None where there is none, or only something else or half of one."""
@@ -48,16 +56,21 @@ def read_record(path: Path) -> dict | None:
     return record if whole else None
 
 
-def here(jobs: list[Job], workers: int) -> Iterator[tuple[Job, dict]]:
-    """Do the runs on this machine; whoever stops listening ends those under way."""
-    environment = dict(os.environ)
+def environment(workers: int) -> dict[str, str]:
+    """The variables of a run that shares this machine with `workers` - 1 others."""
+    variables = dict(os.environ)
     if workers > 1:  # or every run would start as many threads as there are cores
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
-    waiting, live = list(jobs), []
+        variables.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    return variables
+
+
+def here(jobs: list[Job], workers: int, told: Told = lambda *_: None) -> Iterator[tuple[Job, dict]]:
+    """Do the runs on this machine; whoever stops listening ends those under way. `told` is called from threads."""
+    variables, waiting, live = environment(workers), list(jobs), []
     try:
         while waiting or live:
             while waiting and len(live) < workers:
-                live.append(_Run(waiting.pop(0), environment))
+                live.append(_Run(waiting.pop(0), variables, told))
             time.sleep(0.05)
             for one in list(live):
                 record = one.outcome()
@@ -72,7 +85,7 @@ def here(jobs: list[Job], workers: int) -> Iterator[tuple[Job, dict]]:
 class _Run:
     """The process of one run, from start to record."""
 
-    def __init__(self, job: Job, environment: dict[str, str]):
+    def __init__(self, job: Job, environment: dict[str, str], told: Told = lambda *_: None):
         self.job, self.start = job, time.monotonic()
         self.log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed in `end`)
         text = json.dumps({**vars(job), "notebook": str(job.notebook), "output": str(job.output)})
@@ -81,10 +94,20 @@ class _Run:
             cwd=ROOT,
             env=environment,
             stdin=subprocess.PIPE,  # nothing is written: its end tells the run that the runner is gone
-            stdout=self.log,
-            stderr=subprocess.STDOUT,
+            stdout=subprocess.PIPE,  # which cell it is at
+            stderr=self.log,
+            encoding="utf-8",
+            errors="replace",
             start_new_session=True,  # Ctrl-C is for the runner
         )
+        threading.Thread(target=self._listen, args=(self.process.stdout, told), daemon=True).start()
+
+    def _listen(self, lines: Iterator[str], told: Told) -> None:
+        with lines:
+            for line in lines:
+                with suppress(ValueError, TypeError, KeyError):  # libraries print there too
+                    at = json.loads(line)
+                    told(self.job.name, at["cell"], at["cells"])
 
     def outcome(self) -> dict | None:
         """The record once the run has ended or is over its time, else None."""
@@ -143,10 +166,12 @@ def connect(address: str):
         raise OSError(f"no dask scheduler answers at {address} ({error}): start one with `dask scheduler`") from error
 
 
-def on_cluster(jobs: list[Job], client) -> Iterator[tuple[Job, dict]]:
+def on_cluster(jobs: list[Job], client, told: Told = lambda *_: None) -> Iterator[tuple[Job, dict]]:
     """Do the runs on the workers of a cluster, as many at a time as they have threads; one that dies is replaced."""
     from distributed import as_completed
 
+    mine = {job.name for job in jobs}
+    client.subscribe_topic(TOPIC, lambda event: told(*event[1]) if event[1][0] in mine else None)
     futures = client.map(run_job, jobs, pure=False, retries=1)
     job_of = dict(zip(futures, jobs, strict=True))
     for future in as_completed(futures):
@@ -162,4 +187,15 @@ def run_job(job: Job) -> dict:
     for path in (job.notebook, job.output.parent / LOCK):
         if not path.is_file():
             return failed(job, f"{socket.gethostname()} does not see {path}: work in folders that all machines share")
-    return next(here([job], 1))[1]
+    return next(here([job], 1, _to_whoever_waits()))[1]
+
+
+def _to_whoever_waits() -> Told:
+    """On a worker of a cluster: word to its clients about the cell that a run is at."""
+    from distributed import get_worker
+
+    try:
+        worker = get_worker()
+    except ValueError:  # called outside a cluster
+        return lambda *_: None
+    return lambda *at: worker.log_event(TOPIC, at)

@@ -14,14 +14,15 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
+from . import costs, probe
 from .batch import CELL_TIMEOUT, as_table, check_parameters, made_from, parameters_of, read_value
 from .files import atomic_write
-from .jobs import LOCK, RUN_TIMEOUT, Job, connect, here, on_cluster, read_record
-from .progress import progress
+from .jobs import LOCK, RUN_TIMEOUT, Job, connect, environment, here, on_cluster, read_record
+from .watch import Watch
 
 
 def grid(notebook: Path, axes: list[str], parameters: dict | None = None) -> list[tuple[Path, dict]]:
@@ -52,6 +53,7 @@ def run(
     force: bool = False,
     cell_timeout: int = CELL_TIMEOUT,
     run_timeout: int = RUN_TIMEOUT,
+    dry: bool = False,
 ) -> list[dict]:
     """Do the runs (notebook, parameters) that are not finished, say before what they cost, write `folder`/summary.csv
     and .md; returns the records of all, in order. A failed run stops no other.
@@ -60,6 +62,8 @@ def run(
         workers: runs at a time on this machine.
         scheduler: address of a dask scheduler, or its scheduler file (.json): its workers do the runs instead.
         force: repeat finished runs.
+        dry: only list the runs, those finished before and what the others will cost: nothing starts, nothing is
+            written, and the records of the finished ones are returned.
 
     Raises, before anything starts: ValueError for wrong settings, RuntimeError while another runner is at work in the
     folder, OSError if it cannot be written or no scheduler answers."""
@@ -73,26 +77,31 @@ def run(
     if len({job.output for job in jobs}) < len(jobs):
         raise ValueError("two of these runs are the same: name each notebook and each value once")
     with ExitStack() as stack:
-        stack.enter_context(_locked(folder))
+        if not dry:
+            stack.enter_context(_locked(folder))
         client = stack.enter_context(connect(scheduler)) if scheduler else None
         sources = {path: made_from(path) for path in {job.notebook for job in jobs}}
         records = {} if force else {j.output: r for j in jobs if (r := finished(j, sources[j.notebook]))}
         todo = [job for job in jobs if job.output not in records]
         slots = sum(client.nthreads().values()) if client else workers
-        print(cost(jobs, todo, slots, folder), flush=True)
+        expected = predicted(todo, folder, lambda: probed(client, workers))
+        if dry:
+            for job in jobs:
+                print(f"{job.name}: {'finished before' if job.output in records else _about(expected[job.output])}")
+        print(cost(jobs, todo, slots, folder, expected), flush=True)
+        if dry:
+            return [records[job.output] for job in jobs if job.output in records]
         if todo and not slots:
             print(f"{scheduler} has no worker yet: the runs begin when the first one comes", flush=True)
-        done = stack.enter_context(closing(on_cluster(todo, client) if client else here(todo, workers)))
-        with progress(total=len(todo), desc=folder.name, unit="run") as bar:
-            for job, record in done:
-                if record["status"] == "ok" and record["made_from"] != sources[job.notebook]:
-                    record |= {
-                        "status": "failed",
-                        "error": "it was made from other code, models or libraries than here",
-                    }
-                records[job.output] = record
-                bar.set_postfix_str(f"{sum(r['status'] != 'ok' for r in records.values())} failed", refresh=False)
-                bar.update()
+        known = [seconds for seconds, _ in expected.values()]
+        seconds = sum(known) / slots if slots and None not in known else None
+        watch = stack.enter_context(Watch(len(todo), seconds))
+        runs = on_cluster(todo, client, watch.told) if client else here(todo, workers, watch.told)
+        for job, record in stack.enter_context(closing(runs)):
+            if record["status"] == "ok" and record["made_from"] != sources[job.notebook]:
+                record |= {"status": "failed", "error": "it was made from other code, models or libraries than here"}
+            records[job.output] = record
+            watch.ended(job.name, record["status"])
         ordered = [records[job.output] for job in jobs]
         write_summary(ordered, folder)
     return ordered
@@ -147,30 +156,59 @@ def finished(job: Job, source: dict) -> dict | None:
     return record if same and job.output.is_file() else None
 
 
-def cost(jobs: list[Job], todo: list[Job], slots: int, folder: Path) -> str:
-    """One line: how many runs, how many are finished, how long the others take and what memory.
+Expected = tuple[float | None, int]  # seconds, None if not known, and MB of memory, of one run
 
-    A run is expected to take as long as the runs of its notebook that the folder holds, else as its line **Cost**."""
+
+def probed(client, workers: int) -> float | None:
+    """Milliseconds of the probe where the runs will be: here among `workers`, or on the first worker of a cluster."""
+    if client is None:
+        return probe.speed(environment(workers))
+    where = list(client.nthreads())[:1]
+    return next(iter(client.run(probe.speed, workers=where).values())) if where else None
+
+
+def predicted(todo: list[Job], folder: Path, probe_ms: Callable[[], float | None]) -> dict[Path, Expected]:
+    """What each run will probably cost, by its output.
+
+    It takes as long as the runs of its notebook that the folder holds; else as it did where it was measured (`costs`),
+    scaled by the probe, which is run only if it is needed; else as the notebook's own line **Cost** says. Nobody
+    measured it on a GPU, or with pretrained models."""
     found = [read_record(p) for p in folder.glob("*.json") if not p.name.startswith(".")]
     earlier = [r for r in found if r and r["status"] == "ok"]
-    seconds, memory, unknown = 0.0, 0, set()
+    measured, expected, speed = costs.read(), {}, []
     for job in todo:
-        kind = (job.notebook.stem, job.parameters.get("fast"))
-        like = [r for r in earlier if (r["notebook"], r["parameters"].get("fast")) == kind]
-        stated = re.search(r"\*\*Cost\*\*: (\d+) seconds.*?(\d+) MB", job.notebook.read_text())
+        kind = (job.notebook.stem, job.parameters.get("fast", False))
+        like = [r for r in earlier if (r["notebook"], r["parameters"].get("fast", False)) == kind]
+        known = measured.get(job.notebook.stem, {}).get("fast" if kind[1] else "default")
+        stated = re.search(r"\*\*Cost\*\*: (\d+) seconds.*?(\d+) MB", job.notebook.read_text(encoding="utf-8"))
+        ours = (job.parameters.get("profile", "scenes"), job.parameters.get("device", "cpu")) == ("scenes", "cpu")
+        expected[job.output] = (None, 0)
         if like:
-            seconds += statistics.median(r["seconds"] for r in like)
-            memory = max(memory, *(r["peak_memory_mb"] for r in like))
-        elif stated:
-            seconds, memory = seconds + int(stated[1]), max(memory, int(stated[2]))
-        else:
-            unknown.add(job.notebook.stem)
+            seconds = float(statistics.median(r["seconds"] for r in like))
+            expected[job.output] = seconds, max(r["peak_memory_mb"] or 0 for r in like)
+        elif known and ours:
+            speed = speed or [probe_ms()]
+            if speed[0]:
+                memory = int(max(c["peak_memory_mb"] for c in known.values()))
+                expected[job.output] = costs.predict(known, speed[0]), memory
+        elif stated and ours and not kind[1]:
+            expected[job.output] = float(stated[1]), int(stated[2])
+    return expected
+
+
+def cost(jobs: list[Job], todo: list[Job], slots: int, folder: Path, expected: dict[Path, Expected]) -> str:
+    """One line: how many runs, how many are finished, how long the others take and what memory."""
+    seconds = sum(s or 0 for s, _ in expected.values()) / max(slots, 1)
+    unknown = {job.notebook.stem for job in todo if expected[job.output][0] is None}
     text = f"Runs in {folder}: {len(jobs)} wanted, {len(jobs) - len(todo)} finished before, {len(todo)} to do"
     if seconds:
-        seconds /= max(slots, 1)
         length = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
-        text += f", about {length} with {slots} at a time, up to {memory} MB each"
+        text += f", about {length} with {slots} at a time, up to {max(m for _, m in expected.values())} MB each"
     return text + (f"; not known yet how long {', '.join(sorted(unknown))} takes" if unknown else "")
+
+
+def _about(expected: Expected) -> str:
+    return "to do" if expected[0] is None else f"to do, about {expected[0]:.0f} s"
 
 
 # --- the table -------------------------------------------------------------------------------------------------------

@@ -8,11 +8,29 @@ imports torchvision (timm, open_clip, peft, most of diffusers and transformers).
 
 import importlib
 import sys
-
-import torch
+from contextlib import suppress
+from importlib.machinery import PathFinder
+from pathlib import Path
 
 _SCHEMAS = ("nms", "qnms")  # the operators that torchvision 0.28 registers without asking whether they exist
 _library = None  # torch withdraws the schemas when this object is collected
+
+
+class _Before:
+    """A finder of modules that finds none: it sees `import torchvision` come and defines what is missing first."""
+
+    done = False  # it stays in the list, through which its caller is just going
+
+    def find_spec(self, name: str, path=None, target=None) -> None:
+        if name == "torchvision" and not self.done:
+            self.done = True
+            _define_missing()
+
+
+def prepare_torchvision() -> None:
+    """From now on `import torchvision` works, whoever gives it. Loads neither torch nor torchvision."""
+    if "torchvision" not in sys.modules and not any(isinstance(finder, _Before) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Before())
 
 
 def ensure_torchvision() -> str:
@@ -22,21 +40,23 @@ def ensure_torchvision() -> str:
 
     Raises:
         ImportError: torchvision is not installed.
-        RuntimeError: it fails for another reason.
     """
-    global _library
-    if _library is not None:
-        return "shim"
-    try:
-        importlib.import_module("torchvision")
-        return "native"
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-    for name in [n for n in sys.modules if n == "torchvision" or n.startswith("torchvision.")]:
-        del sys.modules[name]  # half loaded
-    _library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in _SCHEMAS:
-        _library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    prepare_torchvision()
     importlib.import_module("torchvision")
-    return "shim"
+    return "native" if _library is None else "shim"
+
+
+def _define_missing() -> None:
+    global _library
+    import torch
+
+    spec = PathFinder.find_spec("torchvision")
+    if spec is None or torch.version.cuda is not None or sys.platform != "linux":
+        return
+    for compiled in Path(spec.submodule_search_locations[0]).glob("_C*.so"):
+        with suppress(OSError):  # torchvision itself passes over it too
+            torch.ops.load_library(str(compiled))
+    if not hasattr(torch.ops.torchvision, "nms"):
+        _library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in _SCHEMAS:
+            _library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

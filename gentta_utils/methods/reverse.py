@@ -108,7 +108,8 @@ def walk(
         noise_level: t up to which x0 is noised, `s.start` where None.
         x_start: begin with this instead of noised x0.
 
-    Raises FloatingPointError where a sample or an estimate is not finite, with the image, the term at fault and what helps."""
+    Raises FloatingPointError where a sample or an estimate is not finite, with the image, the term at fault and what
+    helps."""
     energies = energies or {}
     abar, kept = denoiser.alphas_cumprod, levels_of(s, len(denoiser.alphas_cumprod))
     if not len(kept):

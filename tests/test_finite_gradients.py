@@ -4,6 +4,7 @@ times the 0 of a clamp is no number: every view, filter, energy, encoder and dec
 import ast
 
 import fake_hub
+import notebook_rules as rules
 import pytest
 import torch
 from conftest import make_dit, make_mae
@@ -128,7 +129,7 @@ def passes_gradients() -> set[str]:
     for path in (ROOT / "gentta_utils").rglob("*.py"):
         if "recipes" in path.parts:
             continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = rules.parsed(path.read_text(encoding="utf-8"))
         scopes = {"": tree, **{f"{c.name}.": c for c in tree.body if isinstance(c, ast.ClassDef)}}
         for scope, node in scopes.items():
             names |= {scope + f.name for f in node.body if isinstance(f, ast.FunctionDef) and from_images(f, scope)}

@@ -148,7 +148,7 @@ def test_every_cell_runs_twice_with_the_same_output(path, tmp_path, monkeypatch)
     for name, cell in cells.items():
         nb.cells.append(cell)
         if "parameters" not in cell.metadata.get("tags", []):  # it comes before the values that the runner sets
-            nb.cells.append(copy.deepcopy(cell) | {"id": f"{name}-2"})
+            nb.cells.append(nbformat.from_dict({**copy.deepcopy(cell), "id": f"{name}-2"}))
     nbformat.write(nb, tmp_path / path.name)
     record = batch.run_notebook(tmp_path / path.name, tmp_path / "out.ipynb", {"fast": True})
     assert record["status"] == "ok", record["error"]

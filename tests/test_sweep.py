@@ -296,10 +296,14 @@ def test_ctrl_c_ends_the_runs_and_says_how_to_go_on(make):
 
 
 @pytest.fixture
-def cluster():
-    """A scheduler and two workers, each a process."""
+def cluster(monkeypatch):
+    """A scheduler and two workers, each a process, to which everyone is patient."""
     distributed = pytest.importorskip("distributed", reason="dask is not installed: pip install -e '.[cluster]'")
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    import dask
+
+    monkeypatch.setattr(jobs, "PATIENCE", 3600)
+    how = dict(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None)
+    with dask.config.set({"distributed.comm.timeouts.connect": "1h"}), distributed.LocalCluster(**how) as cluster:
         yield cluster
 
 

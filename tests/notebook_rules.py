@@ -26,8 +26,8 @@ REQUIRED = {"profile": "str", "data_root": "str", "device": "str", "seed": "int"
 def parsed(text: str) -> ast.Module:
     """The syntax tree of a source, made once; treat it as read-only.
 
-    Without a collection of garbage meanwhile: CPython before 3.11.8 counts the depth of all trees that are being made
-    in one place, so one that a finalizer makes in between is an error here (python/cpython#106905)."""
+    Without a collection of garbage meanwhile: CPython 3.11 counts the depth of all trees that are being made in one
+    place, so one that a finalizer makes in between is an error here (python/cpython#106905)."""
     gc.disable()
     try:
         return ast.parse(text)

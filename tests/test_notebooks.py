@@ -2,8 +2,11 @@
 
 import ast
 import copy
+import gc
 import re
 import statistics
+from contextlib import suppress
+from pathlib import Path
 
 import nbformat
 import notebook_rules as rules
@@ -133,6 +136,27 @@ def test_the_rules_find_what_they_look_for():
     cell = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": "a = 1"}
     with pytest.raises(AssertionError):
         rules.parameters({"cells": [cell]})
+
+
+def test_trees_are_made_whatever_is_collected_meanwhile():
+    """Under CPython 3.11.7 `ast.parse` in the place of `parsed` fails here."""
+
+    class Late:
+        def __init__(self):
+            self.itself = self  # so it is garbage only for the collector
+
+        def __del__(self):
+            with suppress(SystemError):
+                ast.parse("f(a, [b, (c, d)])")
+
+    text, before = Path(__file__).read_text(encoding="utf-8"), gc.get_threshold()
+    gc.set_threshold(50)
+    try:
+        for k in range(20):
+            _ = [Late() for _ in range(20)]
+            assert rules.parsed(f"{text}\n# {k}").body
+    finally:
+        gc.set_threshold(*before)
 
 
 @pytest.mark.long

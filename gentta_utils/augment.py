@@ -131,13 +131,17 @@ def _gray(x: Images) -> Float[Tensor, "B 1 H W"]:
 
 
 def _colours(x: Images, d: dict[str, Tensor]) -> Images:
-    """Brightness, contrast, saturation, hue, gamma, in this order; hue turns the colours about the gray axis."""
+    """Brightness, contrast, saturation, hue, gamma, in this order; hue turns the colours about the gray axis.
+
+    Where a channel is 0 a gamma below 1 has an infinite slope: there the gradient is 0."""
     x = (x * d["brightness"]).clamp(0, 1)
     x = torch.lerp(_gray(x).mean((2, 3), keepdim=True).expand_as(x), x, d["contrast"]).clamp(0, 1)
     x = torch.lerp(_gray(x).expand_as(x), x, d["saturation"]).clamp(0, 1)
     mean, turn = x.mean(1, keepdim=True), 2 * math.pi * d["hue"]
     across = (x.roll(-2, 1) - x.roll(-1, 1)) / math.sqrt(3)  # the cross product with the gray axis
-    return (mean + (x - mean) * turn.cos() + across * turn.sin()).clamp(0, 1) ** d["gamma"]
+    x = (mean + (x - mean) * turn.cos() + across * turn.sin()).clamp(0, 1)
+    black = x == 0
+    return torch.where(black, 0.0, torch.where(black, 1.0, x) ** d["gamma"])
 
 
 def _pose(x: Images, d: dict[str, Tensor]) -> Images:

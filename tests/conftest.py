@@ -20,6 +20,11 @@ from gentta_utils.mixture import GaussianMixture
 from torch import nn
 
 
+def pytest_collection_modifyitems(items):
+    """The long tests first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)

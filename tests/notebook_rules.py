@@ -2,7 +2,10 @@
 
 import ast
 import builtins
+import copy
+import gc
 import json
+from functools import cache
 from pathlib import Path
 
 # the course in its order of dependency; the README's table says what each builds and which are there
@@ -17,6 +20,19 @@ PLANNED = (
     "07_compare",
 )
 REQUIRED = {"profile": "str", "data_root": "str", "device": "str", "seed": "int", "fast": "bool"}
+
+
+@cache
+def parsed(text: str) -> ast.Module:
+    """The syntax tree of a source, made once; treat it as read-only.
+
+    Without a collection of garbage meanwhile: CPython 3.11 counts the depth of all trees that are being made in one
+    place, so one that a finalizer makes in between is an error here (python/cpython#106905)."""
+    gc.disable()
+    try:
+        return ast.parse(text)
+    finally:
+        gc.enable()
 
 
 def load(path: Path) -> dict:
@@ -41,7 +57,7 @@ def parameters(nb: dict) -> dict[str, tuple[str, object, str]]:
     out = {}
     for line in source(cell).splitlines():
         statement, _, comment = line.partition("  # ")
-        (node,) = ast.parse(statement).body
+        (node,) = parsed(statement).body
         assert isinstance(node, ast.AnnAssign), f"not `name: type = value  # help`: {line}"
         assert comment.strip(), f"no help: {line}"
         out[node.target.id] = (ast.unparse(node.annotation), ast.literal_eval(node.value), comment)
@@ -72,12 +88,12 @@ def all_arguments(node: ast.arguments) -> list[ast.arg]:
 
 def notebook_tree(nb: dict) -> ast.Module:
     lines = "\n".join(source(c) for c in code_cells(nb)).splitlines()
-    return ast.parse("\n".join(line for line in lines if not line.startswith(("%", "!"))))
+    return parsed("\n".join(line for line in lines if not line.startswith(("%", "!"))))
 
 
 def bare(node: ast.AST) -> str:
     """A function's syntax tree without docstring and annotations, as text."""
-    node = ast.parse(ast.unparse(node)).body[0]
+    node = copy.deepcopy(node)
     for n in ast.walk(node):
         if isinstance(n, ast.FunctionDef):
             n.returns, n.decorator_list = None, []

@@ -26,6 +26,7 @@ def notebook(folder, *cells, name="10_test.ipynb"):
 
 
 HEADLINE = "from gentta_utils.batch import headline\nheadline(answer=n * 21)"
+PLAIN = 'display({"application/vnd.gentta.headline+json": {"answer": 42}, "text/plain": ""}, raw=True)'  # at once
 
 
 def test_a_good_run_is_recorded_with_its_headline(tmp_path):
@@ -41,25 +42,25 @@ def test_a_good_run_is_recorded_with_its_headline(tmp_path):
 
 
 def test_failures_are_failures(tmp_path, capsys):
-    """An error in a cell, a dead kernel, a timeout, an error inside a widget; the others still run."""
+    """An error in a cell, a dead kernel, an error inside a widget, a cell over its time; the others still run."""
+    widget = "import ipywidgets\nout = ipywidgets.Output()\nwith out:\n    1 / 0\nout"
     paths = [
         notebook(tmp_path / "in", "1 / 0", name="10_error.ipynb"),
         notebook(tmp_path / "in", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", name="11_dead.ipynb"),
-        notebook(tmp_path / "in", "import time\ntime.sleep(60)", name="12_slow.ipynb"),
-        notebook(
-            tmp_path / "in",
-            "import ipywidgets\nout = ipywidgets.Output()\nwith out:\n    1 / 0\nout",
-            name="13_widget.ipynb",
-        ),
-        notebook(tmp_path / "in", HEADLINE, name="14_good.ipynb"),
+        notebook(tmp_path / "in", widget, name="12_widget.ipynb"),
+        notebook(tmp_path / "in", PLAIN, name="13_good.ipynb"),
     ]
-    records = sweep.run([(path, {}) for path in paths], tmp_path / "out", cell_timeout=4)
-    assert [r["status"] for r in records] == ["failed"] * 4 + ["ok"]
-    errors = ("ZeroDivisionError", "DeadKernelError", "CellTimeoutError", "in a widget")
-    for record, says in zip(records, errors, strict=False):
+    assert main(["run", *map(str, paths), "--out", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr().err
+    found = [json.loads(p.read_text()) for p in sorted((tmp_path / "out").glob("1*.json"))]
+    assert [r["status"] for r in found] == ["failed"] * 3 + ["ok"]
+    for record, says in zip(found, ("ZeroDivisionError", "DeadKernelError", "in a widget"), strict=False):
         assert says in record["error"]
-    assert main(["run", str(paths[0]), "--out", str(tmp_path / "again")]) == 1
-    assert "10_error failed" in capsys.readouterr().err
+        assert f"{record['notebook']} failed: " in printed
+    slow = notebook(tmp_path / "in", "import time\ntime.sleep(3600)", name="14_slow.ipynb")
+    (record,) = sweep.run([(slow, {})], tmp_path / "out", cell_timeout=1)
+    assert record["status"] == "failed"
+    assert "CellTimeoutError" in record["error"]
 
 
 def test_unknown_parameters_are_refused_before_anything_runs(tmp_path, capsys):
@@ -78,7 +79,7 @@ def test_finding_notebooks():
 
 
 def test_publishing_cleans_and_states_the_cost_and_failure_changes_nothing(tmp_path):
-    path = notebook(tmp_path / "in", HEADLINE)
+    path = notebook(tmp_path / "in", PLAIN)
     nb = nbformat.read(path, 4)
     nb.cells.insert(0, nbformat.v4.new_markdown_cell("**Cost**: unknown"))
     nbformat.write(nb, path)

@@ -22,7 +22,7 @@ from gentta_utils.paths import NOTEBOOKS, ROOT
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDGETS = {"00_start_here": ["a", "b", "c"], "01_diffusion_loss_basics": ["t", "noise"]}  # sliders, top to bottom
-WAIT = 180  # seconds for whatever takes one or ten on a quiet machine
+WAIT = 600  # seconds for whatever takes one or ten on a quiet machine
 ERRORS = "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']"
 SLIDER, PICTURE = ".jupyter-widgets.widget-slider", ".jupyter-widgets .jp-OutputArea img"
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}

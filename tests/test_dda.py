@@ -274,9 +274,32 @@ def test_wrong_settings_are_refused_in_one_sentence(change):
     assert_refused(S, change)
 
 
-def test_too_strong_a_guidance_is_named(tiny, images):
-    with pytest.raises(FloatingPointError, match=r"purification of image 40 diverged at t=\d+: lower the guidance"):
-        configure(tiny, replace(S, scale=1e39)).adapt(images, IDS[:5])
+def test_what_is_not_finite_is_named_with_what_helps(tiny, images, monkeypatch):
+    """Each advice, followed, helps; the last one of another fault does not."""
+
+    def raises(says: str, **change) -> None:
+        with pytest.raises(FloatingPointError, match=rf"purification of image 40 diverged at t=\d+: {says}") as error:
+            configure(tiny, replace(S, **change)).adapt(images, IDS[:5])
+        assert "\n" not in str(error.value)
+
+    raises("the term of scale is too large: lower it", scale=1e39)
+    raises(r"guidance had pushed the sample to .*e\+\d+: lower scale", scale=1e30, clip=False)
+    raises(r"guidance had pushed .*: lower scale and entropy_scale", scale=1e30, clip=False, entropy_scale=0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(guidance, "jitter", lambda x, *_: (x - x.detach()).abs() ** 0.5 + x)  # of infinite slope
+        no_gradient = (
+            "the term of entropy_scale has no gradient at this image: set entropy_scale=0, a lower one does not"
+        )
+        raises(no_gradient, entropy_scale=1.0)
+        raises(no_gradient, entropy_scale=1e-6)
+        configure(tiny, replace(S, entropy_scale=0.0)).adapt(images, IDS[:5])
+        patch.setattr(guidance, "jitter", lambda x, *_: x / 0 * 0)
+        raises("the term of entropy_scale has no value at this image: set entropy_scale=0", entropy_scale=1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tiny.denoiser), "predict", lambda self, x_t, t, cond: x_t / 0)
+        raises("the noise that the diffusion model estimates is not finite: look at its weights", scale=0.75)
+        tiny.denoiser.precision = "bf16"
+        raises("the noise .* is not finite: load it with precision='fp32'", scale=0.0)
 
 
 def test_the_method_has_its_name():

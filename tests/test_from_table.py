@@ -40,7 +40,9 @@ def test_it_equals_diffusion_tta_with_the_draws_of_the_table(tiny, images, table
 def test_images_are_found_by_their_ids(tiny, images, table):
     method = from_table.configure(tiny, S, table, IDS)
     whole, some = method.adapt(images, IDS), torch.tensor([3, 1])
-    torch.testing.assert_close(method.adapt(images[some], IDS[some]).logits, whole.logits[some], rtol=1e-4, atol=1e-5)
+    again = method.adapt(images[some], IDS[some]).logits
+    torch.testing.assert_close(again, whole.logits[some], rtol=1e-3, atol=2e-4)  # three long steps enlarge roundings
+    assert (again - whole.logits[:2]).abs().max() > 0.01
     with pytest.raises(ValueError, match="does not hold"):
         method.adapt(images[:1], torch.tensor([7]))
 

@@ -410,6 +410,7 @@ def test_natural_shifts_are_data_sets(root):
 # --- notebooks -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", batch.notebooks(), ids=lambda path: path.stem)
 def test_notebooks_run_on_it(home, root, tmp_path, monkeypatch, path):
     """Headless, in fast mode: nothing fails, nothing is written to stderr."""

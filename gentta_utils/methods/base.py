@@ -100,12 +100,13 @@ def make_optimizer(
     return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name](tensors, lr, weight_decay=weight_decay)
 
 
-def check_finite(values: Tensor, ids: Tensor, step: int, lr: float) -> None:
-    """Raise FloatingPointError, with the first image of ids (B,) whose value (B,) is NaN or infinite."""
+def check_finite(values: Tensor, ids: Tensor, step: int, lr: float, what: str = "loss") -> None:
+    """Raise FloatingPointError, with the first image of ids (B,) whose value (B,), a `what`, is not finite."""
     bad = ~torch.isfinite(values.detach()).cpu()
     if bool(bad.any()):
         raise FloatingPointError(
-            f"adaptation to image {int(ids[bad][0])} diverged at update {step}: lower the learning rate (lr={lr:g})"
+            f"the {what} in the adaptation to image {int(ids[bad][0])} diverged at update {step}: lower the learning "
+            f"rate (lr={lr:g})"
         )
 
 

@@ -87,17 +87,18 @@ def align(denoiser, images: Tensor, ids: Tensor, settings: Settings, classifier=
     s = settings
     with torch.no_grad():
         x0 = denoiser.encode(images)
-    terms = []
+    energies = {}
     if s.scale:
-        terms.append(structure_energy(x0, s.scale, s.factor, s.pad, s.norm))
+        energies["scale"] = structure_energy(x0, s.scale, s.factor, s.pad, s.norm)
     if s.entropy_scale:
         if classifier is None:
             raise ValueError(f"entropy_scale={s.entropy_scale:g}: choose 0, or hand over a classifier")
-        terms.append(entropy_energy(classifier, denoiser.decode, ids, s.entropy_scale, s.entropy_views, s.seed))
-    energy = (lambda x0_hat, t: sum(term(x0_hat, t).sum() for term in terms)) if terms else None
+        energies["entropy_scale"] = entropy_energy(
+            classifier, denoiser.decode, ids, s.entropy_scale, s.entropy_views, s.seed
+        )
     level = _level_above(s, len(denoiser.alphas_cumprod)) if s.start_level == "published" else None
     with torch.no_grad():
-        x0 = walk(denoiser, x0, ids, s, energy, raw=s.guide_on == "raw", noise_level=level)
+        x0 = walk(denoiser, x0, ids, s, energies, raw=s.guide_on == "raw", noise_level=level)
         changed = denoiser.decode(x0)
     return as_jpeg(changed, s.jpeg) if s.jpeg else changed
 

@@ -142,7 +142,7 @@ class DiffusionTTA:
             )
             t, eps = (v.to(x0.device) for v in pairs)
             optimizer.zero_grad()
-            check_finite(p.sum(1), ids, step, s.lr)
+            check_finite(p.sum(1), ids, step, s.lr, "prediction")
             G, loss = condition_gradient(denoiser, x0, p, t, eps, s.mixing, s.micro_batch, phi)
             check_finite(loss, ids, step, s.lr)
             (p * G).sum().div(len(images) if s.online else 1).backward()
@@ -150,7 +150,7 @@ class DiffusionTTA:
             losses.append(loss)
         with torch.no_grad():
             logits = task(seen)
-        check_finite(logits.sum(1), ids, s.updates, s.lr)
+        check_finite(logits.sum(1), ids, s.updates, s.lr, "prediction")
         return logits.cpu(), before.cpu(), torch.stack(losses).cpu()
 
 

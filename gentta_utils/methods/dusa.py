@@ -134,7 +134,7 @@ class Dusa:
             classes = choose_classes(z, ids, s.top, s.extra, s.seed, step)  # (B, k)
             dropped = torch.ones_like(z, dtype=torch.bool).scatter(1, classes, False)
             p = probabilities(logit_norm(z) if s.logit_norm else z, s.temperature, dropped)
-            check_finite(p.sum(1), ids, step, s.lr)
+            check_finite(p.sum(1), ids, step, s.lr, "prediction")
             pairs = draw_pairs(ids, s.pairs, denoiser.shape, (s.t, s.t + 1), "fixed", "fresh", s.seed, "dusa", step)
             t, eps = (v.to(x0.device) for v in pairs)
             if place == 0:
@@ -150,7 +150,7 @@ class Dusa:
         if s.predict == "after":
             with torch.no_grad():
                 logits = task(seen)
-            check_finite(logits.sum(1), ids, s.updates, s.lr)
+            check_finite(logits.sum(1), ids, s.updates, s.lr, "prediction")
         return logits.cpu(), torch.stack(losses).cpu()
 
 

@@ -47,7 +47,7 @@ class FromTable:
         for step in range(s.updates):
             g = grams[:, step :: s.updates].mean(1)  # (B, K, K)
             p = probabilities(task(seen), s.temperature)  # (B, K)
-            check_finite(p.sum(1), ids, step, s.lr)
+            check_finite(p.sum(1), ids, step, s.lr, "prediction")
             G = 2 * (g @ p.detach()[..., None])[..., 0]  # (B, K)
             losses.append((p.detach() * G).sum(1) / 2)
             optimizer.zero_grad()
@@ -55,7 +55,7 @@ class FromTable:
             optimizer.step()
         with torch.no_grad():
             logits = task(seen)
-        check_finite(logits.sum(1), ids, s.updates, s.lr)
+        check_finite(logits.sum(1), ids, s.updates, s.lr, "prediction")
         return Output(
             logits.cpu(), source_logits(self.models, seen), torch.stack(losses).cpu(), spent(self.models, start)
         )

@@ -84,7 +84,7 @@ class Memo:
             losses.append(loss.detach())
         with torch.no_grad():
             logits = task(image[None])
-        check_finite(logits.sum(1), image_id, s.updates, s.lr)
+        check_finite(logits.sum(1), image_id, s.updates, s.lr, "prediction")
         return logits.cpu(), torch.stack(losses).cpu()
 
 

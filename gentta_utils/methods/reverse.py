@@ -48,6 +48,7 @@ class Settings:
             raise ValueError(f"steps={self.steps}: choose at most {self.start + 1}, or a higher start")
 
 
+FAR = 1e3  # samples of data in [-1, 1], or of latents, stay below this by far
 READING = ("ensemble", "temperature", "images_at_once", "fixed_chunk")  # settings that change no image
 
 
@@ -92,7 +93,7 @@ def walk(
     x0: Images,
     ids: Index,
     s: Settings,
-    energy: Energy | None = None,
+    energies: dict[str, Energy] | None = None,
     correct: Correct | None = None,
     raw: bool = False,
     noise_level: int | None = None,
@@ -102,14 +103,16 @@ def walk(
     """x0 (B, C, H, W) in the denoiser's own space, diffused to `s.start` and brought back: (B, C, H, W).
 
     Args:
-        energy: its gradient with respect to x_t is subtracted after each step; costs a backward pass through the
-            denoiser, never a gradient of its weights.
-        correct: replaces what a step returns, after the energy.
-        raw: the energy sees x0_hat before it is clipped, so that it has a gradient also where it is.
+        energies: each under the name of the setting that scales it. The gradient of their sum with respect to x_t is
+            subtracted after each step; costs a backward pass through the denoiser, never a gradient of its weights.
+        correct: replaces what a step returns, after the energies.
+        raw: the energies see x0_hat before it is clipped, so that they have a gradient also where it is.
         noise_level: t up to which x0 is noised, `s.start` where None.
         x_start: begin with this instead of noised x0.
 
-    Raises FloatingPointError, with the image, where a sample is not finite."""
+    Raises FloatingPointError where a sample or an estimate is not finite, with the image, the term at fault and what
+    helps."""
+    energies = energies or {}
     abar, kept = denoiser.alphas_cumprod, levels_of(s, len(denoiser.alphas_cumprod))
     if not len(kept):
         return x0
@@ -119,43 +122,81 @@ def walk(
     x_t = x_start
     for index, t in reversed(list(enumerate(kept.tolist()))):
         t_prev = previous(kept, t)
-        eps_hat, v, push = _predict(denoiser, x_t, t, energy, s, raw)
+        eps_hat, v, push = _predict(denoiser, x_t, t, energies, s, raw)
         noise = noise_for(ids, x0.shape[1:], s, purpose, t).to(x0) if s.eta else None
         if v is not None:
             mean = ddpm_step(x_t, eps_hat, t, t_prev, abar, torch.zeros_like(noise), s.clip)
-            x_t = mean + learned_variance(v, t, t_prev, abar).sqrt() * noise - push
+            x_prev = mean + learned_variance(v, t, t_prev, abar).sqrt() * noise - push
         else:
-            x_t = ddim_step(x_t, eps_hat, t, t_prev, abar, s.eta, noise, s.clip) - push
+            x_prev = ddim_step(x_t, eps_hat, t, t_prev, abar, s.eta, noise, s.clip) - push
         if correct is not None:
-            x_t = correct(x_t, t, t_prev, index)
-        finite = torch.isfinite(x_t).flatten(1).all(1).cpu()
+            x_prev = correct(x_prev, t, t_prev, index)
+        both = torch.isfinite(x_prev) & torch.isfinite(eps_hat)  # clipping hides an estimate that is infinite
+        finite = both.flatten(1).all(1).cpu()
         if not bool(finite.all()):
-            raise FloatingPointError(
-                f"purification of image {int(ids[~finite][0])} diverged at t={t}: lower the guidance scale"
-            )
+            why = _why(denoiser, x_t, t, eps_hat, v, energies, s, raw)
+            raise FloatingPointError(f"purification of image {int(ids[~finite][0])} diverged at t={t}: {why}")
+        x_t = x_prev
     return x_t
 
 
 def _predict(
-    denoiser, x_t: Images, t: int, energy: Energy | None, s: Settings, raw: bool
+    denoiser, x_t: Images, t: int, energies: dict[str, Energy], s: Settings, raw: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | float]:
-    """eps_hat, what the denoiser says of the variance (None: nothing, or it is not asked), and the gradient of the
-    energy with respect to x_t (0 without one)."""
+    """eps_hat, what the denoiser says of the variance (None: nothing, or it is not asked), and the gradient of all
+    energies with respect to x_t (0 without one)."""
     at = torch.full((len(x_t),), t, device=x_t.device)
     learned = s.variance == "learned" and s.eta == 1 and getattr(denoiser, "learned_variance", False)
 
     def both() -> tuple[Tensor, Tensor | None]:
         return denoiser.with_variance(x_t, at) if learned else (denoiser(x_t, at, None), None)
 
-    if energy is None:
+    if not energies:
         with torch.no_grad():
             return *both(), 0.0
     with torch.enable_grad():
         x_t = x_t.detach().requires_grad_()
         eps_hat, v = both()
         x0_hat = predicted_x0(x_t, eps_hat, denoiser.alphas_cumprod[t].to(x_t), s.clip and not raw)
-        push = torch.autograd.grad(energy(x0_hat, t).sum(), x_t)[0]
+        total = sum(energy(x0_hat, t).sum() for energy in energies.values())
+        push = torch.autograd.grad(total, x_t)[0]
         return eps_hat.detach(), None if v is None else v.detach(), push
+
+
+def _why(
+    denoiser,
+    x_t: Images,
+    t: int,
+    eps_hat: Images,
+    v: Images | None,
+    energies: dict[str, Energy],
+    s: Settings,
+    raw: bool,
+) -> str:
+    """Which term of the step from x_t was not finite, and what helps."""
+
+    def finite(x: Tensor) -> bool:
+        return bool(torch.isfinite(x).all())
+
+    scales, size = " and ".join(energies), float(x_t.abs().max())
+    if size > FAR and energies:
+        return f"guidance had pushed the sample to {size:.0e}: lower {scales}"
+    for what, estimate in {"noise": eps_hat, "variance": v}.items():
+        if estimate is not None and not finite(estimate):
+            half = getattr(denoiser, "precision", "fp32") != "fp32"
+            advice = "load it with precision='fp32'" if half else "look at its weights"
+            return f"the {what} that the diffusion model estimates is not finite: {advice}"
+    x0_hat = predicted_x0(x_t, eps_hat, denoiser.alphas_cumprod[t].to(x_t), s.clip and not raw)
+    for name, energy in energies.items():
+        with torch.enable_grad():
+            value = energy(x0_hat.requires_grad_(), t)
+            (slope,) = torch.autograd.grad(value.sum(), x0_hat)
+        if bool(value.isinf().any()):
+            return f"the term of {name} is too large: lower it"
+        if not (finite(value) and finite(slope)):
+            what = "gradient" if finite(value) else "value"
+            return f"the term of {name} has no {what} at this image: set {name}=0, a lower one does not help"
+    return "the step is too large" + (f": lower {scales}" if energies else "")
 
 
 @dataclass

@@ -96,7 +96,7 @@ class Tea:
             losses.append(loss.detach())
         with torch.no_grad():
             logits = task(images)
-        check_finite(logits.sum(1), ids, s.updates, s.lr)
+        check_finite(logits.sum(1), ids, s.updates, s.lr, "prediction")
         before = source_logits(self.models, images)
         return Output(logits.cpu(), before, torch.stack(losses).cpu(), spent(self.models, start))
 

@@ -109,7 +109,7 @@ class Tent:
         if s.predict == "after":
             with torch.no_grad():
                 logits = task(images)
-            check_finite(logits.sum(1), ids, s.updates, s.lr)
+            check_finite(logits.sum(1), ids, s.updates, s.lr, "prediction")
         return logits.detach().cpu(), torch.stack(losses).cpu()
 
 

@@ -83,7 +83,7 @@ class TTTMAE:
         with torch.no_grad():
             logits = functional_call(network, encoder, (x,)).float()
         classifier.count["fwd"] += 1
-        check_finite(logits.sum(1), image_id, s.updates, s.lr)
+        check_finite(logits.sum(1), image_id, s.updates, s.lr, "prediction")
         return logits.cpu(), torch.stack(losses).cpu()
 
 

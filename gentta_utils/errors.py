@@ -65,6 +65,9 @@ def evenly(n: int, N: int) -> Int[Tensor, " n"]:
     return torch.arange(n) * (N // n) + N // n // 2
 
 
+ROWS_OF_NUMBERS = 300_000  # a hundred rows of 3 x 32 x 32, what fits a cache with all that a network makes of them
+
+
 @torch.no_grad()
 def gram(
     denoiser,
@@ -72,11 +75,13 @@ def gram(
     t: Int[Tensor, " M"],
     eps: Float[Tensor, "M C H W"],
     classes: Int[Tensor, "M k"] | None = None,
-    micro_batch: int = 100,
+    micro_batch: int = 0,
 ) -> Float[Tensor, "M k k"]:
     """Gram matrices (M, k, k) float32 of M given pairs: x0 and eps (M, C, H, W), t (M,), classes (M, k) or all K.
 
-    Costs k forward evaluations a pair."""
+    Costs k forward evaluations a pair. `micro_batch` rows of the denoiser at once; 0: a hundred, or more where a row is
+    so small that a call would cost more than its numbers."""
+    micro_batch = micro_batch or max(100, ROWS_OF_NUMBERS // torch.Size(denoiser.shape).numel())
     if classes is None:
         classes = torch.arange(denoiser.classes, device=x0.device).expand(len(x0), -1)
     k, out = classes.shape[1], []

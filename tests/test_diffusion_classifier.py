@@ -9,7 +9,7 @@ from gentta_utils.errors import ErrorTable, error_table, gram
 from gentta_utils.evaluate import paired_interval
 from gentta_utils.methods import diffusion_classifier, ensemble
 from gentta_utils.methods.base import Models
-from gentta_utils.methods.diffusion_classifier import log_posterior, paired_difference, staged, staged_cost
+from gentta_utils.methods.diffusion_classifier import log_posterior, paired_difference, read_staged, staged, staged_cost
 from gentta_utils.mixture import GaussianMixture
 
 
@@ -56,6 +56,19 @@ def test_the_cost_of_stages_counts_unseen_pairs_of_remaining_classes():
     assert staged_cost((48,), (1,), 48, 10) == 480
     assert staged_cost((4, 12), (3, 1), 12, 10) == 4 * 10 + 8 * 3  # the first grid is part of the second
     assert staged_cost((6, 12, 24), (3, 2, 1), 48, 4) == 6 * 4 + 12 * 3 + 24 * 2  # these grids share no pair
+
+
+@pytest.mark.parametrize("stages", [((4, 12), (2, 1)), ((6, 12, 24), (3, 2, 1)), ((12,), (1,))])
+def test_reading_in_stages_says_what_the_table_says_and_asks_for_less(tiny, images, stages):
+    denoiser, ids = tiny.denoiser, torch.arange(5)
+    for classes in (None, torch.tensor([[3, 1, 0, 2]]).expand(5, -1)):
+        how = dict(window=(100, 800), seed=3, classes=classes)
+        whole = error_table(denoiser, images, ids, stages[0][-1], **how)
+        before = denoiser.count["fwd"]
+        said = read_staged(denoiser, images, ids, *stages, **how)
+        assert torch.equal(said, staged(whole, *stages))
+        cost = staged_cost(*stages, stages[0][-1], whole.classes.shape[1])
+        assert denoiser.count["fwd"] - before == 5 * cost
 
 
 def test_paired_differences_are_less_noisy_than_unpaired(mixture):

@@ -9,10 +9,12 @@ Card: docs/methods/diffusion_classifier.md
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
-from ..arrays import Index, Probs
-from ..errors import ErrorTable, error_table, evenly
+from ..arrays import Images, Index, Probs
+from ..draws import draw_pairs
+from ..errors import ErrorTable, error_table, evenly, gram
 from ..inputs import check_images
 from .base import Models, Output, no_loss, spent
 
@@ -59,6 +61,36 @@ def staged_cost(pairs: tuple[int, ...], keep: tuple[int, ...], N: int, classes: 
         new = set(evenly(n, N).tolist()) - seen
         seen, total, classes = seen | new, total + len(new) * classes, kept
     return total
+
+
+@torch.no_grad()
+def read_staged(
+    denoiser,
+    images: Images,
+    ids: Index,
+    pairs: tuple[int, ...],
+    keep: tuple[int, ...],
+    window: tuple[int, int] = (0, 1000),
+    seed: int = 0,
+    classes: Int[Tensor, "B k"] | None = None,
+) -> Index:
+    """What `staged` says (B,) of the table of pairs[-1] pairs, for no more evaluations an image than `staged_cost`.
+
+    images (B, 3, S, S) in [0, 1]; classes (B, k) or all. Raises ValueError unless each of `pairs` divides the last."""
+    N, x0 = pairs[-1], denoiser.encode(images)
+    t, eps = (v.to(x0.device) for v in draw_pairs(ids, N, denoiser.shape, window, seed=seed, purpose="table"))
+    alive = torch.arange(denoiser.classes).expand(len(x0), -1) if classes is None else classes
+    alive, total = alive.to(x0.device), torch.zeros(alive.shape, device=x0.device)
+    seen = torch.zeros(N, dtype=torch.bool)
+    for n, kept in zip(pairs, keep, strict=True):
+        new = evenly(n, N)[~seen[evenly(n, N)]].to(x0.device)
+        seen[evenly(n, N)] = True
+        each = [v.repeat_interleave(len(new), 0) for v in (x0, alive)]
+        g = gram(denoiser, each[0], t[:, new].flatten(), eps[:, new].flatten(0, 1), each[1])
+        total = total + g.diagonal(dim1=1, dim2=2).unflatten(0, (len(x0), len(new))).sum(1)
+        best = total.argsort(1)[:, :kept]  # those alive have met the same pairs
+        alive, total = alive.gather(1, best), total.gather(1, best)
+    return alive[:, 0].cpu()
 
 
 @dataclass

@@ -24,7 +24,9 @@ def model(name: str) -> tuple[Denoiser, str]:
         return zoo.load(name), "as shipped"
     folder = CANDIDATES / name
     if (folder / "card.json").is_file():
-        return zoo.load(name, folder=CANDIDATES), f"{json.loads((folder / 'card.json').read_text())['steps']} steps"
+        return zoo.load(
+            name, folder=CANDIDATES
+        ), f"{json.loads((folder / 'card.json').read_text(encoding='utf-8'))['steps']} steps"
     recipe = unconditional.RECIPES[name]
     network = recipe.build()
     with safe_open(folder / "checkpoint.safetensors", framework="pt") as file, torch.no_grad():

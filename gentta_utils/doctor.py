@@ -16,7 +16,7 @@ PINNED = ("torch", "torchvision", "diffusers", "timm", "open_clip_torch", "trans
 
 
 def _pins() -> dict[str, str]:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     return {name.lower(): wanted for name, _, wanted in (line.partition("==") for line in lines if "==" in line)}
 
 

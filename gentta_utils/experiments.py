@@ -188,7 +188,7 @@ def chosen() -> dict:
     again = "run `python -m gentta_utils measure select`"
     if not CHOSEN.is_file():
         raise FileNotFoundError(f"no settings at {CHOSEN}: {again}")
-    content = json.loads(CHOSEN.read_text())
+    content = json.loads(CHOSEN.read_text(encoding="utf-8"))
     changed = [name for name, checksum in content["models"].items() if zoo.fingerprint(name) != checksum]
     if changed:
         raise ValueError(f"the settings at {CHOSEN} were chosen for another {', '.join(changed)}: {again}")

@@ -70,7 +70,7 @@ def fingerprint(name: str) -> str:
     found = []
     for repository in repositories(name):
         ref = _folder(repository) / "refs" / "main"
-        found.append(ref.read_text()[:12] if ref.is_file() else "missing")
+        found.append(ref.read_text(encoding="utf-8")[:12] if ref.is_file() else "missing")
     return "+".join(found)
 
 

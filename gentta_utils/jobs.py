@@ -41,7 +41,7 @@ class Job:
 def read_record(path: Path) -> dict | None:
     """A run's record; None where there is none, or only something else or half of one."""
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     whole = isinstance(record, dict) and {"notebook", "status", "parameters", "made_from"} <= set(record)
@@ -74,7 +74,7 @@ class _Run:
 
     def __init__(self, job: Job, environment: dict[str, str]):
         self.job, self.start = job, time.monotonic()
-        self.log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed in `end`)
+        self.log = tempfile.TemporaryFile("w+", errors="replace", encoding="utf-8")  # noqa: SIM115 (closed in `end`)
         text = json.dumps({**vars(job), "notebook": str(job.notebook), "output": str(job.output)})
         self.process = subprocess.Popen(
             [sys.executable, "-m", "gentta_utils.batch", text],

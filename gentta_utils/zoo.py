@@ -56,7 +56,7 @@ def names() -> list[str]:
 
 def checksums() -> dict[str, str]:
     """File of weights or configuration (relative to data/models) -> SHA-256."""
-    return json.loads(CHECKSUMS.read_text()) if CHECKSUMS.is_file() else {}
+    return json.loads(CHECKSUMS.read_text(encoding="utf-8")) if CHECKSUMS.is_file() else {}
 
 
 def files_of(name: str) -> list[str]:
@@ -81,7 +81,7 @@ def card(name: str, profile: str = "scenes") -> dict:
     if check_profile(profile) == "imagenet":
         return {"recipe": {"architecture": " + ".join(hub.repositories(name)), "labels": hub.LABELS}}
     files_of(name)
-    return json.loads((MODELS / name / "card.json").read_text())
+    return json.loads((MODELS / name / "card.json").read_text(encoding="utf-8"))
 
 
 def check_profile(profile: str) -> str:
@@ -167,7 +167,7 @@ def _load_classifier(name: str, path: Path) -> nn.Module:
         name,
     )
     if (path / "alignment.json").is_file():  # fine-tuned for SDA
-        classifier.alignment = json.loads((path / "alignment.json").read_text())
+        classifier.alignment = json.loads((path / "alignment.json").read_text(encoding="utf-8"))
     return classifier
 
 

@@ -20,7 +20,7 @@ REQUIRED = {"profile": "str", "data_root": "str", "device": "str", "seed": "int"
 
 
 def load(path: Path) -> dict:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def source(cell: dict) -> str:

@@ -420,7 +420,9 @@ def test_notebooks_run_on_it(home, root, tmp_path, monkeypatch, path):
     parameters = {"profile": "imagenet", "data_root": str(root), "fast": True}
     record = batch.run_notebook(path, tmp_path / path.name, parameters)
     assert record["status"] == "ok", record["error"]
-    outputs = [o for c in json.loads((tmp_path / path.name).read_text())["cells"] for o in c.get("outputs", [])]
+    outputs = [
+        o for c in json.loads((tmp_path / path.name).read_text(encoding="utf-8"))["cells"] for o in c.get("outputs", [])
+    ]
     assert not [o["text"] for o in outputs if o.get("name") == "stderr"]
     assert os.environ["HF_HOME"] == str(home)
 

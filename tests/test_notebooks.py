@@ -30,7 +30,9 @@ def test_there_are_notebooks():
 
 
 def test_the_readme_says_which_notebooks_are_there():
-    table = re.findall(r"^\| (\d\d) [^|]+\|[^|]+\|([^|]*)\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    table = re.findall(
+        r"^\| (\d\d) [^|]+\|[^|]+\|([^|]*)\|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert [number for number, _ in table] == [name[:2] for name in rules.PLANNED]
     assert [number for number, state in table if state.strip() == "there"] == [p.name[:2] for p in NOTEBOOKS]
 
@@ -117,7 +119,7 @@ def test_primitives_are_those_of_the_package(path):
     """A function of a notebook with the name of a public one of the package has its syntax tree."""
     package: dict[str, list[str]] = {}
     for module in (ROOT / "gentta_utils").rglob("*.py"):
-        for name, function in rules.functions(ast.parse(module.read_text())).items():
+        for name, function in rules.functions(ast.parse(module.read_text(encoding="utf-8"))).items():
             package.setdefault(name, []).append(rules.bare(function))
     for name, function in rules.functions(rules.notebook_tree(rules.load(path))).items():
         assert name not in package or rules.bare(function) in package[name], name

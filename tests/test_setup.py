@@ -20,17 +20,17 @@ PACKAGE = sorted((ROOT / "gentta_utils").rglob("*.py"))
 
 
 def pins() -> dict[str, str]:
-    lines = [line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    lines = [line.split("==") for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()]
     return {name.lower().replace("_", "-"): version for name, version in lines}
 
 
 def test_environment_yml_and_pyproject_hold_the_locked_versions():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     *conda, pip = environment["dependencies"]
     assert conda == ["python=3.11", "pip"]
     first, *wanted, last = pip["pip"]
     assert (first, last) == ("-c constraints.txt", "-e .[test]")
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     direct = {re.split(r"[=<>]", d)[0] for d in project["dependencies"]}
     assert {w.split("==")[0] for w in wanted} == direct
     for requirement in [*wanted, *(d for d in project["dependencies"] if "==" in d)]:
@@ -53,7 +53,7 @@ assert v2.Resize(4)(torch.rand(3, 8, 8)).shape == (3, 4, 4)
 assert torchvision.ops.box_iou(torch.tensor([[0, 0, 2, 2.]]), torch.tensor([[1, 1, 3, 3.]])).item() > 0
 assert gentta_utils.TORCHVISION in ("native", "shim")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=200, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -81,18 +81,18 @@ except RuntimeError as error:
 else:
     raise SystemExit("nothing was raised")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=100, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
 def code_lines(path) -> int:
     """Lines without blanks, comments and docstrings."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     docstrings = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
             docstrings |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
-    lines = enumerate(path.read_text().splitlines(), start=1)
+    lines = enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
     return sum(1 for i, line in lines if i not in docstrings and line.strip() and not line.strip().startswith("#"))
 
 
@@ -115,7 +115,7 @@ def test_the_package_can_be_read_in_an_evening():
 
 def test_every_public_function_and_class_has_a_docstring():
     for path in PACKAGE:
-        tree = ast.parse(path.read_text())
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         assert ast.get_docstring(tree) or not tree.body, path
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
@@ -126,7 +126,9 @@ def test_no_import_cycle_inside_the_package():
     edges = {}
     for path in PACKAGE:
         module = path.relative_to(ROOT).with_suffix("").parts
-        for node in ast.parse(path.read_text()).body:  # module level only: late imports do not make a cycle
+        for node in ast.parse(
+            path.read_text(encoding="utf-8")
+        ).body:  # module level only: late imports do not make a cycle
             if isinstance(node, ast.ImportFrom) and node.level:
                 base = module[: len(module) - node.level]
                 names = [node.module] if node.module else [a.name for a in node.names]
@@ -147,12 +149,14 @@ def test_no_import_cycle_inside_the_package():
 
 
 def test_the_repository_speaks_of_the_project_alone():
-    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
+    ).stdout.split()
     bad = re.compile(r"(?<![\w.])/(home|root|work|tmp|mnt|opt)/\w")
     for name in files:
         path = ROOT / name
         if path.suffix in {".py", ".md", ".toml", ".yml", ".ipynb", ".json", ".txt", ".cff"} and path.is_file():
-            found = bad.search(path.read_text())
+            found = bad.search(path.read_text(encoding="utf-8"))
             assert not found or path.name == "test_setup.py", f"{name}: {found.group()}"
 
 
@@ -187,7 +191,7 @@ def test_jaxtyping_is_on():
 
 
 def test_labels_are_complete():
-    labels = json.loads((ROOT / "data" / "scenes" / "labels.json").read_text())
+    labels = json.loads((ROOT / "data" / "scenes" / "labels.json").read_text(encoding="utf-8"))
     assert len(labels["classes"]) == 10
     assert len(labels["colours"]) == 8
     assert labels["watermark_class"] in labels["classes"]

@@ -4,6 +4,7 @@ Threads would not do: papermill changes the working directory of its whole proce
 whoever started it (see `batch`), so neither a killed runner nor a killed worker leaves a kernel behind.
 """
 
+import ipaddress
 import json
 import os
 import signal
@@ -141,6 +142,23 @@ def connect(address: str):
         raise FileNotFoundError("no such file")
     except (OSError, ValueError) as error:
         raise OSError(f"no dask scheduler answers at {address} ({error}): start one with `dask scheduler`") from error
+
+
+def open_addresses(client) -> list[str]:
+    """Where the client's scheduler listens to more than its own machine without TLS: whoever reaches it may run code."""
+    listens = client.run_on_scheduler(lambda dask_scheduler: [one.listen_address for one in dask_scheduler.listeners])
+    return [address for address in listens if _is_open(address)]
+
+
+def _is_open(address: str) -> bool:
+    protocol, _, rest = address.rpartition("://")
+    host = rest.rpartition(":")[0].strip("[]")
+    if protocol in ("tls", "wss", "inproc") or host == "localhost":
+        return False
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, or nothing: every interface
+        return True
 
 
 def on_cluster(jobs: list[Job], client) -> Iterator[tuple[Job, dict]]:

@@ -21,15 +21,15 @@ from filelock import FileLock, Timeout
 
 from .batch import CELL_TIMEOUT, as_table, check_parameters, made_from, parameters_of, read_value
 from .files import atomic_write
-from .jobs import LOCK, RUN_TIMEOUT, Job, connect, here, on_cluster, read_record
+from .jobs import LOCK, RUN_TIMEOUT, Job, connect, here, on_cluster, open_addresses, read_record
 from .progress import progress
 
 
 def grid(
     notebook: Path, axes: list[str], parameters: dict | None = None, preset: dict | None = None
 ) -> list[tuple[Path, dict]]:
-    """Every combination of the axes ("severity=1,3,5" each) as settings for `run`, beside the fixed parameters; both win
-    over the values of a preset.
+    """Every combination of the axes ("severity=1,3,5" each) as settings for `run`, beside the fixed parameters; both
+    win over the values of a preset.
 
     Raises ValueError for an axis of another form, and for a name that is given twice."""
     kinds, fixed, values = parameters_of(notebook), parameters or {}, {}
@@ -80,6 +80,12 @@ def run(
     with ExitStack() as stack:
         stack.enter_context(_locked(folder))
         client = stack.enter_context(connect(scheduler)) if scheduler else None
+        for address in open_addresses(client) if client else ():
+            print(
+                f"warning: the scheduler listens at {address} without TLS: whoever reaches it can run code as you; bind it "
+                "to 127.0.0.1 or give it a certificate, as the README shows",
+                file=sys.stderr,
+            )
         sources = {path: made_from(path) for path in {job.notebook for job in jobs}}
         records = {} if force else {j.output: r for j in jobs if (r := finished(j, sources[j.notebook]))}
         todo = [job for job in jobs if job.output not in records]

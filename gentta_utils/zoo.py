@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from . import hub
+from .devices import precision_on
 from .files import check_file, sha256, write_json
 from .paths import MODELS
 
@@ -134,13 +135,6 @@ def load(
     else:
         model = (_load_unet if (path / "unet").is_dir() else _load_dit)(path, device, precision)
     return model.to(device).eval().requires_grad_(False)
-
-
-def precision_on(device: str, precision: str = "auto") -> str:
-    """What "auto" means on a device for a denoiser of the scenes profile; anything else is returned as it is."""
-    from .conditioning import has_fast_bf16
-
-    return precision if precision != "auto" else "bf16" if has_fast_bf16(device) else "fp32"
 
 
 @lru_cache(maxsize=16)

@@ -18,6 +18,7 @@ from gentta_utils.classifier import Classifier
 from gentta_utils.clip import Clip
 from gentta_utils.conditioning import Denoiser
 from gentta_utils.datasets import SceneSpec, shifted, stream
+from gentta_utils.devices import precision_on
 from gentta_utils.files import atomic_write, check_file, sha256, write_json
 from gentta_utils.methods import diffusion_tta, source
 from gentta_utils.methods.reverse import what_changes
@@ -122,8 +123,8 @@ def test_weights_of_the_text_half_have_eight_significant_bits(name):
 
 
 def test_auto_precision_is_what_a_loaded_model_has():
-    assert zoo.precision_on("cpu") == zoo.cached("denoiser/dit").precision
-    assert zoo.precision_on("cpu", "fp32") == "fp32" == zoo.cached("denoiser/dit", "fp32").precision
+    assert precision_on("cpu") == zoo.cached("denoiser/dit").precision
+    assert precision_on("cpu", "fp32") == "fp32" == zoo.cached("denoiser/dit", "fp32").precision
 
 
 @pytest.mark.parametrize("name", zoo.ON_DEMAND)

@@ -165,6 +165,7 @@ def test_values_take_the_types_of_the_parameters_cell(make):
         (["--grid", "n"], "not of the form name=a,b,c"),
         (["--grid", "n=1,1"], "two of these runs are the same"),
         (["--grid", "n=1", "-p", "n", "2"], "n is given twice"),
+        (["--grid", "n=1", "n=2"], "n is given twice"),
         (["--grid", "fast=true,false", "--fast"], "fast is given twice"),
         (["--grid", "n=1", "--workers", "0"], "whole numbers from 1 on"),
         (["--grid", "n=1", "--run-timeout", "0"], "whole numbers from 1 on"),
@@ -327,6 +328,37 @@ if first and n == 2:
     assert main(grid) == 0
     assert "3 finished before, 0 to do" in capsys.readouterr().out
     assert journal(path) == [1, 2, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "address, is_open",
+    [
+        ("tcp://127.0.0.1:8786", False), ("tcp://[::1]:8786", False), ("tcp://localhost:8786", False),
+        ("tls://0.0.0.0:8786", False), ("wss://0.0.0.0:8786", False), ("inproc://10.0.0.7/1/2", False),
+        ("tcp://0.0.0.0:8786", True), ("tcp://[::]:8786", True), ("tcp://10.0.0.7:8786", True), ("tcp://:8786", True),
+        ("ws://0.0.0.0:8786", True), ("tcp://node7:8786", True),
+    ],
+)  # fmt: skip
+def test_which_addresses_are_open(address, is_open):
+    assert jobs._is_open(address) == is_open
+
+
+@pytest.mark.parametrize("host, warns", [("0.0.0.0", True), ("127.0.0.1", False)])
+def test_an_open_scheduler_is_warned_of(make, capsys, host, warns):
+    distributed = pytest.importorskip("distributed", reason="dask is not installed: pip install -e '.[cluster]'")
+    how = dict(n_workers=0, host=host, processes=False, protocol="tcp://", dashboard_address=None)
+    path = make()
+    with distributed.LocalCluster(**how) as cluster:
+        settings = sweep.grid(path, ["n=1"])
+        output = path.parent / "out" / f"{sweep._name(path, {'n': 1})}.ipynb"
+        record = {"notebook": path.stem, "status": "ok", "parameters": {"n": 1}, "made_from": batch.made_from(path)}
+        record["output"] = str(output)
+        output.parent.mkdir()
+        output.write_text("{}", encoding="utf-8")
+        output.with_suffix(".json").write_text(json.dumps(record), encoding="utf-8")  # nothing is left to do
+        sweep.run(settings, path.parent / "out", scheduler=cluster.scheduler_address)
+    error = capsys.readouterr().err
+    assert ("without TLS: whoever reaches it can run code as you" in error) == warns
 
 
 def test_a_missing_scheduler_is_one_sentence(make, capsys, monkeypatch):

@@ -145,7 +145,7 @@ def connect(address: str):
 
 
 def open_addresses(client) -> list[str]:
-    """Where the client's scheduler listens to more than its own machine without TLS: whoever reaches it may run code."""
+    """Where the client's scheduler listens to other machines without TLS: whoever reaches it can run code."""
     listens = client.run_on_scheduler(lambda dask_scheduler: [one.listen_address for one in dask_scheduler.listeners])
     return [address for address in listens if _is_open(address)]
 

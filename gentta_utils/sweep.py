@@ -82,8 +82,8 @@ def run(
         client = stack.enter_context(connect(scheduler)) if scheduler else None
         for address in open_addresses(client) if client else ():
             print(
-                f"warning: the scheduler listens at {address} without TLS: whoever reaches it can run code as you; bind it "
-                "to 127.0.0.1 or give it a certificate, as the README shows",
+                f"warning: the scheduler listens at {address} without TLS: whoever reaches it can run code as you; "
+                "bind it to 127.0.0.1 or give it a certificate, as the README shows",
                 file=sys.stderr,
             )
         sources = {path: made_from(path) for path in {job.notebook for job in jobs}}

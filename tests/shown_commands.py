@@ -1,4 +1,4 @@
-"""Every command that the project shows a reader, in the order of its pages: from code blocks, inline code and comments."""
+"""Every command that the project shows a reader, by page: from code blocks, inline code and comments."""
 
 import json
 import re

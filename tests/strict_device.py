@@ -1,4 +1,4 @@
-"""A device like Apple's graphics, on any machine: it computes, but refuses float64 and floating-point tensors of the CPU.
+"""A device like Apple's graphics, on any machine: it computes, but refuses float64 and numbers of the CPU.
 
 Its tensors call themselves "meta", the one device that every build of torch has, and hold their numbers on the CPU.
 """

@@ -1,7 +1,7 @@
 """Every command that a page, a notebook or a preset shows is run in fast mode, or parsed with its names resolved.
 
-Commands that execute notebooks share runs: one for each notebook, profile and way of starting it; the others go as far as
-the parameters that their run would get.
+Commands that execute notebooks share runs: one for each notebook, profile and way of starting it; the others go as far
+as the parameters that their run would get.
 """
 
 import ast
@@ -56,8 +56,8 @@ def test_how_many_of_each_kind(capsys):
     assert set(kinds) == {"notebook", "script", "run", "parsed"}
     with capsys.disabled():
         print(
-            f"\n{len(COMMANDS)} commands shown: {kinds['run']} run as they are, {kinds['notebook']} execute notebooks (in "
-            f"{len(SHARED)} runs), {kinds['script']} in {len(scripts())} scripts that are run, {kinds['parsed']} parsed"
+            f"\n{len(COMMANDS)} commands shown: {kinds['run']} run as they are, {kinds['notebook']} execute notebooks, in "
+            f"{len(SHARED)} runs, {kinds['script']} in {len(scripts())} scripts that are run, {kinds['parsed']} parsed"
         )
 
 
@@ -118,13 +118,14 @@ def resolve(words: tuple[str, ...]) -> None:
     """A command of the package: its options are known, and so are the names that it is given."""
     args = cli._parser().parse_args([*words])
     known = {
-        "train": lambda: recipes.names(), "measure": lambda: report.ALL_EXPERIMENTS, "report": lambda: report.TABLES,
-        "data": lambda: (*downloads.ARCHIVES, *downloads.guides()), "publish": lambda: [path.stem for path in batch.notebooks()],
-    }  # fmt: skip
+        "train": recipes.names,
+        "measure": lambda: report.ALL_EXPERIMENTS,
+        "data": lambda: (*downloads.ARCHIVES, *downloads.guides()),
+    }.get(args.command, lambda: report.TABLES)()
     given = getattr(args, "names", None) or [v for v in (getattr(args, "name", None),) if v]
     for name in given:
         if not name.isupper():  # NAME and the like stand for any
-            assert name in known[args.command](), name
+            assert name in known, name
 
 
 def imports_of(path: Path) -> int:
@@ -240,8 +241,11 @@ def test_scripts_run(text, tmp_path):
     (shims / "srun").write_text('#!/bin/sh\nexec "$@"\n', encoding="utf-8")
     (shims / "srun").chmod(0o755)
     for old, new in (
-        ("0 1 2 3", "0"), ("=4", "=1"), ("severity=1,2,3,4,5", "severity=1"), ("device cuda", "device cpu --fast --out out")
-    ):  # fmt: skip
+        ("0 1 2 3", "0"),
+        ("=4", "=1"),
+        ("severity=1,2,3,4,5", "severity=1"),
+        ("device cuda", "device cpu --fast --out out"),
+    ):
         assert old in text or old == "0 1 2 3"
         text = text.replace(old, new)
     path = os.pathsep.join([str(shims), str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -265,7 +269,7 @@ def test_scripts_run(text, tmp_path):
 
 @pytest.mark.parametrize("text", [text for name, text in blocks("python") if name.endswith(".md")])
 def test_python_examples(text):
-    """What needs a cluster is parsed, its packages being those of the extra of that name; the rest is run on two images."""
+    """What needs a cluster is parsed, and its packages are those of that extra; the rest is run on two images."""
     tree = ast.parse(text)
     modules = {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     if "dask_jobqueue" in modules:

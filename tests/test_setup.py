@@ -16,6 +16,7 @@ from gentta_utils import doctor
 from gentta_utils.paths import ROOT
 from gentta_utils.torchvision_shim import ensure_torchvision
 
+LIBRARIES = "torch psutil papermill filelock timm diffusers transformers open_clip matplotlib.pyplot".split()
 PACKAGE = sorted((ROOT / "gentta_utils").rglob("*.py"))
 
 
@@ -196,3 +197,82 @@ def test_labels_are_complete():
     assert len(labels["colours"]) == 8
     assert labels["watermark_class"] in labels["classes"]
     assert all("{}" in t for t in [labels["prompt"], *labels["templates"]])
+
+
+# --- clones elsewhere ------------------------------------------------------------------------------------------------
+
+
+def text_calls_without_encoding(tree: ast.AST) -> list[str]:
+    """Calls that read or write text in whatever encoding the machine happens to have."""
+    found = []
+    for node in (n for n in ast.walk(tree) if isinstance(n, ast.Call)):
+        given = {k.arg: k.value for k in node.keywords}
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        place = {"open": 1 if isinstance(node.func, ast.Name) else 0, "fdopen": 1, "TemporaryFile": 0}
+        if name in place:
+            mode = given.get("mode", node.args[place[name]] if len(node.args) > place[name] else ast.Constant("r"))
+            modes = {n.value for n in ast.walk(mode) if isinstance(n, ast.Constant)}
+            library = isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) in (
+                "Image",
+                "tarfile",
+                "os",
+            )
+            is_text = not library and all("b" not in str(m) for m in modes)
+        else:
+            process = name in ("run", "Popen", "check_output") and {"text", "universal_newlines"} & set(given)
+            is_text = name in ("read_text", "write_text") or bool(process)
+        if is_text and isinstance(node.func, ast.Attribute | ast.Name) and "encoding" not in given:
+            found.append(ast.unparse(node))
+    return found
+
+
+def test_every_text_file_is_read_and_written_as_utf_8():
+    for text, wrong in (("p.read_text()", 1), ("open(p, 'rb')", 0), ("open(p)", 1), ("run(c, text=True)", 1)):
+        assert len(text_calls_without_encoding(ast.parse(text))) == wrong, text
+    for path in [*PACKAGE, *(ROOT / "tests").rglob("*.py"), *(ROOT / "bench").glob("*.py")]:
+        assert not text_calls_without_encoding(ast.parse(path.read_text(encoding="utf-8"))), path
+
+
+def test_line_feeds_and_bytes_survive_every_checkout():
+    """With core.autocrlf=true a clone has the text of this one, and its checksums."""
+    names = ["README.md", "Makefile", "data/models/checksums.json", "gentta_utils/zoo.py"]
+    asked = ["git", "check-attr", "eol", "binary", "--", *names]
+    said = subprocess.run(asked, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
+    assert said.count("eol: lf") == len(names)
+    assert said.count("binary: set") == 0
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
+    binary = [n for n in tracked.splitlines() if n.endswith((".npz", ".png", ".safetensors"))]
+    asked = ["git", "check-attr", "binary", "--", *binary]
+    said = subprocess.run(asked, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
+    assert said.count("binary: set") == len(binary) > 50
+
+
+def test_every_module_imports_without_what_unix_alone_has():
+    modules = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in PACKAGE if p.stem != "__main__"]
+    code = f"""
+import sys, importlib
+import gentta_utils
+for name in {LIBRARIES}:  # what they need is theirs
+    importlib.import_module(name)
+for name in [n for n in sys.modules if n.split(".")[0] == "gentta_utils"]:
+    del sys.modules[name]
+for name in ("resource", "fcntl", "pwd", "grp", "termios", "pty", "tty", "posix", "syslog", "readline"):
+    sys.modules[name] = None
+sys.modules["gentta_utils.torchvision_shim"] = type(sys)("shim")
+sys.modules["gentta_utils.torchvision_shim"].ensure_torchvision = lambda: "shim"
+for name in {modules}:
+    importlib.import_module(name)
+from gentta_utils import batch
+assert batch._peak_memory() is None
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_package_is_for_the_python_that_the_lock_was_made_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    (wanted,) = (line.partition("=")[2] for line in environment["dependencies"] if str(line).startswith("python="))
+    major, minor = map(int, wanted.split("."))
+    assert project["requires-python"] == f">={wanted},<{major}.{minor + 1}"
+    assert f"Python {wanted}" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -56,8 +56,8 @@ def test_how_many_of_each_kind(capsys):
     assert set(kinds) == {"notebook", "script", "run", "parsed"}
     with capsys.disabled():
         print(
-            f"\n{len(COMMANDS)} commands shown: {kinds['run']} run as they are, {kinds['notebook']} execute notebooks, in "
-            f"{len(SHARED)} runs, {kinds['script']} in {len(scripts())} scripts that are run, {kinds['parsed']} parsed"
+            f"\n{len(COMMANDS)} commands shown: {kinds['run']} run as they are, {kinds['parsed']} parsed, "
+            f"{kinds['notebook']} share {len(SHARED)} runs of notebooks, {kinds['script']} in {len(scripts())} scripts"
         )
 
 

@@ -78,8 +78,9 @@ def test_runs(command, capsys):
 
 
 def here(words: tuple[str, ...]) -> list[str]:
-    """With the programs of this environment."""
-    module = {"papermill": ["-m", "papermill"], "ruff": ["-m", "ruff"], "python": []}
+    """With the programs of this environment; the package refuses to open text in the encoding of the machine."""
+    strict = ["-X", "warn_default_encoding", "-W", "error::EncodingWarning"]
+    module = {"papermill": ["-m", "papermill"], "ruff": ["-m", "ruff"], "python": strict}
     return [sys.executable, *module[words[0]], *words[1:]] if words[0] in module else list(words)
 
 
@@ -225,10 +226,10 @@ def test_notebooks_run(key, elsewhere, tmp_path):
 
 
 def environment() -> dict[str, str]:
-    """Of a reader who set nothing, offline."""
+    """Of a reader who set nothing, offline, in the plainest of languages."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGINGFACE_", "GENTTA_", "DASK_"))}
     kept["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return kept | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    return kept | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "LC_ALL": "C"}
 
 
 @pytest.mark.timeout(LIMIT)

@@ -13,8 +13,9 @@ import torch
 from safetensors import safe_open
 
 from gentta_utils import zoo
-from gentta_utils.conditioning import Denoiser, PixelDiT, has_fast_bf16
+from gentta_utils.conditioning import Denoiser, PixelDiT
 from gentta_utils.conditioning_unet import PixelUNet
+from gentta_utils.devices import precision_on
 from gentta_utils.recipes import CANDIDATES, dit, quality, unconditional
 
 
@@ -24,14 +25,16 @@ def model(name: str) -> tuple[Denoiser, str]:
         return zoo.load(name), "as shipped"
     folder = CANDIDATES / name
     if (folder / "card.json").is_file():
-        return zoo.load(name, folder=CANDIDATES), f"{json.loads((folder / 'card.json').read_text())['steps']} steps"
+        return zoo.load(
+            name, folder=CANDIDATES
+        ), f"{json.loads((folder / 'card.json').read_text(encoding='utf-8'))['steps']} steps"
     recipe = unconditional.RECIPES[name]
     network = recipe.build()
     with safe_open(folder / "checkpoint.safetensors", framework="pt") as file, torch.no_grad():
         step = json.loads(file.metadata()["run"])["step"]
         for key, value in network.named_parameters():
             value.copy_(file.get_tensor(f"average.{key}"))
-    abar, precision = dit.scheduler().alphas_cumprod, "bf16" if has_fast_bf16() else "fp32"
+    abar, precision = dit.scheduler().alphas_cumprod, precision_on("cpu")
     if recipe.start:
         return PixelDiT(network, abar, zoo.IMAGE_SIZE, precision=precision), f"{step} steps so far"
     return PixelUNet(network, abar, zoo.IMAGE_SIZE, precision=precision, unshuffle=recipe.unshuffle), f"{step} so far"

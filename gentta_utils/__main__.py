@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_run_options(parser: argparse.ArgumentParser, folder: str) -> None:
     parser.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
-    parser.add_argument("-f", "--file", type=Path, metavar="YAML", help="parameters from a file; -p wins over it")
+    parser.add_argument("-f", "--file", type=Path, metavar="YAML", help="parameters from a file; -p and --grid win")
     parser.add_argument("--fast", action="store_true", help="smallest sizes: does every cell run?")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"for results; {folder} if not given")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="runs at a time on this machine")
@@ -65,22 +65,27 @@ def _run(args) -> int:
     from . import batch
 
     paths = [batch.find(name) for name in args.notebooks] or batch.notebooks()
-    return _run_all([(path, _parameters(args)) for path in paths], args.out or ROOT / "runs" / "course", args)
+    return _run_all(
+        [(path, _preset(args) | _parameters(args)) for path in paths], args.out or ROOT / "runs" / "course", args
+    )
 
 
 def _sweep(args) -> int:
     from . import batch, sweep
 
     path = batch.find(args.notebook)
-    settings = sweep.grid(path, args.grid, _parameters(args))
+    settings = sweep.grid(path, args.grid, _parameters(args), _preset(args))
     return _run_all(settings, args.out or ROOT / "runs" / path.stem, args)
 
 
-def _parameters(args) -> dict:
+def _preset(args) -> dict:
     from . import batch
 
-    preset = batch.read_preset(args.file) if args.file else {}
-    return preset | dict(args.parameter) | ({"fast": True} if args.fast else {})
+    return batch.read_preset(args.file) if args.file else {}
+
+
+def _parameters(args) -> dict:
+    return dict(args.parameter) | ({"fast": True} if args.fast else {})
 
 
 def _run_all(settings: list, folder: Path, args) -> int:
@@ -90,7 +95,7 @@ def _run_all(settings: list, folder: Path, args) -> int:
     records = sweep.run(settings, folder, args.workers, args.scheduler, args.force, **limits, dry=args.dry_run)
     if args.dry_run:
         return 0
-    print((folder / "summary.md").read_text())
+    print((folder / "summary.md").read_text(encoding="utf-8"))
     for record in records:
         if record["status"] != "ok":
             print(f"{Path(record['output']).stem} failed: {record['error']}", file=sys.stderr)

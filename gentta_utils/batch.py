@@ -7,7 +7,6 @@ import ast
 import hashlib
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -59,7 +58,7 @@ def parameters_of(notebook: Path) -> dict[str, str]:
 
     Raises ValueError if it is no notebook, or has not just one such cell: papermill would run the defaults then."""
     try:
-        cells = json.loads(notebook.read_text())["cells"]
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
         tagged = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])]
         lines = [line for source in tagged for line in ast.parse(source).body]
     except (OSError, ValueError, KeyError, TypeError, SyntaxError) as error:
@@ -121,7 +120,7 @@ def read_preset(path: Path) -> dict:
 def made_from(notebook: Path) -> dict:
     """What a run's numbers depend on, beside its parameters: hashes of the notebook's code, of the package, of the
     models and tables in data/, and the versions of the libraries."""
-    cells = json.loads(notebook.read_text())["cells"]
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     code = "\0".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")  # prose and outputs do not count
     return {
         "notebook": hashlib.sha256(code.encode()).hexdigest()[:16],
@@ -184,14 +183,14 @@ def run_notebook(
         else:
             record_path.unlink(missing_ok=True)
             output.unlink(missing_ok=True)
-    content = json.loads(output.read_text()) if output.is_file() else {"cells": [], "metadata": {}}
+    content = json.loads(output.read_text(encoding="utf-8")) if output.is_file() else {"cells": [], "metadata": {}}
     error = error or _widget_error(content)
     record = {
         "notebook": notebook.stem,
         "status": "failed" if error else "ok",
         "error": error,
         "seconds": round(time.monotonic() - start, 1),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
+        "peak_memory_mb": _peak_memory(),
         "parameters": parameters,
         "headline": _headlines(content),
         "made_from": source,
@@ -212,6 +211,16 @@ def _numbered(notebook: Path, told: Callable[[int, int], None]) -> Callable:
         told(cell_index + 1 - len(added), cells)
 
     return started
+
+
+def _peak_memory() -> int | None:
+    """Of the largest process that this one started and that has ended, in MB; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # not on Unix
+        return None
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // unit
 
 
 def family(pid: int | None = None) -> list[psutil.Process]:
@@ -259,7 +268,7 @@ def _widget_error(content: dict) -> str | None:
 
 def _commit() -> str:
     done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, encoding="utf-8", check=False
     )
     return done.stdout.strip() or "unknown"
 

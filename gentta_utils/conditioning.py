@@ -6,7 +6,6 @@ knows how an image of the task model becomes the network's own input (`encode`) 
 """
 
 import copy
-import os
 from collections.abc import Callable
 
 import torch
@@ -249,19 +248,3 @@ def use_erf_gelu(network: nn.Module) -> nn.Module:
 
 def _to_float32(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
     return output.float()
-
-
-def has_fast_bf16(device: str = "cpu") -> bool:
-    """Whether bf16 matrix products are fast here: any CUDA device that has them, or a CPU with the instructions.
-
-    The environment variable GENTTA_PRECISION=fp32 says no, to see what a machine without them does; raises ValueError
-    for other values than "fp32", "auto" and nothing."""
-    wanted = os.environ.get("GENTTA_PRECISION", "auto")
-    if wanted not in ("", "auto", "fp32"):
-        raise ValueError(f"GENTTA_PRECISION={wanted}: set it to fp32 (no half precision) or to auto")
-    if wanted == "fp32":
-        return False
-    if str(device).startswith("cuda"):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    flags = torch.cpu.get_capabilities()
-    return str(device) == "cpu" and bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))

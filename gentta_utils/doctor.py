@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from . import __version__, zoo
+from .devices import available, precision_on
 from .files import check_file
 from .paths import MODELS, ROOT
 from .torchvision_shim import ensure_torchvision
@@ -17,7 +18,7 @@ PINNED = ("torch", "torchvision", "diffusers", "timm", "open_clip_torch", "trans
 
 
 def _pins() -> dict[str, str]:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     return {name.lower(): wanted for name, _, wanted in (line.partition("==") for line in lines if "==" in line)}
 
 
@@ -43,9 +44,8 @@ def _shim() -> tuple[bool, str, str]:
 
 
 def _device() -> tuple[bool, str, str]:
-    if torch.cuda.is_available():
-        return True, f"cpu and {torch.cuda.get_device_name()}", ""
-    return True, "cpu (all that the scenes profile needs)", ""
+    cpu, *more = available().values()
+    return True, f"{cpu} and {', '.join(more)}" if more else f"{cpu} (all that the scenes profile needs)", ""
 
 
 def _threads() -> tuple[bool, str, str]:
@@ -54,9 +54,7 @@ def _threads() -> tuple[bool, str, str]:
 
 
 def _bf16() -> tuple[bool, str, str]:
-    from .conditioning import has_fast_bf16
-
-    fast = has_fast_bf16()
+    fast = precision_on("cpu") == "bf16"
     return (
         True,
         "fast bf16: used for the diffusion model" if fast else "no fast bf16: float32, about 3 times slower",

@@ -32,7 +32,7 @@ PARTIAL = ("imagenet-c", "imagenet-w")  # there is no one folder to look for: a 
 
 def guides() -> dict[str, str]:
     """Name of a data set -> how to get it, with DIR in the place of the folder that holds all data sets."""
-    _, *sections = GUIDES.read_text().split("\n## ")
+    _, *sections = GUIDES.read_text(encoding="utf-8").split("\n## ")
     return {name: text.strip() for name, _, text in (section.partition("\n") for section in sections)}
 
 

@@ -14,6 +14,7 @@ import torch
 from . import zoo
 from .corruptions import HELD_OUT, TEST
 from .datasets import SceneSpec, Stream, correlated, mixed, stream
+from .devices import precision_on
 from .errors import ErrorTable, error_table
 from .evaluate import Job, Records, fingerprint, run, table
 from .files import write_json
@@ -89,7 +90,7 @@ def job(
         "settings": asdict(settings),
         "classifier": classifier,
         "models": {role: zoo.fingerprint(name) for role, name in used.items()},
-        "precision": zoo.precision_on("cpu", precision) if denoiser else "fp32",
+        "precision": precision_on("cpu", precision) if denoiser else "fp32",
         "stream": _describe(spec, order),
         "how": how,
         "select": "none" if method == "source" else "held-out",
@@ -188,7 +189,7 @@ def chosen() -> dict:
     again = "run `python -m gentta_utils measure select`"
     if not CHOSEN.is_file():
         raise FileNotFoundError(f"no settings at {CHOSEN}: {again}")
-    content = json.loads(CHOSEN.read_text())
+    content = json.loads(CHOSEN.read_text(encoding="utf-8"))
     changed = [name for name, checksum in content["models"].items() if zoo.fingerprint(name) != checksum]
     if changed:
         raise ValueError(f"the settings at {CHOSEN} were chosen for another {', '.join(changed)}: {again}")

@@ -147,14 +147,16 @@ def select_rivals() -> list[Records]:
 
 def chosen_rows(classifier: str) -> list[str]:
     """The rows whose settings `select_rivals` chose for a classifier, none for one that it did not meet."""
-    return list(json.loads(RIVALS.read_text())["settings"].get(classifier, {})) if RIVALS.is_file() else []
+    return (
+        list(json.loads(RIVALS.read_text(encoding="utf-8"))["settings"].get(classifier, {})) if RIVALS.is_file() else []
+    )
 
 
 def rival(row: str, classifier: str):
     """The settings that `select_rivals` wrote down. Raises FileNotFoundError before it was run."""
     if not RIVALS.is_file():
         raise FileNotFoundError(f"no settings at {RIVALS}: run `python -m gentta_utils measure select_rivals`")
-    values = json.loads(RIVALS.read_text())["settings"][classifier][row]
+    values = json.loads(RIVALS.read_text(encoding="utf-8"))["settings"][classifier][row]
     if "window" in values:
         values["window"] = tuple(values["window"])
     return MODULES[method_of(row)].Settings(**values)

@@ -38,7 +38,7 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
 def write_json(path: Path, content: object) -> None:
     """Write `content` as readable JSON, atomically."""
     text = json.dumps(content, indent=2) + "\n"
-    atomic_write(path, lambda temporary: temporary.write_text(text))
+    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def read_tensors(path: Path) -> dict | None:

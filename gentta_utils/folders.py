@@ -57,7 +57,7 @@ class Listing:
 @lru_cache
 def synsets(name: str = "imagenet") -> tuple[str, ...]:
     """The wnids of a list in the order of the class indices; timm ships the lists."""
-    return tuple((resources.files("timm.data") / "_info" / f"{name}_synsets.txt").read_text().split())
+    return tuple((resources.files("timm.data") / "_info" / f"{name}_synsets.txt").read_text(encoding="utf-8").split())
 
 
 def class_indices(dataset: str) -> tuple[int, ...] | None:

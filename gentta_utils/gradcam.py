@@ -127,14 +127,15 @@ def panels(
 
 
 def correlation(a: Maps, b: Maps) -> PerImage:
-    """Pearson correlation (B,) of two sets of maps (B, H, W); 0 where one of them is constant."""
-    a, b = (m.flatten(1).double() - m.flatten(1).double().mean(1, keepdim=True) for m in (a, b))
+    """Pearson correlation (B,) of two sets of maps (B, H, W), float64 on the CPU; 0 where one of them is constant."""
+    a, b = (m.flatten(1).cpu().double() for m in (a, b))  # Apple's graphics have no float64
+    a, b = (m - m.mean(1, keepdim=True) for m in (a, b))
     length = a.norm(dim=1) * b.norm(dim=1)
     return torch.where(length > 0, (a * b).sum(1) / length.clamp_min(1e-300), 0.0)
 
 
 def overlap(a: Maps, b: Maps, share: float = 0.2) -> PerImage:
-    """Intersection over union (B,) of the top `share` of the area of two sets of maps (B, H, W)."""
+    """Intersection over union (B,) of the top `share` of the area of two sets of maps (B, H, W), float64 on the CPU."""
     n = max(1, round(share * a[0].numel()))
     top = [
         torch.zeros(m.flatten(1).shape, dtype=torch.bool, device=m.device).scatter(
@@ -142,4 +143,4 @@ def overlap(a: Maps, b: Maps, share: float = 0.2) -> PerImage:
         )
         for m in (a, b)
     ]
-    return (top[0] & top[1]).sum(1).double() / (top[0] | top[1]).sum(1)
+    return (top[0] & top[1]).sum(1).cpu().double() / (top[0] | top[1]).sum(1).cpu()

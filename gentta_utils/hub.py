@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from . import adm
+from .devices import precision_on
 
 # The paper's ViT-B/32 and ConvNeXt-T are torchvision's; these are their nearest kin in timm, trained on
 # ImageNet-1k alone (the names without a tag would give weights that saw ImageNet-21k).
@@ -50,17 +51,8 @@ def load(name: str, device: str = "cpu", precision: str = "auto", low_memory: bo
     repositories(name)
     if name.startswith("classifier/"):
         return _load_classifier(name)
-    precision = auto_precision(device) if precision == "auto" else precision
+    precision = precision_on(device, precision, published=True)
     return adm.load(device, precision, low_memory) if name == ADM else _load_dit(name, device, precision, low_memory)
-
-
-def auto_precision(device: str) -> str:
-    """float32 on a CPU; on a GPU bf16 where it is fast, else fp16 (before Ampere)."""
-    from .conditioning import has_fast_bf16
-
-    if not str(device).startswith("cuda"):
-        return "fp32"
-    return "bf16" if has_fast_bf16(device) else "fp16"
 
 
 def fingerprint(name: str) -> str:
@@ -70,7 +62,7 @@ def fingerprint(name: str) -> str:
     found = []
     for repository in repositories(name):
         ref = _folder(repository) / "refs" / "main"
-        found.append(ref.read_text()[:12] if ref.is_file() else "missing")
+        found.append(ref.read_text(encoding="utf-8")[:12] if ref.is_file() else "missing")
     return "+".join(found)
 
 

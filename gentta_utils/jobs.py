@@ -4,6 +4,7 @@ Threads would not do: papermill changes the working directory of its whole proce
 whoever started it (see `batch`), so neither a killed runner nor a killed worker leaves a kernel behind.
 """
 
+import ipaddress
 import json
 import os
 import signal
@@ -49,7 +50,7 @@ class Job:
 def read_record(path: Path) -> dict | None:
     """A run's record; None where there is none, or only something else or half of one."""
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     whole = isinstance(record, dict) and {"notebook", "status", "parameters", "made_from"} <= set(record)
@@ -87,7 +88,7 @@ class _Run:
 
     def __init__(self, job: Job, environment: dict[str, str], told: Told = lambda *_: None):
         self.job, self.start = job, time.monotonic()
-        self.log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed in `end`)
+        self.log = tempfile.TemporaryFile("w+", errors="replace", encoding="utf-8")  # noqa: SIM115 (closed in `end`)
         text = json.dumps({**vars(job), "notebook": str(job.notebook), "output": str(job.output)})
         self.process = subprocess.Popen(
             [sys.executable, "-m", "gentta_utils.batch", text],
@@ -164,6 +165,23 @@ def connect(address: str):
         raise FileNotFoundError("no such file")
     except (OSError, ValueError) as error:
         raise OSError(f"no dask scheduler answers at {address} ({error}): start one with `dask scheduler`") from error
+
+
+def open_addresses(client) -> list[str]:
+    """Where the client's scheduler listens to other machines without TLS: whoever reaches it can run code."""
+    listens = client.run_on_scheduler(lambda dask_scheduler: [one.listen_address for one in dask_scheduler.listeners])
+    return [address for address in listens if _is_open(address)]
+
+
+def _is_open(address: str) -> bool:
+    protocol, _, rest = address.rpartition("://")
+    host = rest.rpartition(":")[0].strip("[]")
+    if protocol in ("tls", "wss", "inproc") or host == "localhost":
+        return False
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, or nothing: every interface
+        return True
 
 
 def on_cluster(jobs: list[Job], client, told: Told = lambda *_: None) -> Iterator[tuple[Job, dict]]:

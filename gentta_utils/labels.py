@@ -4,7 +4,7 @@ import json
 
 from .paths import DATA
 
-LABELS = json.loads((DATA / "scenes" / "labels.json").read_text())
+LABELS = json.loads((DATA / "scenes" / "labels.json").read_text(encoding="utf-8"))
 CLASSES: list[str] = LABELS["classes"]
 COLOURS: list[str] = list(LABELS["colours"])
 MATERIALS: list[str] = LABELS["materials"]

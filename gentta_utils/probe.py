@@ -36,7 +36,7 @@ def passes(seconds: float = SECONDS) -> list[float]:
     import torch
     from torch import nn
 
-    from .zoo import precision_on
+    from .devices import precision_on
 
     torch.manual_seed(0)
     norms = [nn.LayerNorm(WIDTH, elementwise_affine=False) for _ in range(2)]

@@ -1,7 +1,6 @@
 """Committed notebooks: executed at their defaults, clean of everything that changes without a reason."""
 
 import json
-import os
 import tempfile
 from pathlib import Path
 
@@ -16,12 +15,11 @@ def publish(notebook: Path) -> dict:
     Its line "**Cost**: ..." is rewritten with what was measured on both kinds of machine (`costs`), or just now.
 
     Raises RuntimeError, leaving the notebook as it was, if it fails."""
-    os.environ["GENTTA_PROGRESS"] = "0"  # no bars in what is committed
     with tempfile.TemporaryDirectory() as folder:
         record = run([(notebook, {})], Path(folder))[0]
         if record["status"] != "ok":
             raise RuntimeError(f"{notebook.name} failed and was left as it was: {record['error']}")
-        content = json.loads((Path(folder) / notebook.name).read_text())
+        content = json.loads((Path(folder) / notebook.name).read_text(encoding="utf-8"))
     known = costs.read().get(notebook.stem, {}).get("default")
     now = f"**Cost**: {record['seconds']:.0f} seconds on two CPU cores, {record['peak_memory_mb']} MB of memory."
     cost = costs.line(known) if known else now
@@ -33,5 +31,5 @@ def publish(notebook: Path) -> dict:
         keep = {k: v for k, v in cell["metadata"].items() if k in ("tags", "jupyter")}
         cell["metadata"] = keep
     write_text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    atomic_write(notebook, lambda path: path.write_text(write_text))
+    atomic_write(notebook, lambda path: path.write_text(write_text, encoding="utf-8"))
     return record

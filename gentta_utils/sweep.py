@@ -7,7 +7,6 @@ command, given again after any accident, does what is missing.
 
 import csv
 import errno
-import fcntl
 import hashlib
 import itertools
 import json
@@ -15,18 +14,23 @@ import re
 import statistics
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from . import costs, probe
 from .batch import CELL_TIMEOUT, as_table, check_parameters, made_from, parameters_of, read_value
 from .files import atomic_write
-from .jobs import LOCK, RUN_TIMEOUT, Job, connect, environment, here, on_cluster, read_record
+from .jobs import LOCK, RUN_TIMEOUT, Job, connect, environment, here, on_cluster, open_addresses, read_record
 from .watch import Watch
 
 
-def grid(notebook: Path, axes: list[str], parameters: dict | None = None) -> list[tuple[Path, dict]]:
-    """Every combination of the axes ("severity=1,3,5" each) as settings for `run`, beside the fixed parameters.
+def grid(
+    notebook: Path, axes: list[str], parameters: dict | None = None, preset: dict | None = None
+) -> list[tuple[Path, dict]]:
+    """Every combination of the axes ("severity=1,3,5" each) as settings for `run`, beside the fixed parameters; both
+    win over the values of a preset.
 
     Raises ValueError for an axis of another form, and for a name that is given twice."""
     kinds, fixed, values = parameters_of(notebook), parameters or {}, {}
@@ -42,7 +46,8 @@ def grid(notebook: Path, axes: list[str], parameters: dict | None = None) -> lis
             if isinstance(values[name], str):
                 raise ValueError(f'{name} is {kinds[name]}: write its values as --grid \'{name}=["a", "b"],["c"]\'')
     combinations = itertools.product(*values.values())
-    return [(notebook, fixed | dict(zip(values, combination, strict=True))) for combination in combinations]
+    rest = {name: value for name, value in ((preset or {}) | fixed).items() if name not in values}
+    return [(notebook, dict(zip(values, c, strict=True)) | rest) for c in combinations]  # names of files begin with it
 
 
 def run(
@@ -80,6 +85,12 @@ def run(
         if not dry:
             stack.enter_context(_locked(folder))
         client = stack.enter_context(connect(scheduler)) if scheduler else None
+        for address in open_addresses(client) if client else ():
+            print(
+                f"warning: the scheduler listens at {address} without TLS: whoever reaches it can run code as you; "
+                "bind it to 127.0.0.1 or give it a certificate, as the README shows",
+                file=sys.stderr,
+            )
         sources = {path: made_from(path) for path in {job.notebook for job in jobs}}
         records = {} if force else {j.output: r for j in jobs if (r := finished(j, sources[j.notebook]))}
         todo = [job for job in jobs if job.output not in records]
@@ -124,22 +135,19 @@ def _locked(folder: Path) -> Iterator[None]:
     """The folder for one runner alone; the system takes the lock back when the runner dies, however it dies."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / LOCK, "w")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise OSError(
-            f"cannot write to {folder} ({error.strerror}): choose another folder with --out; nothing was run"
+        lock = FileLock(folder / LOCK).acquire(timeout=0)
+    except Timeout as error:
+        raise RuntimeError(
+            f"another runner is at work in {folder}: wait for it, or choose another folder with --out"
         ) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RuntimeError(
-                f"another runner is at work in {folder}: wait for it, or choose another folder with --out"
+    except OSError as error:
+        if error.errno not in (errno.ENOTSUP, errno.ENOLCK):  # some cluster file systems
+            raise OSError(
+                f"cannot write to {folder} ({error.strerror}): choose another folder with --out; nothing was run"
             ) from error
-        except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):  # some cluster file systems
-                raise
-            print(f"{folder} is on a file system without locks: see that no other runner uses it", file=sys.stderr)
+        print(f"{folder} is on a file system without locks: see that no other runner uses it", file=sys.stderr)
+        lock = nullcontext()
+    with lock:
         yield
 
 
@@ -241,7 +249,7 @@ def write_summary(records: list[dict], folder: Path) -> None:
         )
 
     def to_csv(path: Path) -> None:
-        with open(path, "w", newline="") as file:
+        with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
@@ -253,4 +261,4 @@ def write_summary(records: list[dict], folder: Path) -> None:
     ]
     bad = sum(r["status"] != "ok" for r in records)
     page = f"# {folder.name}\n\nRuns: {len(records)}, failed: {bad}.\n\n{as_table(linked)}\n"
-    atomic_write(folder / "summary.md", lambda path: path.write_text(page))
+    atomic_write(folder / "summary.md", lambda path: path.write_text(page, encoding="utf-8"))

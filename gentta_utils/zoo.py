@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from . import hub
+from .devices import precision_on
 from .files import check_file, sha256, write_json
 from .paths import MODELS
 
@@ -56,7 +57,7 @@ def names() -> list[str]:
 
 def checksums() -> dict[str, str]:
     """File of weights or configuration (relative to data/models) -> SHA-256."""
-    return json.loads(CHECKSUMS.read_text()) if CHECKSUMS.is_file() else {}
+    return json.loads(CHECKSUMS.read_text(encoding="utf-8")) if CHECKSUMS.is_file() else {}
 
 
 def files_of(name: str) -> list[str]:
@@ -81,7 +82,7 @@ def card(name: str, profile: str = "scenes") -> dict:
     if check_profile(profile) == "imagenet":
         return {"recipe": {"architecture": " + ".join(hub.repositories(name)), "labels": hub.LABELS}}
     files_of(name)
-    return json.loads((MODELS / name / "card.json").read_text())
+    return json.loads((MODELS / name / "card.json").read_text(encoding="utf-8"))
 
 
 def check_profile(profile: str) -> str:
@@ -136,13 +137,6 @@ def load(
     return model.to(device).eval().requires_grad_(False)
 
 
-def precision_on(device: str, precision: str = "auto") -> str:
-    """What "auto" means on a device for a denoiser of the scenes profile; anything else is returned as it is."""
-    from .conditioning import has_fast_bf16
-
-    return precision if precision != "auto" else "bf16" if has_fast_bf16(device) else "fp32"
-
-
 @lru_cache(maxsize=16)
 def cached(name: str, precision: str = "auto") -> nn.Module:
     """`load` on the CPU, once a process for each precision; treat it as read-only."""
@@ -167,7 +161,7 @@ def _load_classifier(name: str, path: Path) -> nn.Module:
         name,
     )
     if (path / "alignment.json").is_file():  # fine-tuned for SDA
-        classifier.alignment = json.loads((path / "alignment.json").read_text())
+        classifier.alignment = json.loads((path / "alignment.json").read_text(encoding="utf-8"))
     return classifier
 
 

@@ -87,7 +87,7 @@ def store(home: Path, repository: str, save) -> None:
     snapshot = root / "snapshots" / COMMIT
     (root / "blobs").mkdir(parents=True)
     (root / "refs").mkdir()
-    (root / "refs" / "main").write_text(COMMIT)
+    (root / "refs" / "main").write_text(COMMIT, encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
         save(Path(folder))
         for file in (f for f in Path(folder).rglob("*") if f.is_file()):

@@ -36,7 +36,7 @@ def parsed(text: str) -> ast.Module:
 
 
 def load(path: Path) -> dict:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def source(cell: dict) -> str:

@@ -105,7 +105,7 @@ print(network.config.scaling_factor, seconds)
 
 def check_fresh(folder) -> float:
     """The scaling factor that a fresh process reads."""
-    done = subprocess.run([sys.executable, "-c", LOAD, str(folder)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", LOAD, str(folder)], capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr[-2000:]
     factor, seconds = map(float, done.stdout.split()[-2:])
     assert seconds < 2
@@ -136,7 +136,7 @@ def test_shipped(name):
     s = autoencoder.stream(autoencoder.SceneSpec(40, split="select", start=1000))
     found = autoencoder.psnr(autoencoder.through(model, s.images), s.images)
     assert found == pytest.approx(quality["psnr_clean"], abs=1.0)
-    page = (zoo.MODELS.parent / "README.md").read_text()  # what its row of the race says
+    page = (zoo.MODELS.parent / "README.md").read_text(encoding="utf-8")  # what its row of the race says
     minutes = zoo.card(name)["minutes"]
     shown = f"({minutes:.0f} minutes): ships | {quality['psnr_clean']:.1f} dB | {quality['median_points_lost']} |"
     assert shown in page

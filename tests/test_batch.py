@@ -1,11 +1,11 @@
 """Headless runs: a record for every outcome, unknown parameters refused, nothing green that is not."""
 
 import json
-import os
 
 import matplotlib.pyplot as plt
 import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from gentta_utils import batch, sweep, widgets
 from gentta_utils.__main__ import main
@@ -36,9 +36,9 @@ def test_a_good_run_is_recorded_with_its_headline(tmp_path):
     assert record["headline"] == {"answer": 63}
     assert record["seconds"] > 0
     assert record["peak_memory_mb"] > 10
-    assert json.loads(next((tmp_path / "out").glob("10_test-n=3-*.json")).read_text()) == record
-    assert "| answer |" in (tmp_path / "out" / "summary.md").read_text()
-    assert (tmp_path / "out" / "summary.csv").read_text().startswith("notebook,n,status,seconds")
+    assert json.loads(next((tmp_path / "out").glob("10_test-n=3-*.json")).read_text(encoding="utf-8")) == record
+    assert "| answer |" in (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
+    assert (tmp_path / "out" / "summary.csv").read_text(encoding="utf-8").startswith("notebook,n,status,seconds")
 
 
 def test_failures_are_failures(tmp_path, capsys):
@@ -84,16 +84,16 @@ def test_publishing_cleans_and_states_the_cost_and_failure_changes_nothing(tmp_p
     nb.cells.insert(0, nbformat.v4.new_markdown_cell("**Cost**: unknown"))
     nbformat.write(nb, path)
     publish(path)
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     assert "seconds on two CPU cores" in "".join(content["cells"][0]["source"])
     assert set(content["metadata"]) <= {"kernelspec", "language_info"}
     assert all(not set(c["metadata"]) - {"tags"} for c in content["cells"])
     assert content["cells"][-1]["execution_count"] == 2
     bad = notebook(tmp_path / "in", "1 / 0", name="11_bad.ipynb")
-    before = bad.read_text()
+    before = bad.read_text(encoding="utf-8")
     with pytest.raises(RuntimeError, match="was left as it was"):
         publish(bad)
-    assert bad.read_text() == before
+    assert bad.read_text(encoding="utf-8") == before
 
 
 @pytest.mark.parametrize(
@@ -168,13 +168,30 @@ def test_live_widget_is_wired(shown, monkeypatch):
         slider.value = 15
 
 
+BAR = "from gentta_utils.progress import progress\nfor _ in progress(range(3), desc='bar'):\n    pass"
+
+
 def test_progress_can_be_switched_off(monkeypatch, capsys):
     from gentta_utils.progress import progress
 
-    monkeypatch.setenv("GENTTA_PROGRESS", "0")
-    assert list(progress(range(3))) == [0, 1, 2]
-    assert capsys.readouterr().err == ""
-    monkeypatch.setenv("GENTTA_PROGRESS", "1")
-    assert list(progress(range(3), desc="bar")) == [0, 1, 2]
-    assert "bar" in capsys.readouterr().err
-    assert os.environ["GENTTA_PROGRESS"] == "1"
+    for value, shown in (("0", False), ("", False), ("1", True)):  # stderr is no terminal here
+        monkeypatch.setenv("GENTTA_PROGRESS", value)
+        assert list(progress(range(3), desc="bar")) == [0, 1, 2]
+        assert ("bar" in capsys.readouterr().err) == shown
+
+
+def test_progress_is_drawn_for_somebody_alone(monkeypatch, capsys):
+    from gentta_utils.progress import progress
+
+    monkeypatch.delenv("GENTTA_PROGRESS")
+    for terminal in (False, True):
+        monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal)
+        list(progress(range(3), desc="bar"))
+        assert ("bar" in capsys.readouterr().err) == terminal
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(BAR)])
+    client = NotebookClient(nb, timeout=200)
+    for asks in (False, True):  # as whatever executes notebooks, and as JupyterLab
+        with client.setup_kernel():
+            client.kc.allow_stdin = asks
+            client.execute_cell(nb.cells[0], 0)
+        assert bool(nb.cells[0].outputs) == asks

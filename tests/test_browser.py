@@ -110,7 +110,7 @@ def lab(browser, tmp_path_factory):
     for name, values in SETTINGS.items():
         path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True)
-        path.write_text(json.dumps(values))
+        path.write_text(json.dumps(values), encoding="utf-8")
     places = {
         "JUPYTERLAB_SETTINGS_DIR": "settings",
         "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
@@ -122,7 +122,7 @@ def lab(browser, tmp_path_factory):
     env = os.environ | {key: str(home / part) for key, part in places.items()}
     env |= {"GENTTA_INTERACTIVE": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     options = ["--no-browser", "--allow-root", "--port=0", "--IdentityProvider.token=course"]
-    with (home / "log").open("w") as log:
+    with (home / "log").open("w", encoding="utf-8") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", "jupyterlab", *options], cwd=home / "notebooks", env=env, stdout=log, stderr=log
         )
@@ -141,10 +141,10 @@ def address(server: subprocess.Popen, home: Path) -> str:
     end = time.monotonic() + WAIT
     while time.monotonic() < end and server.poll() is None:
         for path in (home / "runtime").glob("jpserver-*.json"):
-            if text := path.read_text():
+            if text := path.read_text(encoding="utf-8"):
                 return json.loads(text)["url"]
         time.sleep(0.2)
-    raise AssertionError("JupyterLab does not start:\n" + (home / "log").read_text())
+    raise AssertionError("JupyterLab does not start:\n" + (home / "log").read_text(encoding="utf-8"))
 
 
 def run_all(browser, lab: str, name: str):

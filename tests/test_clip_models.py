@@ -105,7 +105,7 @@ print(seconds)
 
 
 def check_fresh(folder):
-    done = subprocess.run([sys.executable, "-c", LOAD, str(folder)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", LOAD, str(folder)], capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr[-2000:]
     assert float(done.stdout.split()[-1]) < 2
 

@@ -150,7 +150,7 @@ def test_committed_tables_rest_on_the_shipped_models_and_chosen_settings():
 
 
 def test_the_readme_says_what_the_records_say():
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     for row in report_02.headlines(evaluate.results("backbones")):
         assert " | ".join(list(row.values())[1:]) in text
     for row in report_05.headlines(evaluate.results("sda_corruptions"), evaluate.results("sda_clean")):

@@ -18,6 +18,7 @@ from gentta_utils.classifier import Classifier
 from gentta_utils.clip import Clip
 from gentta_utils.conditioning import Denoiser
 from gentta_utils.datasets import SceneSpec, shifted, stream
+from gentta_utils.devices import precision_on
 from gentta_utils.files import atomic_write, check_file, sha256, write_json
 from gentta_utils.methods import diffusion_tta, source
 from gentta_utils.methods.reverse import what_changes
@@ -28,7 +29,7 @@ from gentta_utils.recipes import aligned, classifiers, training
 
 
 def full_disk(path):
-    path.write_text("half of it")
+    path.write_text("half of it", encoding="utf-8")
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -38,7 +39,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_litter(tmp_path):
     with pytest.raises(OSError, match="free some space") as error:
         atomic_write(path, full_disk)
     assert "\n" not in str(error.value)
-    assert json.loads(path.read_text()) == {"a": 1}
+    assert json.loads(path.read_text(encoding="utf-8")) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
 
 
@@ -60,7 +61,7 @@ except OSError as error:
 else:
     raise SystemExit("nothing was raised")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert load_file(path)["a"].shape == (10,)
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
@@ -68,7 +69,7 @@ else:
 
 def test_a_writer_that_dies_leaves_nothing_half_written(tmp_path):
     def dies(path):
-        path.write_text("half")
+        path.write_text("half", encoding="utf-8")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -77,7 +78,7 @@ def test_a_writer_that_dies_leaves_nothing_half_written(tmp_path):
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(OSError, match="choose another folder"):
         write_json(tmp_path / "file" / "x.json", {})
 
@@ -122,8 +123,8 @@ def test_weights_of_the_text_half_have_eight_significant_bits(name):
 
 
 def test_auto_precision_is_what_a_loaded_model_has():
-    assert zoo.precision_on("cpu") == zoo.cached("denoiser/dit").precision
-    assert zoo.precision_on("cpu", "fp32") == "fp32" == zoo.cached("denoiser/dit", "fp32").precision
+    assert precision_on("cpu") == zoo.cached("denoiser/dit").precision
+    assert precision_on("cpu", "fp32") == "fp32" == zoo.cached("denoiser/dit", "fp32").precision
 
 
 @pytest.mark.parametrize("name", zoo.ON_DEMAND)
@@ -473,7 +474,7 @@ def test_promotion_ships_registers_and_names_stale_tables(tmp_path, monkeypatch)
     candidate.mkdir(parents=True)
     save_file({"a": torch.zeros(3)}, candidate / "model.safetensors")
     save_file({"a": torch.zeros(3)}, candidate / "checkpoint.safetensors")
-    (candidate / "card.json").write_text("{}")
+    (candidate / "card.json").write_text("{}", encoding="utf-8")
     assert recipes.promote("classifier/resnet") == []
     assert zoo.names() == ["classifier/resnet"]
     assert not (tmp_path / "classifier" / "resnet" / "checkpoint.safetensors").exists()

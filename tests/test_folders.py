@@ -42,8 +42,8 @@ def root(tmp_path_factory):
     fill(root / "ImageNet" / "val", synsets(), content)
     fill(root / "imagenetv2-matched-frequency-format-val", map(str, range(1000)), content, ("x.jpeg",))
     fill(root / "ImageNet-C" / "elastic_transform" / "2", synsets(), stored)
-    (root / "imagenet-a" / "README.txt").write_text("not a class")
-    (root / "imagenet-a" / "n01498041" / "._a.jpg").write_text("not an image")
+    (root / "imagenet-a" / "README.txt").write_text("not a class", encoding="utf-8")
+    (root / "imagenet-a" / "n01498041" / "._a.jpg").write_text("not an image", encoding="utf-8")
     return root
 
 

@@ -159,10 +159,8 @@ def test_half_precision_keeps_small_gradients(at_hub, photos, precision, toleran
         assert (a - b).norm() < tolerance * a.norm()
 
 
-def test_precision_follows_the_device(at_hub, monkeypatch):
+def test_precision_on_a_cpu(at_hub):
     assert load("denoiser/dit", "imagenet").precision == "fp32"
-    monkeypatch.setattr("gentta_utils.conditioning.has_fast_bf16", lambda device: device == "cuda:new")
-    assert [hub.auto_precision(d) for d in ("cpu", "cuda:new", "cuda:old")] == ["fp32", "bf16", "fp16"]
     with pytest.raises(ValueError, match="precision='int8': choose one of auto, fp32, bf16, fp16"):
         load("denoiser/dit", "imagenet", precision="int8")
 
@@ -421,7 +419,9 @@ def test_notebooks_run_on_it(home, root, tmp_path, monkeypatch, path):
     parameters = {"profile": "imagenet", "data_root": str(root), "fast": True}
     record = batch.run_notebook(path, tmp_path / path.name, parameters)
     assert record["status"] == "ok", record["error"]
-    outputs = [o for c in json.loads((tmp_path / path.name).read_text())["cells"] for o in c.get("outputs", [])]
+    outputs = [
+        o for c in json.loads((tmp_path / path.name).read_text(encoding="utf-8"))["cells"] for o in c.get("outputs", [])
+    ]
     assert not [o["text"] for o in outputs if o.get("name") == "stderr"]
     assert os.environ["HF_HOME"] == str(home)
 

@@ -33,7 +33,9 @@ def test_there_are_notebooks():
 
 
 def test_the_readme_says_which_notebooks_are_there():
-    table = re.findall(r"^\| (\d\d) [^|]+\|[^|]+\|([^|]*)\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    table = re.findall(
+        r"^\| (\d\d) [^|]+\|[^|]+\|([^|]*)\|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert [number for number, _ in table] == [name[:2] for name in rules.PLANNED]
     assert [number for number, state in table if state.strip() == "there"] == [p.name[:2] for p in NOTEBOOKS]
 

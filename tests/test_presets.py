@@ -35,7 +35,7 @@ def test_names_and_types_are_those_of_the_notebook(path):
 
 @each
 def test_the_comment_says_how_to_run_it(path):
-    comment = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
+    comment = "\n".join(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
     assert f"-f notebooks/presets/{path.name}" in comment
     for name, options in re.findall(r"(\w+)=(\S+)", comment.partition("--grid")[2]):
         assert name in batch.parameters_of(batch.find(path.stem[:2]))

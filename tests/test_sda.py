@@ -301,7 +301,7 @@ def test_the_command_writes_a_model_that_loads_with_its_alignment(tmp_path, monk
     folder = recipes.train(name)
     loaded = zoo.load(name, folder=tmp_path)
     assert loaded.alignment == what_changes(data.alignment)
-    card = json.loads((folder / "card.json").read_text())
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     assert card["recipe"]["data"]["alignment"] == loaded.alignment
     images = torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(  # written in half precision
@@ -315,9 +315,11 @@ def test_settings_of_another_model_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(aligned, "CHOSEN", path)
     fine = {c: asdict(published(c)) for c in aligned.BACKBONES}
     content = {"alignment": asdict(S), "synthesis": asdict(Synthesis(steps=9)), "fine_tune": fine}
-    path.write_text(json.dumps(content | {"models": {"denoiser/dit": zoo.fingerprint("denoiser/dit")}}))
+    path.write_text(
+        json.dumps(content | {"models": {"denoiser/dit": zoo.fingerprint("denoiser/dit")}}), encoding="utf-8"
+    )
     data, how = aligned.chosen("classifier/swin-wide-sda")
     assert (data.alignment, data.synthesis.steps, how) == (S, 9, published("classifier/swin"))
-    path.write_text(json.dumps(content | {"models": {"denoiser/dit": "older"}}))
+    path.write_text(json.dumps(content | {"models": {"denoiser/dit": "older"}}), encoding="utf-8")
     with pytest.raises(ValueError, match="chosen for another denoiser/dit: run"):
         aligned.chosen("classifier/resnet")

@@ -21,17 +21,17 @@ PACKAGE = sorted((ROOT / "gentta_utils").rglob("*.py"))
 
 
 def pins() -> dict[str, str]:
-    lines = [line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    lines = [line.split("==") for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()]
     return {name.lower().replace("_", "-"): version for name, version in lines}
 
 
 def test_environment_yml_and_pyproject_hold_the_locked_versions():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     *conda, pip = environment["dependencies"]
     assert conda == ["python=3.11", "pip"]
     first, *wanted, last = pip["pip"]
     assert (first, last) == ("-c constraints.txt", "-e .[test]")
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     direct = {re.split(r"[=<>]", d)[0] for d in project["dependencies"]}
     assert {w.split("==")[0] for w in wanted} == direct
     for requirement in [*wanted, *(d for d in project["dependencies"] if "==" in d)]:
@@ -55,7 +55,7 @@ assert torchvision.ops.box_iou(torch.tensor([[0, 0, 2, 2.]]), torch.tensor([[1, 
 from gentta_utils.torchvision_shim import ensure_torchvision
 assert ensure_torchvision() in ("native", "shim")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -84,18 +84,18 @@ except RuntimeError as error:
 else:
     raise SystemExit("nothing was raised")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
 def code_lines(path) -> int:
     """Lines without blanks, comments and docstrings."""
-    tree = rules.parsed(path.read_text())
+    tree = rules.parsed(path.read_text(encoding="utf-8"))
     docstrings = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
             docstrings |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
-    lines = enumerate(path.read_text().splitlines(), start=1)
+    lines = enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
     return sum(1 for i, line in lines if i not in docstrings and line.strip() and not line.strip().startswith("#"))
 
 
@@ -119,7 +119,7 @@ def test_the_package_can_be_read_in_an_evening():
 
 def test_every_public_function_and_class_has_a_docstring():
     for path in PACKAGE:
-        tree = rules.parsed(path.read_text())
+        tree = rules.parsed(path.read_text(encoding="utf-8"))
         assert ast.get_docstring(tree) or not tree.body, path
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
@@ -130,7 +130,9 @@ def test_no_import_cycle_inside_the_package():
     edges = {}
     for path in PACKAGE:
         module = path.relative_to(ROOT).with_suffix("").parts
-        for node in rules.parsed(path.read_text()).body:  # module level only: late imports do not make a cycle
+        for node in rules.parsed(
+            path.read_text(encoding="utf-8")
+        ).body:  # module level only: late imports do not make a cycle
             if isinstance(node, ast.ImportFrom) and node.level:
                 base = module[: len(module) - node.level]
                 names = [node.module] if node.module else [a.name for a in node.names]
@@ -151,12 +153,14 @@ def test_no_import_cycle_inside_the_package():
 
 
 def test_the_repository_speaks_of_the_project_alone():
-    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
+    ).stdout.split()
     bad = re.compile(r"(?<![\w.])/(home|root|work|tmp|mnt|opt)/\w")
     for name in files:
         path = ROOT / name
         if path.suffix in {".py", ".md", ".toml", ".yml", ".ipynb", ".json", ".txt", ".cff"} and path.is_file():
-            found = bad.search(path.read_text())
+            found = bad.search(path.read_text(encoding="utf-8"))
             assert not found or path.name == "test_setup.py", f"{name}: {found.group()}"
 
 
@@ -191,8 +195,85 @@ def test_jaxtyping_is_on():
 
 
 def test_labels_are_complete():
-    labels = json.loads((ROOT / "data" / "scenes" / "labels.json").read_text())
+    labels = json.loads((ROOT / "data" / "scenes" / "labels.json").read_text(encoding="utf-8"))
     assert len(labels["classes"]) == 10
     assert len(labels["colours"]) == 8
     assert labels["watermark_class"] in labels["classes"]
     assert all("{}" in t for t in [labels["prompt"], *labels["templates"]])
+
+
+# --- clones elsewhere ------------------------------------------------------------------------------------------------
+
+
+def text_calls_without_encoding(tree: ast.AST) -> list[str]:
+    """Calls that read or write text in whatever encoding the machine happens to have."""
+    found = []
+    for node in (n for n in ast.walk(tree) if isinstance(n, ast.Call)):
+        given = {k.arg: k.value for k in node.keywords}
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        place = {"open": 1 if isinstance(node.func, ast.Name) else 0, "fdopen": 1, "TemporaryFile": 0}
+        if name in place:
+            mode = given.get("mode", node.args[place[name]] if len(node.args) > place[name] else ast.Constant("r"))
+            modes = {n.value for n in ast.walk(mode) if isinstance(n, ast.Constant)}
+            library = isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) in (
+                "Image",
+                "tarfile",
+                "os",
+            )
+            is_text = not library and all("b" not in str(m) for m in modes)
+        else:
+            process = name in ("run", "Popen", "check_output") and {"text", "universal_newlines"} & set(given)
+            is_text = name in ("read_text", "write_text") or bool(process)
+        if is_text and isinstance(node.func, ast.Attribute | ast.Name) and "encoding" not in given:
+            found.append(ast.unparse(node))
+    return found
+
+
+def test_every_text_file_is_read_and_written_as_utf_8():
+    for text, wrong in (("p.read_text()", 1), ("open(p, 'rb')", 0), ("open(p)", 1), ("run(c, text=True)", 1)):
+        assert len(text_calls_without_encoding(ast.parse(text))) == wrong, text
+    for path in [*PACKAGE, *(ROOT / "tests").rglob("*.py"), *(ROOT / "bench").glob("*.py")]:
+        assert not text_calls_without_encoding(ast.parse(path.read_text(encoding="utf-8"))), path
+
+
+def test_line_feeds_and_bytes_survive_every_checkout():
+    """With core.autocrlf=true a clone has the text of this one, and its checksums."""
+    names = ["README.md", "Makefile", "data/models/checksums.json", "gentta_utils/zoo.py"]
+    asked = ["git", "check-attr", "eol", "binary", "--", *names]
+    said = subprocess.run(asked, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
+    assert said.count("eol: lf") == len(names)
+    assert said.count("binary: set") == 0
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
+    binary = [n for n in tracked.splitlines() if n.endswith((".npz", ".png", ".safetensors"))]
+    asked = ["git", "check-attr", "binary", "--", *binary]
+    said = subprocess.run(asked, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
+    assert said.count("binary: set") == len(binary) > 50
+
+
+def test_every_module_imports_without_what_unix_alone_has():
+    modules = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in PACKAGE if p.stem != "__main__"]
+    code = f"""
+import builtins, importlib
+plain = builtins.__import__
+def hidden(name, globals=None, *rest, **more):  # what libraries need on Unix is theirs
+    ours = str((globals or {{}}).get("__name__")).startswith("gentta_utils")
+    if ours and name in ("resource", "fcntl", "pwd", "grp", "termios", "pty", "tty", "posix", "syslog", "readline"):
+        raise ImportError(f"no module named {{name}} here")
+    return plain(name, globals, *rest, **more)
+builtins.__import__ = hidden
+for name in {modules}:
+    importlib.import_module(name)
+from gentta_utils import batch
+assert batch._peak_memory() is None
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_package_is_for_the_python_that_the_lock_was_made_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    (wanted,) = (line.partition("=")[2] for line in environment["dependencies"] if str(line).startswith("python="))
+    major, minor = map(int, wanted.split("."))
+    assert project["requires-python"] == f">={wanted},<{major}.{minor + 1}"
+    assert f"Python {wanted}" in (ROOT / "README.md").read_text(encoding="utf-8")

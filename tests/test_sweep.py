@@ -53,7 +53,7 @@ def command(path, *more, out="out"):
 
 
 def journal(path):
-    return sorted(int(n) for n in (path.parent / "journal").read_text().split())
+    return sorted(int(n) for n in (path.parent / "journal").read_text(encoding="utf-8").split())
 
 
 def record_of(path, n):
@@ -62,7 +62,7 @@ def record_of(path, n):
 
 
 def rows_of(out):
-    with open(out / "summary.csv", newline="") as file:
+    with open(out / "summary.csv", newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -88,7 +88,7 @@ def test_a_grid_is_done_once_and_makes_one_table(make, capsys):
         (str(n), "1.0", "ok", str(n * n)) for n in (1, 2, 3)
     ]
     for record in out.glob("10_test-*.json"):
-        assert f"({record.with_suffix('.ipynb').name})" in (out / "summary.md").read_text()
+        assert f"({record.with_suffix('.ipynb').name})" in (out / "summary.md").read_text(encoding="utf-8")
         assert record.with_suffix(".ipynb").is_file()
     assert main(command(path, "--grid", "n=3", "-p", "rate", "1", "--force")) == 0
     assert journal(path) == [1, 2, 3, 3]
@@ -102,14 +102,14 @@ def test_what_makes_a_run_unfinished(make, tmp_path, capsys):
     written = tmp_path / "x.json"
     assert sweep.finished(job, source) is None
     assert capsys.readouterr().out == ""
-    written.write_text(json.dumps(record))
+    written.write_text(json.dumps(record), encoding="utf-8")
     assert sweep.finished(job, source) is None  # its notebook is missing
-    job.output.write_text("{}")
+    job.output.write_text("{}", encoding="utf-8")
     assert sweep.finished(job, source) == record
     for key, other in (("status", "failed"), ("parameters", {"n": 2}), ("made_from", source | {"package": "x"})):
-        written.write_text(json.dumps(record | {key: other}))
+        written.write_text(json.dumps(record | {key: other}), encoding="utf-8")
         assert sweep.finished(job, source) is None, key
-    written.write_text(json.dumps(record)[:-20])
+    written.write_text(json.dumps(record)[:-20], encoding="utf-8")
     assert sweep.finished(job, source) is None
     assert "is not a whole record" in capsys.readouterr().out
 
@@ -127,7 +127,7 @@ def test_what_a_run_is_made_from(make, tmp_path, monkeypatch):
     assert {key for key in before if changed[key] != before[key]} == {"notebook"}
     monkeypatch.setattr(batch, "ROOT", tmp_path)
     monkeypatch.setattr(batch, "MODELS", tmp_path)
-    (tmp_path / "checksums.json").write_text("{}")
+    (tmp_path / "checksums.json").write_text("{}", encoding="utf-8")
     assert {key for key, value in batch.made_from(path).items() if changed[key] != value} == {"package", "data"}
 
 
@@ -137,7 +137,9 @@ def test_values_take_the_types_of_the_parameters_cell(make):
     read = batch.check_parameters(path, text)
     assert read == {"n": 3, "rate": 1.0, "name": "3", "shifts": ["fog", "snow"], "fast": True}
     assert batch.check_parameters(path, read) == read
-    settings = sweep.grid(path, ['shifts=["fog"],["fog", "snow"]', "n=1,2"], {"fast": True})
+    axes = ['shifts=["fog"],["fog", "snow"]', "n=1,2"]
+    settings = sweep.grid(path, axes, {"fast": True}, {"n": 7, "fast": False, "name": "b"})  # both win over the preset
+    assert all(s["name"] == "b" for _, s in settings)
     assert [(s["shifts"], s["n"], s["fast"]) for _, s in settings] == [
         (["fog"], "1", True), (["fog"], "2", True), (["fog", "snow"], "1", True), (["fog", "snow"], "2", True),
     ]  # fmt: skip
@@ -160,6 +162,7 @@ def test_values_take_the_types_of_the_parameters_cell(make):
         (["--grid", "n"], "not of the form name=a,b,c"),
         (["--grid", "n=1,1"], "two of these runs are the same"),
         (["--grid", "n=1", "-p", "n", "2"], "n is given twice"),
+        (["--grid", "n=1", "n=2"], "n is given twice"),
         (["--grid", "fast=true,false", "--fast"], "fast is given twice"),
         (["--grid", "n=1", "--workers", "0"], "whole numbers from 1 on"),
         (["--grid", "n=1", "--run-timeout", "0"], "whole numbers from 1 on"),
@@ -182,12 +185,12 @@ def test_wrong_notebooks_and_files_are_one_sentence(make, capsys):
     nbformat.write(nb, path)
     assert main(command(path, "--grid", "n=1")) == 2
     assert "has 0 cells tagged `parameters`" in capsys.readouterr().err
-    path.write_text("half of a note")
+    path.write_text("half of a note", encoding="utf-8")
     assert main(command(path, "--grid", "n=1")) == 2
     assert "cannot be read as a notebook" in capsys.readouterr().err
     preset = path.with_suffix(".yaml")
     for text, says in (("[1, 2]", "holds no parameters"), ("a: [", "cannot be read as YAML")):
-        preset.write_text(text)
+        preset.write_text(text, encoding="utf-8")
         assert main(command(make(), "--grid", "n=1", "-f", str(preset))) == 2
         error = capsys.readouterr().err
         assert says in error
@@ -236,7 +239,7 @@ if first and n == 2:
     grid = command(path, "--grid", "n=1,2,3")
     runner = subprocess.Popen([sys.executable, "-m", "gentta_utils", *grid], cwd=ROOT, stdout=subprocess.DEVNULL)
     pids = path.parent / "pids"
-    while not (pids.is_file() and pids.read_text().endswith("\n")):
+    while not (pids.is_file() and pids.read_text(encoding="utf-8").endswith("\n")):
         assert runner.poll() is None
         time.sleep(0.1)
     first = record_of(path, 1).read_bytes()
@@ -244,7 +247,7 @@ if first and n == 2:
     assert "another runner is at work in" in capsys.readouterr().err
     runner.send_signal(signal.SIGKILL)
     runner.wait()
-    wait_until_gone(*map(int, pids.read_text().split()))
+    wait_until_gone(*map(int, pids.read_text(encoding="utf-8").split()))
     assert {p.name for p in (path.parent / "out").iterdir() if p.name.startswith(".")} == {".lock"}
     assert main(grid) == 0
     assert "1 finished before, 2 to do" in capsys.readouterr().out
@@ -260,12 +263,12 @@ time.sleep(3600)
 """)
     run = jobs._Run(jobs.Job(path, {}, tmp_path / "x.ipynb"), dict(os.environ))
     pids = tmp_path / "pids"
-    while not (pids.is_file() and pids.read_text().endswith("\n")):
+    while not (pids.is_file() and pids.read_text(encoding="utf-8").endswith("\n")):
         assert run.outcome() is None
         time.sleep(0.1)
     run.start -= jobs.RUN_TIMEOUT  # as if it had run for four hours
     assert "it took longer than 14400 seconds (--run-timeout)" in run.outcome()["error"]
-    wait_until_gone(*map(int, pids.read_text().split()))
+    wait_until_gone(*map(int, pids.read_text(encoding="utf-8").split()))
     assert not (tmp_path / "x.json").exists()
 
 
@@ -318,10 +321,45 @@ if first and n == 2:
     assert main(grid) == 0
     assert "3 to do" in capsys.readouterr().out
     assert journal(path) == [1, 2, 2, 3]
-    assert [json.loads(record_of(path, n).read_text())["headline"]["square"] for n in (1, 2, 3)] == [1, 4, 9]
+    assert [json.loads(record_of(path, n).read_text(encoding="utf-8"))["headline"]["square"] for n in (1, 2, 3)] == [
+        1,
+        4,
+        9,
+    ]
     assert main(grid) == 0
     assert "3 finished before, 0 to do" in capsys.readouterr().out
     assert journal(path) == [1, 2, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "address, is_open",
+    [
+        ("tcp://127.0.0.1:8786", False), ("tcp://[::1]:8786", False), ("tcp://localhost:8786", False),
+        ("tls://0.0.0.0:8786", False), ("wss://0.0.0.0:8786", False), ("inproc://10.0.0.7/1/2", False),
+        ("tcp://0.0.0.0:8786", True), ("tcp://[::]:8786", True), ("tcp://10.0.0.7:8786", True), ("tcp://:8786", True),
+        ("ws://0.0.0.0:8786", True), ("tcp://node7:8786", True),
+    ],
+)  # fmt: skip
+def test_which_addresses_are_open(address, is_open):
+    assert jobs._is_open(address) == is_open
+
+
+@pytest.mark.parametrize("host, warns", [("0.0.0.0", True), ("127.0.0.1", False)])
+def test_an_open_scheduler_is_warned_of(make, capsys, host, warns):
+    distributed = pytest.importorskip("distributed", reason="dask is not installed: pip install -e '.[cluster]'")
+    how = dict(n_workers=0, host=host, processes=False, protocol="tcp://", dashboard_address=None)
+    path = make()
+    with distributed.LocalCluster(**how) as cluster:
+        settings = sweep.grid(path, ["n=1"])
+        output = path.parent / "out" / f"{sweep._name(path, {'n': 1})}.ipynb"
+        record = {"notebook": path.stem, "status": "ok", "parameters": {"n": 1}, "made_from": batch.made_from(path)}
+        record["output"] = str(output)
+        output.parent.mkdir()
+        output.write_text("{}", encoding="utf-8")
+        output.with_suffix(".json").write_text(json.dumps(record), encoding="utf-8")  # nothing is left to do
+        sweep.run(settings, path.parent / "out", scheduler=cluster.scheduler_address)
+    error = capsys.readouterr().err
+    assert ("without TLS: whoever reaches it can run code as you" in error) == warns
 
 
 def test_a_missing_scheduler_is_one_sentence(make, capsys, monkeypatch):
@@ -347,7 +385,7 @@ def test_a_worker_that_does_not_share_the_folder_says_so(make, tmp_path):
 def test_plain_papermill_and_presets(make, capsys):
     path = make()
     preset = path.with_suffix(".yaml")
-    preset.write_text("n: 4\nshifts: [fog, snow]\n")
+    preset.write_text("n: 4\nshifts: [fog, snow]\n", encoding="utf-8")
     plain = [sys.executable, "-m", "papermill", str(path), str(path.parent / "plain.ipynb"), "-f", str(preset)]
     subprocess.run([*plain, "-p", "n", "5"], cwd=path.parent, check=True, capture_output=True)
     assert main(["run", str(path), "-f", str(preset), "--out", str(path.parent / "out")]) == 0

@@ -167,7 +167,7 @@ print(json.dumps({"shape": list(image.shape), "mean": float(image.mean()), "seco
 
 
 def check_fresh(folder, side: int = 64) -> dict:
-    done = subprocess.run([sys.executable, "-c", LOAD, str(folder)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", LOAD, str(folder)], capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr[-2000:]
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["seconds"] < 2
@@ -177,7 +177,10 @@ def check_fresh(folder, side: int = 64) -> dict:
 
 def test_a_fresh_process_loads_and_samples_by_the_librarys_own_call(small):
     said = check_fresh(small / NAME)
-    assert json.loads((small / NAME / "vae" / "config.json").read_text())["_name_or_path"] == text_model.AUTOENCODER
+    assert (
+        json.loads((small / NAME / "vae" / "config.json").read_text(encoding="utf-8"))["_name_or_path"]
+        == text_model.AUTOENCODER
+    )
     pipe = zoo.load_pipeline(small / NAME)
     generator = torch.Generator().manual_seed(0)
     image = pipe("a photo of a torus.", num_inference_steps=2, generator=generator, output_type="pt").images
@@ -203,7 +206,7 @@ def test_the_data_card_says_what_the_text_models_read():
         return [column.strip() for column in row.strip("|").split("|")][1:]
 
     quality = {name: zoo.card(name)["quality"] for name in ("clip/small", "clip/large", NAME)}
-    page = (zoo.MODELS.parent / "README.md").read_text()
+    page = (zoo.MODELS.parent / "README.md").read_text(encoding="utf-8")
     rows = page.split("| `denoiser/text` |\n|---|---|---|---|\n")[1].split("\n\n")[0].splitlines()
     for asked in LABEL_SETS:
         (row,) = (line for line in rows if line.startswith(f"| `{asked}` | "))

@@ -329,7 +329,7 @@ def test_a_candidate_is_trained_resumed_and_promoted(few, tmp_path, monkeypatch,
     monkeypatch.setattr(recipes, "training_speed", lambda *_: 1.0)
     monkeypatch.setattr(quality, "of_purifier", lambda denoiser: {"shape": list(denoiser.shape)})
     folder = recipes.train(name)
-    card = recipes.zoo.json.loads((folder / "card.json").read_text())
+    card = recipes.zoo.json.loads((folder / "card.json").read_text(encoding="utf-8"))
     assert card["steps"] == 3
     assert card["recipe"]["scenes"] == 40
     first = load_file(folder / "checkpoint.safetensors")
@@ -392,7 +392,9 @@ def test_the_card_names_every_view_shift_and_classifier():
 def test_the_data_card_says_what_the_winner_reads():
     """The last row of the race: clean, then the mean of the held-out corruptions, by start and eta."""
     quality_of = zoo.card("unconditional/unet-unshuffle")["quality"]
-    (row,) = (line for line in (DATA / "README.md").read_text().splitlines() if "trained to its end" in line)
+    (row,) = (
+        line for line in (DATA / "README.md").read_text(encoding="utf-8").splitlines() if "trained to its end" in line
+    )
     cells = [cell.strip() for cell in row.strip("|").split("|")][1:]
     for view, cell in zip(("t100_eta0", "t200_eta0", "t300_eta0", "t100_eta1", "t200_eta1"), cells, strict=True):
         accuracies = quality_of[view].values()

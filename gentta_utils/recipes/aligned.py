@@ -250,7 +250,7 @@ def selection() -> dict:
     again = "run `python -m gentta_utils measure select_sda`"
     if not CHOSEN.is_file():
         raise FileNotFoundError(f"no settings at {CHOSEN}: {again}")
-    content = json.loads(CHOSEN.read_text())
+    content = json.loads(CHOSEN.read_text(encoding="utf-8"))
     changed = [model for model, checksum in content["models"].items() if zoo.fingerprint(model) != checksum]
     if changed:
         raise ValueError(f"the settings at {CHOSEN} were chosen for another {', '.join(changed)}: {again}")

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..conditioning import has_fast_bf16
+from ..devices import autocast
 from ..files import atomic_write, check_file
 from ..progress import progress
 
@@ -182,7 +182,7 @@ def train(
     if run.checkpoint.is_file():
         run.load()
     generator = torch.Generator()
-    amp = torch.autocast(device.split(":")[0], torch.bfloat16, enabled=has_fast_bf16(device))
+    amp = autocast(device)
     bar = progress(total=schedule.steps, initial=run.step, desc=folder.name, unit="step")
     saved = time.monotonic()
     try:
@@ -216,7 +216,7 @@ def train(
 def training_speed(model: nn.Module, loss_of: LossFunction, schedule: Schedule, device: str, steps: int = 10) -> float:
     """Steps a second here, measured on a copy of the model."""
     run = Run(copy.deepcopy(model), schedule, Path(), device)
-    amp = torch.autocast(device.split(":")[0], torch.bfloat16, enabled=has_fast_bf16(device))
+    amp = autocast(device)
     for step in range(steps):
         if step == 2:  # the first two warm up
             start = time.monotonic()

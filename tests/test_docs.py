@@ -39,7 +39,7 @@ def test_every_module_of_the_methods_cites_a_card():
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda p: p.stem)
 def test_a_card_has_its_parts(card):
-    text = card.read_text()
+    text = card.read_text(encoding="utf-8")
     if card.stem in METHODS:
         for head in (*HEADS, "## Published"):
             assert f"\n{head}" in text, f"{card.name} has no {head!r}"
@@ -53,20 +53,20 @@ def test_a_card_explains_every_setting(name):
     """Fields that a settings class takes over from another method's stand in that method's card."""
     settings = METHODS[name].Settings
     inherited = {f.name for base in settings.__mro__[1:] if is_dataclass(base) for f in fields(base)}
-    text = (DOCS / "methods" / f"{name}.md").read_text()
+    text = (DOCS / "methods" / f"{name}.md").read_text(encoding="utf-8")
     missing = [f.name for f in fields(settings) if f.name not in inherited and f"`{f.name}`" not in text]
     assert not missing, f"docs/methods/{name}.md does not name {missing}"
 
 
 def test_settings_of_all_input_methods_are_explained_once():
-    text = (DOCS / "methods" / "diffpure.md").read_text()
+    text = (DOCS / "methods" / "diffpure.md").read_text(encoding="utf-8")
     base = METHODS["diffpure"].Settings.__mro__[1]
     assert not [f.name for f in fields(base) if f"`{f.name}`" not in text]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_modules_that_a_page_names_exist(page):
-    for path in sorted(set(re.findall(r"`(gentta_utils(?:\.\w+)+)", page.read_text()))):
+    for path in sorted(set(re.findall(r"`(gentta_utils(?:\.\w+)+)", page.read_text(encoding="utf-8")))):
         if not MOVED and not path.startswith("gentta_utils.methods"):
             continue
         pkgutil.resolve_name(path)
@@ -74,22 +74,24 @@ def test_modules_that_a_page_names_exist(page):
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda p: p.stem)
 def test_tests_that_a_card_names_exist(card):
-    text = card.read_text()
+    text = card.read_text(encoding="utf-8")
     files = set(re.findall(r"`(test_\w+\.py)`", text))
     assert files, f"{card.name} names no test file"
     assert files <= set(TESTS)
-    defined = {name for f in files for name in re.findall(r"^def (test_\w+)", TESTS[f].read_text(), re.M)}
+    defined = {
+        name for f in files for name in re.findall(r"^def (test_\w+)", TESTS[f].read_text(encoding="utf-8"), re.M)
+    }
     assert set(re.findall(r"`(test_\w+)`", text)) <= defined
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_links_of_a_page_lead_somewhere(page):
-    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text())
+    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
     assert all((page.parent / t).is_file() for t in targets if "://" not in t)
 
 
 def test_the_index_lists_every_method_and_every_card():
-    index = (DOCS / "methods" / "index.md").read_text()
+    index = (DOCS / "methods" / "index.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| \[(\w+)\]\((\w+)\.md\)", index, re.M)
     assert [a for a, _ in rows] == [b for _, b in rows]
     assert sorted(a for a, _ in rows) == sorted(METHODS)
@@ -97,7 +99,7 @@ def test_the_index_lists_every_method_and_every_card():
 
 
 def test_the_index_says_when_each_method_is_scored():
-    index = (DOCS / "methods" / "index.md").read_text()
+    index = (DOCS / "methods" / "index.md").read_text(encoding="utf-8")
     for name, module in METHODS.items():
         (row,) = re.findall(rf"^\| \[{name}\].*$", index, re.M)
         scored = row.split("|")[4].split()[0]
@@ -136,9 +138,9 @@ def test_pages_that_the_repository_cites_exist():
 
 def test_codes_of_published_tables_are_explained():
     """Those of presets' names, and those that labels in the package begin with."""
-    explained = set(re.findall(r"^\| ([A-Z]\d+) \|", (DOCS / "experiments.md").read_text(), re.M))
+    explained = set(re.findall(r"^\| ([A-Z]\d+) \|", (DOCS / "experiments.md").read_text(encoding="utf-8"), re.M))
     presets = {p.stem.split("_")[1].upper() for p in (ROOT / "notebooks" / "presets").glob("*.yaml")}
-    code = "".join(p.read_text() for p in (ROOT / "gentta_utils").rglob("*.py"))
+    code = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "gentta_utils").rglob("*.py"))
     used = {c for c in presets if re.fullmatch(r"[KS]\d+", c)} | set(re.findall(r"\b[KS]\d{1,2}\b", code))
     assert used
     assert used <= explained
@@ -147,7 +149,7 @@ def test_codes_of_published_tables_are_explained():
 def test_tables_that_experiments_names_exist():
     from gentta_utils.report import TABLES
 
-    for row in re.findall(r"^\| [KS]\d+ \|.*$", (DOCS / "experiments.md").read_text(), re.M):
+    for row in re.findall(r"^\| [KS]\d+ \|.*$", (DOCS / "experiments.md").read_text(encoding="utf-8"), re.M):
         *_, preset, tables, _ = row.split("|")
         assert set(re.findall(r"`(\w+)`", tables)) <= set(TABLES)
         assert all((ROOT / "notebooks" / "presets" / f).is_file() for f in re.findall(r"`([\w.]+)`", preset))

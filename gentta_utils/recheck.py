@@ -5,7 +5,7 @@
 
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
@@ -33,6 +33,7 @@ SECONDS = {
     "classifier": {"fwd": 0.004, "fwd+bwd": 0.010},
 }
 RENDERING = 0.05  # seconds for the scene of a record
+SOURCE = RENDERING + SECONDS["classifier"]["fwd"]  # for a record of the frozen source
 # Another class may come first where either of the two leads the other by no more than so many logits: in a run that was
 # made in bf16, and in one in fp32 on another processor.
 MARGINS = {"bf16": 0.4, "fp32": 0.02}
@@ -46,21 +47,22 @@ class Outcome:
         equal: predictions that came out as recorded. close: those among them where another class came first, within
             the margin.
         different: a line for each record that did not come out, and for each that ought to have and could not.
-        skipped: why records were left out -> how many.
+        skipped: why records were left out -> of what -> how many.
         cost: seconds that it takes without bf16, as estimated by `cost`.
     """
 
     equal: int = 0
     close: int = 0
     different: list[str] = field(default_factory=list)
-    skipped: Counter = field(default_factory=Counter)
+    skipped: dict[str, Counter] = field(default_factory=lambda: defaultdict(Counter))
     cost: float = 0.0
 
     def __str__(self) -> str:
         near = f" ({self.close} within the margin)" if self.close else ""
-        lines = [f"{self.equal} of {self.equal + len(self.different)} predictions made anew are equal{near}"]
+        n = self.equal + len(self.different)
+        lines = [f"{self.equal} of {n} predictions made anew are equal{near}" if n else "no record was made anew"]
         lines += [f"  different: {line}" for line in self.different]
-        lines += [f"  left out: {n} records {why}" for why, n in self.skipped.items()]
+        lines += [f"  left out: {of.total()} records of {', '.join(of)}: {why}" for why, of in self.skipped.items()]
         return "\n".join(lines)
 
 
@@ -82,9 +84,9 @@ def recheck(
         seconds: likewise of all together; then records of the frozen source, which cost next to nothing, come last."""
     found, places = Outcome(), []
     for r in runs:
-        why = obstacle(r)
-        if why:
-            found.skipped[why] += len(r)
+        if hindered := obstacle(r):
+            of, why = hindered
+            found.skipped[why][of] += len(r)
         elif (price := cost(r)) <= each:
             places += [(r, row, price) for row in range(len(r))]
     drawn = [places[k] for k in torch.randperm(len(places), generator=torch.Generator().manual_seed(seed)).tolist()]
@@ -105,12 +107,14 @@ def few(*names: str, seconds: float = 10.0, each: float = 3.0, seed: int = 0) ->
     """Recheck up to three records of each of these committed tables, in about so many seconds without bf16, and print
     a line for each. Returns whether all came out as recorded.
 
-    Each table gets one record of a method, if there is time for it, the dearest first; they then share what is left."""
+    Each table gets one record of a method, if there is time for it, the dearest first; they then share what is left,
+    and the frozen source costs so little that there is always time for it."""
     tables = {name: results(name) for name in names}
     least = {name: min(_costs(runs, each), default=0.0) for name, runs in tables.items()}
     lines, right = {}, True
     for i, name in enumerate(sorted(names, key=lambda name: -least[name])):
-        share = min(seconds, max(least[name], seconds / (len(names) - i)))
+        left = len(names) - i
+        share = min(seconds - 3 * SOURCE * (left - 1), max(least[name], seconds / left))
         lines[name] = recheck(tables[name], 3, seed, each, share, name)
         seconds -= lines[name].cost
     for name in names:
@@ -131,7 +135,7 @@ def recheck_tables(names: Iterable[str], n: int, seed: int = 0) -> bool:
     for name in names:
         try:
             found = recheck(results(name), n, seed, desc=name)
-        except (ValueError, OSError) as error:  # no such file, or a damaged one
+        except (ValueError, OSError, KeyError, TypeError) as error:  # no such file, or a damaged one
             found = Outcome(different=[str(error)])
         print(f"{name}: {found}", flush=True)
         right = right and not found.different
@@ -141,21 +145,21 @@ def recheck_tables(names: Iterable[str], n: int, seed: int = 0) -> bool:
 # --- what a record takes ---------------------------------------------------------------------------------------------
 
 
-def obstacle(r: Records) -> str | None:
-    """Why no record of this run can be made anew here; None where they can.
+def obstacle(r: Records) -> tuple[str, str] | None:
+    """What it is of which no record can be made anew here, and why; None where this run's records can.
 
     Records of other networks than those that are here are no such case: they come out different."""
     for name in _networks(r).values():
         if name in zoo.ON_DEMAND and not all((MODELS / file).is_file() for file in zoo.files_of(name)):
-            return f"of {name}, which is made on demand (`python -m gentta_utils train {name} --promote`)"
+            return name, "made on demand (`python -m gentta_utils train NAME --promote`)"
     if r.about["protocol"]["reset"] == "never":
-        return "whose state comes from the stream before"
+        return r.about["label"], "its state comes from the stream before"
     if r.about["method"] == "dusa" and not r.about["settings"]["online"]:  # up to 45 logits between bf16 and fp32
-        return "of DUSA image by image, whose large steps make another prediction of a rounding error"
+        return "DUSA image by image", "its large steps make another prediction of a rounding error"
     if "aligned" in r.about:
         name, about = r.about["classifier"], r.about["aligned"]
         if not _is_here(name, json.dumps(about)):
-            return f"of a {name} fine-tuned on a {about['data']['kind']} set, which is not shipped"
+            return name, "fine-tuned on sets that are not shipped"
     return None
 
 

@@ -34,9 +34,11 @@ SECONDS = {
 }
 RENDERING = 0.05  # seconds for the scene of a record
 SOURCE = RENDERING + SECONDS["classifier"]["fwd"]  # for a record of the frozen source
-# Another class may come first where either of the two leads the other by no more than so many logits: in a run that was
-# made in bf16, and in one in fp32 on another processor.
-MARGINS = {"bf16": 0.4, "fp32": 0.02}
+# Another class may come first where either of the two leads the other by no more than so many logits, in a run that was
+# made in bf16, and in one in fp32 on another processor. Of 144 records whose lead was under one logit, made in bf16 and
+# in fp32, the lead changed by 0.02 in the median, by 0.35 in 97.5%; of the 3 that came out otherwise the smaller lead
+# was 0.48 at most.
+MARGINS = {"bf16": 0.5, "fp32": 0.02}
 
 
 @dataclass

@@ -155,8 +155,10 @@ def test_as_many_as_asked_for_and_no_stream_twice(asked):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_other_of_two_near_classes_counts_within_the_margin_alone(asked, precision):
+def test_the_other_of_two_near_classes_counts_within_the_margin_alone(asked, monkeypatch, precision):
     r = made("reader")
+    real = recheck.again
+    monkeypatch.setattr(recheck, "again", lambda *at: (*(parts := real(*at))[:2], 1000 * parts[2]))  # it leads by far
     r.about["precision"] = precision
     margin = recheck.MARGINS[precision]
     top = r.after.argmax(1)
@@ -170,6 +172,11 @@ def test_the_other_of_two_near_classes_counts_within_the_margin_alone(asked, pre
     r.after[:] = r.after.max(1, keepdims=True)  # rounded until all are the largest
     found = recheck.recheck([r], 4)
     assert (found.equal, found.close) == (4, 0)
+
+
+def test_two_rows_of_logits_are_apart_by_the_smaller_lead():
+    for kept, anew, apart in (((3, 1), (2, 1), 0), ((3, 3), (1, 2), 0), ((3, 1), (1, 4), 2), ((3, 1), (1, 2), 1)):
+        assert recheck._apart(np.array(kept), np.array(anew)) == apart
 
 
 def test_bf16_is_never_emulated(asked, monkeypatch):

@@ -6,7 +6,7 @@ JOBS   ?= 2
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 
-.PHONY: course fast test lab doctor clean
+.PHONY: course fast test recheck lab doctor clean
 
 course: $(READY)
 	$(BIN)/python -m gentta_utils run
@@ -19,6 +19,9 @@ test: $(READY)
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadscope --nbval-lax --nbval-current-env notebooks
+
+recheck: $(READY)
+	$(BIN)/python -m gentta_utils recheck
 
 lab: $(READY)
 	GENTTA_INTERACTIVE=1 $(BIN)/jupyter lab notebooks

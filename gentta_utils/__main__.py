@@ -1,4 +1,4 @@
-"""python -m gentta_utils doctor | data | run | sweep | publish | train | measure | report"""
+"""python -m gentta_utils doctor | data | run | sweep | publish | train | measure | recheck | report"""
 
 import argparse
 import sys
@@ -42,6 +42,11 @@ def _parser() -> argparse.ArgumentParser:
 
     measure = commands.add_parser("measure", help="make tables of the course; resumes where it stopped")
     measure.add_argument("names", nargs="+", help="e.g. select, reading, test; an unknown name lists all")
+
+    recheck = commands.add_parser("recheck", help="make records anew; exit status 1 if one comes out otherwise")
+    recheck.add_argument("names", nargs="*", help="all tables when none is given")
+    recheck.add_argument("--n", type=int, default=16, metavar="N", help="records of each table; 16 if not given")
+    recheck.add_argument("--seed", type=int, default=0, help="of the draw of the records")
 
     report = commands.add_parser("report", help="print tables of the course from their records")
     report.add_argument("names", nargs="*", help="all when none is given")
@@ -135,12 +140,26 @@ def _train(args) -> int:
 def _measure(args) -> int:
     from .report import ALL_EXPERIMENTS, TABLES
 
-    for name in args.names:
-        if name not in ALL_EXPERIMENTS:
-            raise ValueError(f"unknown table {name!r}: choose one of {', '.join(ALL_EXPERIMENTS)}")
+    _check_tables(args.names)
     for name in args.names:
         print(f"\n{name}\n{TABLES[name](ALL_EXPERIMENTS[name]())}")
     return 0
+
+
+def _check_tables(names: list[str]) -> None:
+    from .report import ALL_EXPERIMENTS
+
+    for name in names:
+        if name not in ALL_EXPERIMENTS:
+            raise ValueError(f"unknown table {name!r}: choose one of {', '.join(ALL_EXPERIMENTS)}")
+
+
+def _recheck(args) -> int:
+    from .recheck import recheck_tables
+    from .report import ALL_EXPERIMENTS
+
+    _check_tables(args.names)
+    return int(not recheck_tables(args.names or ALL_EXPERIMENTS, args.n, args.seed))
 
 
 def _report(args) -> int:
@@ -162,7 +181,8 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     commands = {
         "doctor": _doctor, "data": _data, "run": _run, "sweep": _sweep, "publish": _publish,
-        "train": _train, "measure": _measure, "report": _report,
+        "train": _train, "measure": _measure, "recheck": _recheck,
+        "report": _report,
     }  # fmt: skip
     try:
         return commands[args.command](args)

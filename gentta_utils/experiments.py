@@ -12,6 +12,7 @@ from functools import lru_cache
 import torch
 
 from . import zoo
+from .classifier import Classifier
 from .corruptions import HELD_OUT, TEST
 from .datasets import SceneSpec, Stream, correlated, mixed, stream
 from .devices import precision_on
@@ -21,7 +22,8 @@ from .files import write_json
 from .methods import METHODS, diffusion_classifier, diffusion_tta, source
 from .methods.base import Models
 from .paths import CACHE, RESULTS
-from .recipes.aligned import described
+from .recipes.classifiers import MEAN, RECIPES, STD
+from .scenes import CLASSES
 
 CLASSIFIERS = ("classifier/resnet", "classifier/vit")
 DIT = "denoiser/dit"
@@ -49,6 +51,13 @@ WINDOWS = [(0, 1000), (40, 150), (100, 300), (100, 450), (150, 600), (250, 750),
 def models(classifier: str, denoiser: str | None = DIT, precision: str = "auto") -> Models:
     """Shipped models by name, loaded once a process."""
     return Models(zoo.cached(classifier), zoo.cached(denoiser, precision) if denoiser else None)
+
+
+def untrained(classifier: str) -> Classifier:
+    """The network of a shipped classifier as it is before any training, the same each time."""
+    with torch.random.fork_rng():
+        network = RECIPES[classifier].build()
+    return Classifier(network, MEAN, STD, zoo.IMAGE_SIZE, len(CLASSES), f"{classifier} untrained")
 
 
 def ordered(spec: SceneSpec | tuple[SceneSpec, ...], order: str = "iid") -> Stream:
@@ -236,40 +245,6 @@ def best_window(pairs: int = 24) -> tuple[int, int]:
         return sum(int((s.argmin(1) == stream(spec).labels).sum()) for spec, s in scores.items())
 
     return max(WINDOWS, key=read)
-
-
-def recheck(runs: list[Records], n: int = 16, seed: int = 0) -> int:
-    """How many of n seeded records come out with the same prediction when they are made anew, each image alone.
-
-    Everything is taken from what the records say of themselves. Logits may have been rounded until two are the largest:
-    either of them is then the same prediction. Raises ValueError for records of a stream with a state, or of a norm
-    over the batch: there an image cannot be made anew without the others. Raises as `aligned.described`."""
-    places = [(r, row) for r in runs for row in range(len(r))]
-    chosen = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))[:n].tolist()
-    return sum(_same(*places[k]) for k in chosen)
-
-
-def _same(record: Records, row: int) -> bool:
-    kept = record.after[row]
-    return bool(kept[int(_again(record, row).argmax())] == kept.max())
-
-
-def _again(record: Records, row: int) -> torch.Tensor:
-    """Logits (1, K) of one image of a run, adapted once more."""
-    about, settings = record.about, record.about["settings"]
-    alone = about["protocol"]["reset"] == "per_image" and settings.get("norm") != "batch"
-    if not alone or about.get("init"):
-        raise ValueError(f"{about['label']}: only records of single images with the shipped models can be made anew")
-    module = METHODS[about["method"]]
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-    denoiser = about.get("denoiser", DIT) if "denoiser" in about["models"] else None
-    used = models(about["classifier"], denoiser, about["precision"])
-    if "aligned" in about:
-        used = replace(used, aligned=described(about["classifier"], about["aligned"]))
-    method = module.configure(used, module.Settings(**values))
-    place = {key: about["stream"][key] for key in ("shift", "severity", "split", "seed")}
-    one = stream(SceneSpec(1, start=about["stream"]["start"] + row, **place))
-    return method.adapt(one.images, one.ids).logits
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------

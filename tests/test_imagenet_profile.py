@@ -109,9 +109,8 @@ def test_dit_encodes_as_published(at_hub, photos):
 def test_dit_is_that_of_the_library(at_hub, photos):
     """One-hot p equals the library's forward pass with the label; the learned variance is dropped."""
     denoiser = load("denoiser/dit", "imagenet", low_memory=False)
-    plain = DiTTransformer2DModel.from_pretrained(
-        fake_hub_path(at_hub, "facebook/DiT-XL-2-256"), subfolder="transformer"
-    )
+    folder = fake_hub_path(at_hub, "facebook/DiT-XL-2-256")
+    plain = hub.as_published(DiTTransformer2DModel.from_pretrained(folder, subfolder="transformer"))
     x, t, labels = denoiser.encode(photos), torch.tensor([30, 800]), torch.tensor([3, 999])
     with torch.no_grad():
         expected = plain.eval()(x, t, labels).sample

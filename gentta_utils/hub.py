@@ -120,8 +120,10 @@ def _load_classifier(name: str) -> nn.Module:
     (repository,) = repositories(name)
     network = _read(name, repository, lambda: timm.create_model(f"hf-hub:{repository}", pretrained=True))
     network, config = use_mean_pooling(network.float()), network.pretrained_cfg
-    mean, std = tuple(config["mean"]), tuple(config["std"])
-    return Classifier(network, mean, std, config["input_size"][-1], network.num_classes, name)
+    mean, std, size = tuple(config["mean"]), tuple(config["std"]), config["input_size"][-1]
+    classifier = Classifier(network, mean, std, size, network.num_classes, name)
+    classifier.resize = int(size / config["crop_pct"])  # rounded down, as in timm's own evaluation
+    return classifier
 
 
 def as_published(network: nn.Module) -> nn.Module:

@@ -75,6 +75,19 @@ def test_classifiers(at_hub, photos, name):
         assert model(photos).shape == (2, 1000)
     assert not any(p.requires_grad for p in model.parameters())
     assert not model.training
+    resize = {"classifier/resnet-gn": 238}.get(name, 248 if "vit" in name or "swin" in name else 256)
+    assert model.resize == model.restrict((3, 5)).resize == resize
+
+
+def test_images_are_cropped_as_the_weights_want_them(at_hub, root):
+    """The share of the side that the crop keeps is the weights' own; without a network it is that of ImageNet-C."""
+    vit, photo = load("classifier/vit", "imagenet"), folders.listing("imagenet", root)
+    s = profiles.stream("imagenet", str(root), 1, resize=vit.resize)
+    path = photo.paths[photo.ids.tolist().index(int(s.ids[0]))]
+    assert torch.equal(s.images[0], folders.read_image(path, 224, 248))
+    assert s.about["resize"] == 248
+    assert profiles.stream("imagenet", str(root), 1).about["resize"] == 256
+    assert profiles.stream("imagenet", str(root), 1, "a", resize=248).about["resize"] == 248
 
 
 @pytest.mark.parametrize("name", ["classifier/resnet", "classifier/convnext"])

@@ -4,10 +4,11 @@ The libraries' own calls look into the hub's cache (HF_HOME) and, unless HF_HUB_
 """
 
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -72,6 +73,34 @@ def fingerprint(name: str) -> str:
         ref = _folder(repository) / "refs" / "main"
         found.append(ref.read_text()[:12] if ref.is_file() else "missing")
     return "+".join(found)
+
+
+def require(names: Iterable[str]) -> None:
+    """Nothing, where the weights of all these models are in the cache or can be fetched.
+
+    Raises FileNotFoundError with a line for each repository that is neither, ValueError for an unknown name."""
+    wanted = dict.fromkeys((repository, name) for name in names for repository in repositories(name))
+    lines = [f"{where} (for {name!r}): {get}" for where, name in wanted if (get := _how_to_get(where, name))]
+    if lines:
+        raise FileNotFoundError(
+            f"weights are missing in {constants.HF_HUB_CACHE}. On a machine with a network do what stands behind each, "
+            "and set HF_HOME to the folder that holds what came, here or copied:\n" + "\n".join(lines)
+        )
+
+
+def _how_to_get(repository: str, name: str) -> str | None:
+    """None for weights that are here or on their way; else what to do."""
+    if name == ADM:
+        here = (adm.converted_folder() / "unet" / adm.WEIGHTS).is_file() or (adm.home() / adm.CHECKPOINT).is_file()
+        return None if here else f"put {adm.CHECKPOINT} into {adm.home()}"
+    if any(_folder(repository).glob("snapshots/**/*.safetensors")):
+        return None
+    config = "transformer/config.json" if name == "denoiser/dit" and "DiT" in repository else "config.json"
+    try:  # a small file tells whether the hub answers
+        hf_hub_download(repository, config, cache_dir=constants.HF_HUB_CACHE, local_files_only=constants.HF_HUB_OFFLINE)
+    except (OSError, RuntimeError):
+        return f"`hf download {repository}`"
+    return f"`hf download {repository}`" if constants.HF_HUB_OFFLINE else None
 
 
 def _folder(repository: str) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import datasets, experiments, experiments_rivals, folders, natural, scenes
+from . import datasets, experiments, experiments_rivals, folders, hub, natural, scenes
 from .datasets import FolderSpec, SceneSpec, Stream
 from .methods import METHODS, diffusion_classifier, diffusion_tta, source
 from .methods.base import Models
@@ -43,6 +43,20 @@ def world(profile: str, data_root: str, n: int = 120) -> World:
         return World(shipped.image, shipped.label, shipped.id, shipped.caption)
     s = stream(profile, data_root, n)
     return World(s.images, s.labels, s.ids, [f"a photo of a {classes(profile)[k]}" for k in s.labels.tolist()])
+
+
+def require(profile: str, *names: str) -> None:
+    """Stop before anything runs where weights of these models are missing: a line for each.
+
+    Raises FileNotFoundError in the imagenet profile; what is shipped is checked when it is loaded."""
+    if check_profile(profile) == "imagenet":
+        hub.require(names)
+
+
+def note(profile: str) -> None:
+    """Say, above what a notebook shows from the committed records, that it is not a result of an imagenet run."""
+    if check_profile(profile) == "imagenet":
+        print("From the committed records of the course's small models, not from this run:")
 
 
 def stream(

@@ -199,6 +199,30 @@ def test_missing_weights_are_one_sentence(tmp_path, monkeypatch, name):
     assert zoo.fingerprint(name, "imagenet").startswith("missing")
 
 
+def test_all_that_is_missing_is_listed_before_anything_runs(home, tmp_path, monkeypatch, at_hub):
+    profiles.require("imagenet", *hub.REPOSITORIES, hub.ADM)
+    profiles.require("scenes", "classifier/none")  # what is shipped needs no look
+    with pytest.raises(ValueError, match="unknown model 'classifier/none'"):
+        profiles.require("imagenet", "classifier/none")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    names = ("classifier/resnet", "classifier/vit", "denoiser/dit", "classifier/vit", hub.ADM)
+    with pytest.raises(FileNotFoundError) as error:
+        profiles.require("imagenet", *names)
+    first, *lines = str(error.value).split("\n")
+    assert str(tmp_path / "hub") in first
+    assert "HF_HOME" in first
+    wanted = [r for name in dict.fromkeys(names) for r in hub.repositories(name)]
+    assert len(lines) == len(wanted) == 5
+    for line, repository in zip(lines, wanted, strict=True):
+        assert line.startswith(f"{repository} (for ")
+        assert "put" in line or f"`hf download {repository}`" in line
+    fake_hub.store(tmp_path, "timm/resnet50.tv_in1k", lambda f: fake_hub._classifier(f, "timm/resnet50.tv_in1k"))
+    with pytest.raises(FileNotFoundError) as error:
+        profiles.require("imagenet", *names)
+    assert str(error.value).count("\n") == 4
+    assert "resnet50" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     "repository, name, file",
     [
@@ -422,6 +446,12 @@ def test_natural_shifts_are_data_sets(root):
 # --- notebooks -------------------------------------------------------------------------------------------------------
 
 
+def told(output: dict) -> str:
+    """What an output says in words, alternative texts of figures included."""
+    said = "".join(output.get("text", "")) + "".join(output.get("data", {}).get("text/plain", ""))
+    return said + "".join(output.get("data", {}).get("text/markdown", ""))
+
+
 @pytest.mark.parametrize("path", batch.notebooks(), ids=lambda path: path.stem)
 def test_notebooks_run_on_it(home, root, tmp_path, monkeypatch, path):
     """Headless, in fast mode: nothing fails, nothing is written to stderr."""
@@ -432,7 +462,16 @@ def test_notebooks_run_on_it(home, root, tmp_path, monkeypatch, path):
     parameters = {"profile": "imagenet", "data_root": str(root), "fast": True}
     record = batch.run_notebook(path, tmp_path / path.name, parameters)
     assert record["status"] == "ok", record["error"]
-    outputs = [o for c in json.loads((tmp_path / path.name).read_text())["cells"] for o in c.get("outputs", [])]
+    cells = json.loads((tmp_path / path.name).read_text())["cells"]
+    outputs = [o for c in cells for o in c.get("outputs", [])]
+    assert not any("15 corruptions" in name for name in record["headline"])  # those numbers are the scenes'
+    for cell in cells:
+        shown = "".join(told(o) for o in cell.get("outputs", []))
+        if not shown.startswith("From the committed records"):
+            source = "".join(cell["source"])
+            assert "evaluate.results(" not in source
+            assert "report.report(" not in source
+            assert "scenes" not in shown.replace('profile="scenes"', "") or "scenes.make" in source, shown
     assert not [o["text"] for o in outputs if o.get("name") == "stderr"]
     assert os.environ["HF_HOME"] == str(home)
 

@@ -129,7 +129,7 @@ class DiT(nn.Module):
     def forward(self, x, t, y):
         x = self.x_embedder["proj"](x).flatten(2).transpose(1, 2)
         x = x + self.positions(x.shape[-1])
-        c = self.t_embedder["mlp"](sinusoids(t, 256)) + self.y_embedder["embedding_table"](y)
+        c = self.t_embedder["mlp"](sinusoids(t, 256).to(x.dtype)) + self.y_embedder["embedding_table"](y)
         for block in self.blocks:
             x = block(x, c)
         shift, scale = self.final_layer["adaLN_modulation"](c)[:, None].chunk(2, dim=-1)

@@ -31,10 +31,13 @@ def test_short_titles_stay_as_they_are():
         assert plots.fitted(title, 1.0) == (title, size)
 
 
-def test_a_long_title_keeps_its_words_or_ends_in_an_ellipsis():
+def test_a_long_title_keeps_its_words_and_its_arrow():
     text, size = plots.fitted("Chesapeake Bay retriever", 1.0)
     assert text.replace("\n", " ") == "Chesapeake Bay retriever"
     assert "\n" in text
+    text, size = plots.fitted("octahedron \u2192\nsquare pyramid", 0.8)
+    assert text.split("\n")[0] == "octahedron \u2192"
+    assert 5 < size < plots.STYLE["axes.titlesize"]
     text, size = plots.fitted("x" * 60, 1.0)
-    assert text.endswith("\u2026") or "\n" in text
+    assert text.replace("\n", "") == "x" * 60
     assert size == 5

@@ -64,11 +64,11 @@ def fitted(text: str, inches: float, size: float = STYLE["axes.titlesize"]) -> t
     glued = text.replace(" →", "\u00a0→")  # no place to break
     fit = lambda points: max(4, int(inches * 72 / (0.6 * points)))  # noqa: E731  (a letter is about .6 as wide as high)
     if max(map(len, glued.split("\n"))) <= fit(size):
-        return text, size
+        return text, float(size)
     while size > 5 and max(map(len, re.split("[ \n]", glued))) > fit(size):
         size -= 0.5
     broken = [part for line in glued.split("\n") for part in textwrap.wrap(line, fit(size))]
-    return "\n".join(broken).replace("\u00a0", " "), size
+    return "\n".join(broken).replace("\u00a0", " "), float(size)
 
 
 def _width(ax: Axes) -> float:

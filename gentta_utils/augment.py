@@ -19,14 +19,20 @@ from .draws import generator, numpy_generator
 
 CROPS = ("pad", "resized", "none")
 CHAINS, DEPTHS = 3, (1, 2, 3)  # AugMix: so many chains, each of 1 to 3 operations
+FILL = 128  # outside of a moved image, MEMO's own argument: on RGB Pillow takes it for (128, 0, 0), a dark red
+VERSION = 2  # of the views; in 1 the outside was black
 
 
 # --- AugMix (Hendrycks et al., ICLR 2020) with the settings of MEMO --------------------------------------------------
 
 
 def _affine(image: Image.Image, *matrix: Number) -> Image.Image:
-    """Output (x, y) is read at (a x + b y + c, d x + e y + f) for the matrix a .. f; black outside."""
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+    """Output (x, y) is read at (a x + b y + c, d x + e y + f) for the matrix a .. f; `FILL` outside."""
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=FILL)
+
+
+def _rotate(image: Image.Image, degrees: int) -> Image.Image:
+    return image.rotate(degrees, Image.Resampling.BILINEAR, fillcolor=FILL)
 
 
 # (image, amount in [0, 1], +1 or -1) -> image; the amount is a tenth of AugMix's level
@@ -34,7 +40,7 @@ _OPERATIONS: dict[str, Callable[[Image.Image, float, int], Image.Image]] = {
     "autocontrast": lambda im, amount, sign: ImageOps.autocontrast(im),
     "equalize": lambda im, amount, sign: ImageOps.equalize(im),
     "posterize": lambda im, amount, sign: ImageOps.posterize(im, max(1, 4 - int(4 * amount))),
-    "rotate": lambda im, amount, sign: im.rotate(sign * int(30 * amount), Image.Resampling.BILINEAR),
+    "rotate": lambda im, amount, sign: _rotate(im, sign * int(30 * amount)),
     "solarize": lambda im, amount, sign: ImageOps.solarize(im, 256 - int(256 * amount)),
     "shear_x": lambda im, amount, sign: _affine(im, 1, sign * 0.3 * amount, 0, 0, 1, 0),
     "shear_y": lambda im, amount, sign: _affine(im, 1, 0, 0, sign * 0.3 * amount, 1, 0),

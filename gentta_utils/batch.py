@@ -154,7 +154,7 @@ def run_notebook(
     import papermill
     from traitlets.config import Config
 
-    start, error, source = time.monotonic(), None, made_from(notebook)
+    start, error, problem, source = time.monotonic(), None, None, made_from(notebook)
     record_path = output.with_suffix(".json")  # goes first and comes last: it never speaks for another run's notebook
     with tempfile.TemporaryDirectory(prefix="gentta-") as scratch:
         # one socket folder a run: no port can collide; papermill saves after every cell, so not yet to `output`
@@ -175,7 +175,7 @@ def run_notebook(
                 **({"config": config} if config else {}),
             )
         except Exception as caught:  # a record for every outcome
-            error = f"{type(caught).__name__}: {str(caught).strip()[-2000:]}"
+            error, problem = f"{type(caught).__name__}: {_end(caught)}", _problem(caught)
             if type(caught).__name__ == "DeadKernelError":
                 error = f"the kernel was killed, perhaps for lack of memory ({error})"
         if draft.is_file():
@@ -189,6 +189,7 @@ def run_notebook(
         "notebook": notebook.stem,
         "status": "failed" if error else "ok",
         "error": error,
+        **({"problem": problem} if problem else {}),
         "seconds": round(time.monotonic() - start, 1),
         "peak_memory_mb": _peak_memory(),
         "parameters": parameters,
@@ -221,6 +222,17 @@ def _peak_memory() -> int | None:
         return None
     unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, kilobytes elsewhere
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // unit
+
+
+def _problem(caught: Exception) -> str | None:
+    """What a cell raised, whole, without the traceback before it; None for what no cell raised."""
+    return f"{caught.ename}: {caught.evalue}" if hasattr(caught, "ename") else None
+
+
+def _end(caught: Exception, size: int = 2000) -> str:
+    """The end of a message, from the beginning of a line on: at least all that the cell's own error says."""
+    text, size = str(caught).strip(), max(size, len(_problem(caught) or ""))
+    return text if len(text) <= size else "...\n" + text[text.rfind("\n", 0, len(text) - size) + 1 :]
 
 
 def family(pid: int | None = None) -> list[psutil.Process]:

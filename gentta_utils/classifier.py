@@ -24,10 +24,12 @@ class Classifier(nn.Module):
 
     Attributes:
         subset: which of the network's classes the logits are of, in their order; None: all, see `restrict`.
+        resize: shorter side that published weights want before the centre crop; None: their images have no crop.
         alignment: the settings of the images that it was fine-tuned on for SDA; None: it was not.
     """
 
     subset: tuple[int, ...] | None = None
+    resize: int | None = None
     alignment: dict | None = None
 
     def __init__(self, network: nn.Module, mean: tuple, std: tuple, image_size: int, classes: int, name: str = ""):
@@ -49,7 +51,7 @@ class Classifier(nn.Module):
         check_subset(classes, self.classes, self.subset)
         mean, std = (tuple(v.flatten().tolist()) for v in (self.mean, self.std))
         part = Classifier(SomeLogits(self.network, classes), mean, std, self.image_size, len(classes), self.name)
-        part.subset, part.alignment = tuple(classes), self.alignment
+        part.subset, part.resize, part.alignment = tuple(classes), self.resize, self.alignment
         return part.to(self.mean.device)
 
     def normalise(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:

@@ -47,15 +47,19 @@ class FolderSpec:
     shift: str = "clean"  # a corruption: from the files of imagenet-c, else made in memory
     severity: int = 0  # 1 to 5 for a corruption, else 0
     size: int = 224
-    resize: int = 232  # shorter side before the centre crop of `size`; imagenet-c is stored cropped
+    # shorter side before the centre crop of `size`; a network has its own, see `Classifier.resize`. The files of
+    # imagenet-c are stored cropped, after the default
+    resize: int = folders.STORED_RESIZE
     seed: int = 0  # of the draw and of the corruption
     font: str | None = None  # a font file with the two characters of the watermark; None: block glyphs
 
     def describe(self) -> dict:
-        """Without the folder, so that a record does not depend on where the files lie."""
+        """Without the folder, so that a record does not depend on where the files lie; `resize` as it really was."""
         about = {name: value for name, value in asdict(self).items() if name not in ("root", "font")}
         made = "files" if self.dataset == "imagenet-c" else f"in-memory {corruptions.VERSION}"
         glyphs = "block glyphs" if self.font is None else Path(self.font).name
+        if self.dataset == "imagenet-c":
+            about["resize"] = folders.STORED_RESIZE
         return about | {"split": self.dataset, "corruptions": made, "watermark": glyphs}
 
 

@@ -21,6 +21,8 @@ from .draws import draw_pairs
 from .files import atomic_write, read_tensors
 from .progress import progress
 
+LOSSES = ("l2", "l1")  # mean squared or mean absolute error of the noise
+
 
 @dataclass(frozen=True)
 class ErrorTable:
@@ -32,7 +34,7 @@ class ErrorTable:
 
     @property
     def error(self) -> Float[Tensor, "B N k"]:
-        """err[image, pair, class], (B, N, k): mean squared error per dimension."""
+        """err[image, pair, class], (B, N, k): mean squared error per dimension; absolute in a table with loss "l1"."""
         return self.gram.diagonal(dim1=-2, dim2=-1)
 
     def thin(self, n: int) -> "ErrorTable":
@@ -76,11 +78,15 @@ def gram(
     eps: Float[Tensor, "M C H W"],
     classes: Int[Tensor, "M k"] | None = None,
     micro_batch: int = 0,
+    loss: str = "l2",
 ) -> Float[Tensor, "M k k"]:
     """Gram matrices (M, k, k) float32 of M given pairs: x0 and eps (M, C, H, W), t (M,), classes (M, k) or all K.
 
+    With loss "l1" the diagonal holds the mean of |d_k| and all else is NaN: there is no such form of a mix of classes.
     Costs k forward evaluations a pair. `micro_batch` rows of the denoiser at once; 0: a hundred, or more where a row is
-    so small that a call would cost more than its numbers."""
+    so small that a call would cost more than its numbers. Raises ValueError for another loss."""
+    if loss not in LOSSES:
+        raise ValueError(f"loss={loss!r}: choose one of {', '.join(LOSSES)}")
     micro_batch = micro_batch or max(100, ROWS_OF_NUMBERS // torch.Size(denoiser.shape).numel())
     if classes is None:
         classes = torch.arange(denoiser.classes, device=x0.device).expand(len(x0), -1)
@@ -90,7 +96,11 @@ def gram(
         cond = F.one_hot(classes[rows].flatten(), denoiser.classes).to(x0.dtype)  # (n * k, K)
         eps_hat = denoiser(x_t.repeat_interleave(k, 0), t[rows].repeat_interleave(k), cond)
         d = (eps_hat.unflatten(0, (-1, k)) - eps[rows, None]).flatten(2)  # (n, k, D)
-        out.append(d @ d.transpose(1, 2) / d.shape[-1])
+        if loss == "l2":
+            out.append(d @ d.transpose(1, 2) / d.shape[-1])
+        else:
+            missing = d.new_full((len(d), k, k), torch.nan)
+            out.append(missing.diagonal_scatter(d.abs().mean(2), dim1=1, dim2=2))
     return torch.cat(out)
 
 
@@ -106,8 +116,11 @@ def error_table(
     classes: Int[Tensor, "B k"] | None = None,
     cache: Path | None = None,
     chunk: int = 10,
+    loss: str = "l2",
 ) -> ErrorTable:
     """The table of images (B, 3, S, S) in [0, 1] with these ids (B,), over all classes or over `classes` (B, k).
+
+    With `loss` "l1" the diagonal of the Gram matrices holds mean absolute errors, and nothing stands beside it: `gram`.
 
     With `cache` (a folder), every `chunk` of images is kept as soon as it is done, so an interrupted call goes on. The
     caller names the folder after all that the numbers depend on (`evaluate.fingerprint`)."""
@@ -125,7 +138,7 @@ def error_table(
         t, eps = draw_pairs(ids[rows], pairs, denoiser.shape, window, timesteps, noise, seed, purpose="table")
         each = torch.arange(len(rows)).repeat_interleave(pairs)  # the image of each pair
         moved = [v.to(x0.device) for v in (t.flatten(), eps.flatten(0, 1), classes[rows][each])]
-        g = gram(denoiser, x0[each.to(x0.device)], *moved).cpu()
+        g = gram(denoiser, x0[each.to(x0.device)], *moved, loss=loss).cpu()
         parts.append({"gram": g.unflatten(0, (len(rows), pairs)), "t": t, "id": ids[rows]})
         if path is not None:
             atomic_write(path, lambda temporary: save_file(parts[-1], temporary))

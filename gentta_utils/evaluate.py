@@ -327,9 +327,13 @@ def protocol_line(runs: list[Records]) -> str:
     seeds = len({(r.about.get("settings") or {}).get("seed", 0) for r in runs})
     nfe = {f"{k.replace(' ', ':')}:{v:g}" for r in runs for k, v in r.nfe.items()}
     seconds = np.concatenate([r.seconds for r in runs]).mean()
+    resizes = {str(r.about["stream"]["resize"]) for r in runs if "resize" in r.about["stream"]}
+    geometry = f" resize={'|'.join(sorted(resizes))}" if resizes else ""  # of photographs, before their centre crop
+    if len(resizes) > 1:
+        geometry += " (two geometries: clean images and stored corruptions are not the same crops)"
     get = lambda key: all_of(r.about["protocol"][key] for r in runs)  # noqa: E731
     return (
         f"protocol: stream={get('order')} reset={get('reset')} predict={get('predict')} batch={get('batch')} "
-        f"n={scenes} split={all_of(splits)} seeds={seeds} select={select} nfe={','.join(sorted(nfe))} "
+        f"n={scenes} split={all_of(splits)}{geometry} seeds={seeds} select={select} nfe={','.join(sorted(nfe))} "
         f"time={seconds:.2f} s/img, {get('device')}"
     )

@@ -20,7 +20,7 @@ from .errors import ErrorTable, error_table
 from .evaluate import Job, Records, fingerprint, run, table
 from .files import write_json
 from .methods import METHODS, diffusion_classifier, diffusion_tta, source
-from .methods.base import Models
+from .methods.base import Models, stated
 from .paths import CACHE, RESULTS
 from .recipes.classifiers import MEAN, RECIPES, STD
 from .scenes import CLASSES
@@ -92,11 +92,12 @@ def job(
     Args:
         label: names its row. how: goes to `evaluate.run`.
         precision: of the denoiser, as in `zoo.load`. order: as in `ordered`, which says what `spec` may be."""
+    version = getattr(METHODS[method], "VERSION", 1)  # of the method's numbers: rows of an older one are made anew
     used = {"classifier": classifier, **({"denoiser": denoiser} if denoiser else {})}
     about = {
         "method": method,
         "label": label,
-        "settings": asdict(settings),
+        "settings": stated(settings),
         "classifier": classifier,
         "models": {role: zoo.fingerprint(name) for role, name in used.items()},
         "precision": precision_on("cpu", precision) if denoiser else "fp32",
@@ -104,6 +105,7 @@ def job(
         "how": how,
         "select": "none" if method == "source" else "held-out",
         **({"denoiser": denoiser} if denoiser not in (None, DIT) else {}),
+        **({"method_version": version} if version > 1 else {}),
     }
 
     def work() -> Records:

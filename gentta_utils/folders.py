@@ -19,6 +19,7 @@ from torch import Tensor
 from .corruptions import ALL
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
+STORED_RESIZE = 256  # shorter side from which ImageNet-C was cropped to 224 px (Hendrycks and Dietterich, 2019)
 SMALLEST = 8  # pixels: what has a shorter side is no image of these sets
 STORED_NAMES = {"elastic": "elastic_transform", "jpeg": "jpeg_compression"}  # where ImageNet-C's folders differ
 
@@ -128,7 +129,7 @@ def first_of_each(labels: Int[Tensor, " N"], m: int | None) -> Int[Tensor, " M"]
     return (rank < (len(labels) if m is None else m)).nonzero()[:, 0]
 
 
-def read_image(path: Path, size: int = 224, resize: int | None = 232) -> Float[Tensor, "3 size size"]:
+def read_image(path: Path, size: int = 224, resize: int | None = STORED_RESIZE) -> Float[Tensor, "3 size size"]:
     """An image as RGB (3, size, size) float32 in [0, 1]: shorter side to `resize`, bilinear, then the centre crop.
 
     Grey images, palettes, transparency and 16 bits become 8-bit RGB. `resize=None` takes the image as it is stored.

@@ -4,10 +4,11 @@ The libraries' own calls look into the hub's cache (HF_HOME) and, unless HF_HUB_
 """
 
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -66,6 +67,34 @@ def fingerprint(name: str) -> str:
     return "+".join(found)
 
 
+def require(names: Iterable[str]) -> None:
+    """Nothing, where the weights of all these models are in the cache or can be fetched.
+
+    Raises FileNotFoundError with a line for each repository that is neither, ValueError for an unknown name."""
+    wanted = dict.fromkeys((repository, name) for name in names for repository in repositories(name))
+    lines = [f"{where} (for {name!r}): {get}" for where, name in wanted if (get := _how_to_get(where, name))]
+    if lines:
+        raise FileNotFoundError(
+            f"weights are missing in {constants.HF_HUB_CACHE}. On a machine with a network do what stands behind each, "
+            "and set HF_HOME to the folder that holds what came, here or copied:\n" + "\n".join(lines)
+        )
+
+
+def _how_to_get(repository: str, name: str) -> str | None:
+    """None for weights that are here or on their way; else what to do."""
+    if name == ADM:
+        here = (adm.converted_folder() / "unet" / adm.WEIGHTS).is_file() or (adm.home() / adm.CHECKPOINT).is_file()
+        return None if here else f"put {adm.CHECKPOINT} into {adm.home()}"
+    if any(_folder(repository).glob("snapshots/**/*.safetensors")):
+        return None
+    config = "transformer/config.json" if name == "denoiser/dit" and "DiT" in repository else "config.json"
+    try:  # a small file tells whether the hub answers
+        hf_hub_download(repository, config, cache_dir=constants.HF_HUB_CACHE, local_files_only=constants.HF_HUB_OFFLINE)
+    except (OSError, RuntimeError):
+        return f"`hf download {repository}`"
+    return f"`hf download {repository}`" if constants.HF_HUB_OFFLINE else None
+
+
 def _folder(repository: str) -> Path:
     """Where the hub's cache keeps a repository."""
     return Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
@@ -112,8 +141,22 @@ def _load_classifier(name: str) -> nn.Module:
     (repository,) = repositories(name)
     network = _read(name, repository, lambda: timm.create_model(f"hf-hub:{repository}", pretrained=True))
     network, config = use_mean_pooling(network.float()), network.pretrained_cfg
-    mean, std = tuple(config["mean"]), tuple(config["std"])
-    return Classifier(network, mean, std, config["input_size"][-1], network.num_classes, name)
+    mean, std, size = tuple(config["mean"]), tuple(config["std"]), config["input_size"][-1]
+    classifier = Classifier(network, mean, std, size, network.num_classes, name)
+    classifier.resize = int(size / config["crop_pct"])  # rounded down, as in timm's own evaluation
+    return classifier
+
+
+def as_published(network: nn.Module) -> nn.Module:
+    """Make a diffusers DiT the function that published DiT weights were trained in (Peebles and Xie, 2023), in place.
+
+    The library's class spaces the frequencies of the timestep embedding by 1 / 127 of their range, the original by
+    1 / 128, and the norm before the MLP has epsilon 1e-5 in the one, 1e-6 in the other; no argument sets either.
+    Models that were trained in the library's class, as those of the scenes profile, must not come here."""
+    for block in network.transformer_blocks:
+        block.norm1.emb.time_proj.downscale_freq_shift = 0
+        block.norm3.eps = 1e-6
+    return network
 
 
 def _load_dit(name: str, device: str, precision: str, low_memory: bool) -> nn.Module:
@@ -132,7 +175,7 @@ def _load_dit(name: str, device: str, precision: str, low_memory: bool) -> nn.Mo
     how_scheduler = dict(local_files_only=constants.HF_HUB_OFFLINE)
     scheduler = _read(name, dit, lambda: DDPMScheduler.from_pretrained(dit, subfolder="scheduler", **how_scheduler))
     vae = _read(name, autoencoder, lambda: AutoencoderKL.from_pretrained(autoencoder, **how))
-    network = prepare_dit(network)  # in float32: 27 of 28 label tables go before anything is halved
+    network = prepare_dit(as_published(network))  # in float32: 27 of 28 label tables go before anything is halved
     if precision != "fp32":
         network = halve(network, DTYPES[precision])
     return LatentDiT(

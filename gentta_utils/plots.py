@@ -2,6 +2,8 @@
 
 import base64
 import io
+import re
+import textwrap
 
 import matplotlib.pyplot as plt
 from IPython.display import display
@@ -53,21 +55,50 @@ def show(fig: Figure, alt: str) -> None:
     display({"image/png": png, "text/plain": f"Figure: {alt}"}, metadata={"image/png": {"alt": alt}}, raw=True)
 
 
+def fitted(text: str, inches: float, size: float = STYLE["axes.titlesize"]) -> tuple[str, float]:
+    """A title for a panel of this width: its text, broken between words into lines that fit, and the size in points.
+
+    Names of ImageNet are long ("Chesapeake Bay retriever"): where a word alone is wider than the panel, all is smaller,
+    down to 5 points, and a word that is longer still is broken. An arrow stays with the word before it. Titles that fit
+    stay as they are."""
+    glued = text.replace(" →", "\u00a0→")  # no place to break
+    fit = lambda points: max(4, int(inches * 72 / (0.6 * points)))  # noqa: E731  (a letter is about .6 as wide as high)
+    if max(map(len, glued.split("\n"))) <= fit(size):
+        return text, float(size)
+    while size > 5 and max(map(len, re.split("[ \n]", glued))) > fit(size):
+        size -= 0.5
+    broken = [part for line in glued.split("\n") for part in textwrap.wrap(line, fit(size))]
+    return "\n".join(broken).replace("\u00a0", " "), float(size)
+
+
+def _width(ax: Axes) -> float:
+    """Inches of its column in the figure, whose panels are not laid out yet."""
+    spec = ax.get_subplotspec()
+    if spec is None:
+        return ax.figure.get_figwidth()
+    shares = spec.get_gridspec().get_width_ratios()
+    return ax.figure.get_figwidth() * sum(shares[spec.colspan.start : spec.colspan.stop]) / sum(shares)
+
+
 def picture(ax: Axes, image: Tensor, title: str = "", frame: str | None = None) -> None:
     """One image (3, H, W) in [0, 1] or a map (H, W) on an axes without ticks; `frame` is the colour of a border."""
     if image.ndim == 3:
         ax.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy())
     else:
         ax.imshow(image.numpy(), cmap="viridis")
-    ax.set(xticks=[], yticks=[], title=title)
+    text, size = fitted(title, _width(ax))
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(text, fontsize=size)
     for spine in ax.spines.values():
         spine.set(visible=frame is not None, color=frame or "white", linewidth=3)
 
 
 def gallery(images: list[Tensor], titles: list[str], columns: int = 8, frames: list | None = None, width=8.0) -> Figure:
     """A grid of images (3, H, W) with short titles, column width, read row by row."""
-    rows = -(-len(images) // columns)
-    fig, axes = figure(rows, columns, width=width, height=width / columns * 1.2, squeeze=False)
+    rows, cell = -(-len(images) // columns), width / columns
+    lines = max((fitted(title, cell)[0].count("\n") + 1 for title in titles), default=1)
+    height = cell * 1.2 + max(0, lines - 2) * 0.17  # room for the titles of more than two lines
+    fig, axes = figure(rows, columns, width=width, height=height, squeeze=False)
     for i, ax in enumerate(axes.flat):
         if i < len(images):
             picture(ax, images[i], titles[i], None if frames is None else frames[i])

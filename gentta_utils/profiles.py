@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import datasets, experiments, experiments_rivals, folders, natural, scenes
+from . import datasets, experiments, experiments_rivals, folders, hub, natural, scenes
 from .datasets import FolderSpec, SceneSpec, Stream
 from .methods import METHODS, diffusion_classifier, diffusion_tta, source
 from .methods.base import Models
@@ -46,8 +46,29 @@ def world(profile: str, data_root: str, n: int = 120) -> World:
     return World(s.images, s.labels, s.ids, [f"a photo of a {classes(profile)[k]}" for k in s.labels.tolist()])
 
 
+def require(profile: str, *names: str) -> None:
+    """Stop before anything runs where weights of these models are missing: a line for each.
+
+    Raises FileNotFoundError in the imagenet profile; what is shipped is checked when it is loaded."""
+    if check_profile(profile) == "imagenet":
+        hub.require(names)
+
+
+def note(profile: str) -> None:
+    """Say, above what a notebook shows from the committed records, that it is not a result of an imagenet run."""
+    if check_profile(profile) == "imagenet":
+        print("From the committed records of the course's small models, not from this run:")
+
+
 def stream(
-    profile: str, data_root: str, n: int, shift: str = "clean", severity: int = 0, split: str = "test", start: int = 0
+    profile: str,
+    data_root: str,
+    n: int,
+    shift: str = "clean",
+    severity: int = 0,
+    split: str = "test",
+    start: int = 0,
+    resize: int | None = None,
 ) -> Stream:
     """n images under a shift, in memory: scenes, or ImageNet's from `data_root` (relative to the checkout).
 
@@ -55,19 +76,22 @@ def stream(
     from the files of ImageNet-C where they are there, else it is made in memory; the records say which. A natural shift
     is a data set of its own, ImageNet-A for "a"; where it has 200 classes, methods take `models.restrict(s.classes)`.
 
+    `resize` is that of the classifier (`Classifier.resize`), from which ImageNet's images are cropped; None is 256,
+    from which ImageNet-C's files were. Where clean images and those files differ in it, the protocol line says so.
+
     Raises ValueError for a wrong shift or severity, FileNotFoundError or ValueError for folders that are missing or not
     what they should be."""
     if check_profile(profile) == "scenes":
         return datasets.stream(SceneSpec(n, shift, severity, split, start))
-    root = ROOT / Path(data_root).expanduser()
+    root, crop = ROOT / Path(data_root).expanduser(), {"resize": resize} if resize else {}
     if shift in NATURAL:
         if severity:
             raise ValueError(f"severity={severity}: {NATURAL[shift]} has none, leave it at 0")
-        s = datasets.stream(FolderSpec(NATURAL[shift], str(root), n, seed=start)).rows(torch.arange(n))
+        s = datasets.stream(FolderSpec(NATURAL[shift], str(root), n, seed=start, **crop)).rows(torch.arange(n))
         return replace(s, about=s.about | {"shift": shift})  # tables tell shifts apart by this name
     stored = severity > 0 and folders.folder_of("imagenet-c", root, shift, severity).is_dir()
-    spec = FolderSpec("imagenet-c" if stored else "imagenet", str(root), n, shift=shift, severity=severity, seed=start)
-    return datasets.stream(spec).rows(torch.arange(n))
+    which, at = "imagenet-c" if stored else "imagenet", {"shift": shift, "severity": severity}
+    return datasets.stream(FolderSpec(which, str(root), n, **at, seed=start, **crop)).rows(torch.arange(n))
 
 
 @lru_cache

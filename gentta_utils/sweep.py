@@ -244,7 +244,7 @@ def write_summary(records: list[dict], folder: Path) -> None:
                     if one
                     else {"headline": "; ".join(f"{name} {value}" for name, value in shown.items())}
                 ),
-                "problem": ((r.get("error") or "").strip().splitlines() or [""])[-1][-200:],
+                "problem": r.get("problem") or ((r.get("error") or "").strip().splitlines() or [""])[-1],
             }
         )
 

@@ -69,10 +69,22 @@ def test_translations_scale_with_the_image(size, pixels):
     array = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
     moved = {s: np.asarray(augment._OPERATIONS["translate_x"](Image.fromarray(array), 0.1, s)) for s in (1, -1)}
     assert (moved[1][:, :-pixels] == array[:, pixels:]).all()
-    assert (moved[1][:, -pixels:] == 0).all()
+    assert (moved[1][:, -pixels:] == (128, 0, 0)).all()
     assert (moved[-1][:, pixels:] == array[:, :-pixels]).all()
     down = np.asarray(augment._OPERATIONS["translate_y"](Image.fromarray(array), 0.1, -1))
     assert (down[pixels:] == array[:-pixels]).all()
+
+
+def test_what_comes_in_at_the_border_is_the_originals_fill():
+    """MEMO's code gives Pillow the number 128; on a white picture it is seen after a turn and a shear."""
+    white = Image.new("RGB", (32, 32), (255, 255, 255))
+    for name, shown in (("rotate", white.rotate(30, Image.Resampling.BILINEAR, fillcolor=128)), ("shear_y", None)):
+        moved = np.asarray(augment._OPERATIONS[name](white, 1.0, 1))
+        strange = moved[(moved != 255).any(2)]
+        assert len(strange) > 30
+        assert (strange == (128, 0, 0)).all()
+        if shown is not None:
+            assert (moved == np.asarray(shown)).all()
 
 
 def test_operations_at_amount_zero_and_their_number():

@@ -41,6 +41,29 @@ def test_a_good_run_is_recorded_with_its_headline(tmp_path):
     assert (tmp_path / "out" / "summary.csv").read_text(encoding="utf-8").startswith("notebook,n,status,seconds")
 
 
+def test_an_error_is_said_whole_however_long(tmp_path):
+    """Its record begins at a line, not inside one, and the table shows all of what was raised."""
+    lines = [f"part {i:03d} is missing: fetch it from somewhere or other" for i in range(60)]  # 3,300 characters
+    code = f"raise FileNotFoundError('weights are missing:\\n' + {chr(10).join(lines)!r})"
+    padding = "\n".join(f"# {i} a line of the cell that the traceback shows" for i in range(200))
+    (record,) = sweep.run([(notebook(tmp_path / "in", f"{padding}\n{code}"), {})], tmp_path / "out")
+    assert record["problem"] == "FileNotFoundError: weights are missing:\n" + "\n".join(lines)
+    assert record["error"].endswith(lines[-1])
+    assert all(line in record["error"] for line in lines)
+    summary = (tmp_path / "out" / "summary.md").read_text()
+    assert "weights are missing: " + " ".join(lines) in summary
+
+    class Said(Exception):
+        ename, evalue = "ValueError", "short"
+
+    text = "\n".join(f"line {i} of a long message" for i in range(400))
+    kept = batch._end(Said(text))
+    assert kept.startswith("...\nline ")
+    assert 1900 < len(kept) < 2050
+    assert text.endswith(kept.removeprefix("...\n"))
+    assert batch._end(Said("line")) == "line"
+
+
 def test_failures_are_failures(tmp_path, capsys):
     """An error in a cell, a dead kernel, an error inside a widget, a cell over its time; the others still run."""
     widget = "import ipywidgets\nout = ipywidgets.Output()\nwith out:\n    1 / 0\nout"

@@ -92,6 +92,41 @@ def test_standard_errors_are_of_paired_differences(table):
     assert mean.gather(1, labels[:, None]).abs().max() == 0
 
 
+@pytest.mark.parametrize("loss, power", [("l2", 2), ("l1", 1)])
+def test_the_loss_is_the_mean_power_of_the_error(tiny, images, loss, power):
+    """Written out: -dims / tau times the mean over pairs and dimensions of |eps_phi(x_t, t, k) - eps| ** power."""
+    denoiser, ids = tiny.denoiser, torch.arange(3) + 7
+    s = diffusion_classifier.Settings(pairs=4, window=(100, 900), temperature=2.0, seed=5, loss=loss)
+    found = diffusion_classifier.configure(tiny, s).adapt(images[:3], ids).logits
+    x0 = denoiser.encode(images[:3])
+    t, eps = draw_pairs(ids, 4, denoiser.shape, (100, 900), seed=5, purpose="table")
+    error = torch.zeros(3, 4, dtype=torch.float64)
+    for pair in range(4):
+        abar = denoiser.alphas_cumprod[t[:, pair]].view(-1, 1, 1, 1)
+        x_t = abar.sqrt() * x0 + (1 - abar).sqrt() * eps[:, pair]
+        for k in range(4):
+            with torch.no_grad():
+                d = denoiser(x_t, t[:, pair], torch.eye(4)[k].expand(3, 4)) - eps[:, pair]
+            error[:, k] += d.double().abs().pow(power).flatten(1).mean(1) / 4
+    expected = (-x0[0].numel() / 2.0 * error).log_softmax(1)
+    torch.testing.assert_close(found.double(), expected, atol=1e-3, rtol=1e-4)
+
+
+def test_absolute_errors_decide_otherwise_and_keep_the_draws(mixture, table):
+    x0, labels, errors = table
+    absolute = error_table(mixture, x0, torch.arange(200), 48, loss="l1")
+    assert torch.equal(absolute.t, errors.t)
+    assert absolute.error.isfinite().all()
+    assert absolute.gram[..., 0, 1].isnan().all()  # no mix of classes can be read off it
+    assert (absolute.error <= errors.error.sqrt() + 1e-5).all()  # a mean is at most the root of the mean square
+    assert not torch.allclose(absolute.error, errors.error)
+    assert (absolute.scores().argmin(1) == labels).float().mean() > 0.5
+    with pytest.raises(ValueError, match="loss='l3': choose one of l2, l1"):
+        error_table(mixture, x0[:1], torch.arange(1), 48, loss="l3")
+    with pytest.raises(ValueError, match="loss='l3': choose one of l2, l1"):
+        diffusion_classifier.Settings(loss="l3")
+
+
 def test_permuting_classes_permutes_the_scores(mixture, table):
     x0, _, errors = table
     order = torch.tensor([2, 0, 3, 1])

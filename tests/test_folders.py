@@ -276,6 +276,20 @@ def test_shifts_in_memory_and_from_files(root):
         stream(spec(root, resize=15))
 
 
+def test_one_geometry_for_clean_images_and_stored_corruptions_or_it_is_said(root):
+    """ImageNet-C was cropped from 256: by default clean images are too, and another `resize` stands in the protocol."""
+    assert FolderSpec("imagenet", "").resize == folders.STORED_RESIZE == 256
+    clean = stream(FolderSpec("imagenet", str(root), n=2))
+    own = stream(FolderSpec("imagenet", str(root), n=2, resize=248))
+    stored = stream(FolderSpec("imagenet-c", str(root), n=2, size=16, resize=17, shift="elastic", severity=2))
+    assert stored.about["resize"] == 256  # what the files were made with, whatever was asked for
+    assert not torch.equal(clean.images[:], own.images[:])
+    runs = [evaluate.run(source.configure(Models(make_classifier(1000, 224))), s) for s in (clean, own)]
+    assert " resize=256 " in evaluate.protocol_line(runs[:1])
+    assert "two geometries" not in evaluate.protocol_line(runs[:1])
+    assert " resize=248|256 (two geometries" in evaluate.protocol_line(runs)
+
+
 def test_a_damaged_file_in_a_stream_is_named(root, tmp_path):
     shutil.copytree(root / "imagenet-a", tmp_path / "imagenet-a")
     for path in (tmp_path / "imagenet-a").rglob("*.jpg"):

@@ -75,6 +75,19 @@ def test_classifiers(at_hub, photos, name):
         assert model(photos).shape == (2, 1000)
     assert not any(p.requires_grad for p in model.parameters())
     assert not model.training
+    resize = {"classifier/resnet-gn": 238}.get(name, 248 if "vit" in name or "swin" in name else 256)
+    assert model.resize == model.restrict((3, 5)).resize == resize
+
+
+def test_images_are_cropped_as_the_weights_want_them(at_hub, root):
+    """The share of the side that the crop keeps is the weights' own; without a network it is that of ImageNet-C."""
+    vit, photo = load("classifier/vit", "imagenet"), folders.listing("imagenet", root)
+    s = profiles.stream("imagenet", str(root), 1, resize=vit.resize)
+    path = photo.paths[photo.ids.tolist().index(int(s.ids[0]))]
+    assert torch.equal(s.images[0], folders.read_image(path, 224, 248))
+    assert s.about["resize"] == 248
+    assert profiles.stream("imagenet", str(root), 1).about["resize"] == 256
+    assert profiles.stream("imagenet", str(root), 1, "a", resize=248).about["resize"] == 248
 
 
 @pytest.mark.parametrize("name", ["classifier/resnet", "classifier/convnext"])
@@ -109,9 +122,8 @@ def test_dit_encodes_as_published(at_hub, photos):
 def test_dit_is_that_of_the_library(at_hub, photos):
     """One-hot p equals the library's forward pass with the label; the learned variance is dropped."""
     denoiser = load("denoiser/dit", "imagenet", low_memory=False)
-    plain = DiTTransformer2DModel.from_pretrained(
-        fake_hub_path(at_hub, "facebook/DiT-XL-2-256"), subfolder="transformer"
-    )
+    folder = fake_hub_path(at_hub, "facebook/DiT-XL-2-256")
+    plain = hub.as_published(DiTTransformer2DModel.from_pretrained(folder, subfolder="transformer"))
     x, t, labels = denoiser.encode(photos), torch.tensor([30, 800]), torch.tensor([3, 999])
     with torch.no_grad():
         expected = plain.eval()(x, t, labels).sample
@@ -183,6 +195,30 @@ def test_missing_weights_are_one_sentence(tmp_path, monkeypatch, name):
     repository = hub.REPOSITORIES[name][0]
     one_sentence(error, repository, str(tmp_path / "hub"), f"`hf download {repository}`", "HF_HOME", "HF_HUB_OFFLINE")
     assert zoo.fingerprint(name, "imagenet").startswith("missing")
+
+
+def test_all_that_is_missing_is_listed_before_anything_runs(home, tmp_path, monkeypatch, at_hub):
+    profiles.require("imagenet", *hub.REPOSITORIES, hub.ADM)
+    profiles.require("scenes", "classifier/none")  # what is shipped needs no look
+    with pytest.raises(ValueError, match="unknown model 'classifier/none'"):
+        profiles.require("imagenet", "classifier/none")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    names = ("classifier/resnet", "classifier/vit", "denoiser/dit", "classifier/vit", hub.ADM)
+    with pytest.raises(FileNotFoundError) as error:
+        profiles.require("imagenet", *names)
+    first, *lines = str(error.value).split("\n")
+    assert str(tmp_path / "hub") in first
+    assert "HF_HOME" in first
+    wanted = [r for name in dict.fromkeys(names) for r in hub.repositories(name)]
+    assert len(lines) == len(wanted) == 5
+    for line, repository in zip(lines, wanted, strict=True):
+        assert line.startswith(f"{repository} (for ")
+        assert "put" in line or f"`hf download {repository}`" in line
+    fake_hub.store(tmp_path, "timm/resnet50.tv_in1k", lambda f: fake_hub._classifier(f, "timm/resnet50.tv_in1k"))
+    with pytest.raises(FileNotFoundError) as error:
+        profiles.require("imagenet", *names)
+    assert str(error.value).count("\n") == 4
+    assert "resnet50" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -408,6 +444,12 @@ def test_natural_shifts_are_data_sets(root):
 # --- notebooks -------------------------------------------------------------------------------------------------------
 
 
+def told(output: dict) -> str:
+    """What an output says in words, alternative texts of figures included."""
+    said = "".join(output.get("text", "")) + "".join(output.get("data", {}).get("text/plain", ""))
+    return said + "".join(output.get("data", {}).get("text/markdown", ""))
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("path", batch.notebooks(), ids=lambda path: path.stem)
 def test_notebooks_run_on_it(home, root, tmp_path, monkeypatch, path):
@@ -419,9 +461,17 @@ def test_notebooks_run_on_it(home, root, tmp_path, monkeypatch, path):
     parameters = {"profile": "imagenet", "data_root": str(root), "fast": True}
     record = batch.run_notebook(path, tmp_path / path.name, parameters)
     assert record["status"] == "ok", record["error"]
-    outputs = [
-        o for c in json.loads((tmp_path / path.name).read_text(encoding="utf-8"))["cells"] for o in c.get("outputs", [])
-    ]
+    cells = json.loads((tmp_path / path.name).read_text(encoding="utf-8"))["cells"]
+    outputs = [o for c in cells for o in c.get("outputs", [])]
+    assert not any("15 corruptions" in name for name in record["headline"])  # those numbers are the scenes'
+    for cell in cells:
+        shown = "".join(told(o) for o in cell.get("outputs", []))
+        if not shown.startswith("From the committed records"):
+            source = "".join(cell["source"])
+            assert "evaluate.results(" not in source
+            assert "report.report(" not in source
+            about_them = "scenes.make(" in source or "doctor()" in source  # the same in both profiles
+            assert about_them or "scenes" not in shown, shown
     assert not [o["text"] for o in outputs if o.get("name") == "stderr"]
     assert os.environ["HF_HOME"] == str(home)
 

@@ -8,7 +8,7 @@
 (docs/methods/protocol.md).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 import torch
 from jaxtyping import Float
@@ -89,6 +89,13 @@ def check_settings(settings, choices: dict[str, tuple], positive: tuple = (), fr
     for name in fraction:
         if not 0 <= getattr(settings, name) <= 1:
             raise ValueError(f"{name}={getattr(settings, name)}: choose a number from 0 to 1")
+
+
+def stated(settings) -> dict:
+    """Settings as records keep them: without a field that came later (`metadata={"later": True}`) and stands at its
+    default, so that a run made before there was such a field still has the description that it would have today."""
+    old = {f.name for f in fields(settings) if f.metadata.get("later") and getattr(settings, f.name) == f.default}
+    return {name: value for name, value in asdict(settings).items() if name not in old}
 
 
 def make_optimizer(

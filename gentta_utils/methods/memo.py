@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..augment import CROPS, augmix_views
+from ..augment import VERSION as VERSION  # of the views is of the method's numbers
 from ..classifier import Classifier, Copies
 from ..entropy import marginal_entropy
 from ..inputs import check_images

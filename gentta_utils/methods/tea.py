@@ -3,9 +3,9 @@ below that of its own samples.
 
     E(x) = -logsumexp f(x),  L = mean over b of E(x_b) - E(sample_b)
 
-Samples come from Langevin steps through the classifier in eval mode, begun at a replay buffer. Then one step on scale
-and shift of batch norm, which takes the statistics of the batch as in TENT; a network without batch norm adapts the
-norm layers that it has. Predicted after the update.
+Samples come from Langevin steps through the classifier, begun at a replay buffer. Then one step on scale and shift of
+batch norm; a network without batch norm adapts the norm layers that it has. Predicted after the update. Batch norm
+takes the statistics of its batch throughout, as in TENT: also of the samples, since the original drops the stored ones.
 
 Card: docs/methods/tea.md
 """
@@ -21,6 +21,8 @@ from ..draws import generator
 from ..inputs import check_images
 from .base import Models, Output, check_finite, check_settings, make_optimizer, source_logits, spent
 from .bn_adapt import MixedBatchNorm, with_test_statistics
+
+VERSION = 2  # of the numbers; 1 sampled with the statistics of the source
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,9 @@ class Tea:
         again = (torch.rand(n, generator=g) >= s.fresh).tolist()
         noise = torch.rand(n, 3, classifier.image_size, classifier.image_size, generator=g)
         x = torch.stack([self.buffer.get(i, u) if keep else u for i, keep, u in zip(places, again, noise, strict=True)])
-        eval_mode = Copies(classifier, self.param_set, None)  # with the statistics of the source,
-        eval_mode.values = {name: value.detach() for name, value in task.values.items()}  # scale and shift as adapted
-        x = langevin(eval_mode, x, s.steps, s.step_size, s.noise, s.clamp, g)
+        now = Copies(self.adapted, self.param_set, None)  # each step takes the statistics of the samples,
+        now.values = {name: value.detach() for name, value in task.values.items()}  # scale and shift as adapted
+        x = langevin(now, x, s.steps, s.step_size, s.noise, s.clamp, g)
         self.buffer.update(zip(places, map(torch.clone, x.cpu()), strict=True))  # rows alone, not views of x
         self.drawn += 1
         return x

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..augment import CROPS, augmix_views
+from ..augment import VERSION as VERSION  # of the views is of the method's numbers
 from ..entropy import log_mean
 from ..inputs import check_images
 from .base import Models, Output, check_settings, no_loss, source_logits, spent

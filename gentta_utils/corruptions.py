@@ -4,9 +4,9 @@ Written anew from the published description and constants, in numpy, scipy, scik
 has its own generator, so the result for an image does not depend on its neighbours. Differences from the public code:
 glass blur truly exchanges pixels (`swap=False` gives the benchmark's copy), frost blends in drawn pictures in the place
 of six photographs, motion blur is a shift-and-add with repeated edges, values are rounded to 1/255 where the public
-code cuts them off. Motion blur runs the other way along its angle than the public code's, and the displacement of
-elastic has its rows and columns exchanged: both are drawn symmetrically, so the corrupted images have the same
-distribution.
+code cuts them off. Motion blur runs the other way along its angle than the public code's, and elastic exchanges the rows
+and columns of the displacements: both have the same distribution up to a reflection (left and right, or rows and
+columns).
 Severities are not comparable between image sizes.
 """
 
@@ -27,8 +27,8 @@ from .arrays import Index, Number
 from .corruption_constants import ALL, CONSTANTS, HELD_OUT, TEST  # noqa: F401 (the lists belong here for users)
 from .frost import texture
 
-# Which version of a corruption and severity this is, where it is not the first: part of every record, so that only rows
-# of what changed are made anew. Raise the number of what changes, and say in data/results/stale.json which rows are old.
+# The version of a corruption at a severity, where it is not the first. It is part of every record, so that only rows of
+# what changed are made anew: raise the number of what changes, and say in data/results/stale.json which rows are old.
 CHANGED = {("frost", severity): 2 for severity in range(1, 6)} | {("spatter", severity): 2 for severity in (1, 2, 3)}
 Array = np.ndarray  # one image, float64 (H, W, 3) in [0, 1]
 Rng = np.random.Generator

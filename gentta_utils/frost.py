@@ -43,7 +43,7 @@ LOOKS = (
     Look(0.85, 0.5, 0.5, 0.8, 60, 200),
 )
 # standard deviation of what lies between neighbouring blurs of 0, 1, 2, 4 ... pixels: these set the statistics of crops
-BANDS = (0.05, 0.003, 0.004, 0.031, 0.016, 0.025)
+BANDS = (0.05, 0.003, 0.004, 0.031, 0.016, 0.021)
 
 
 def _smooth(rng: Rng, sigma: float) -> Array:
@@ -122,7 +122,7 @@ def picture(number: int) -> Array:
     cells = sum(_cracks(rng, size, y, x) for size in (6, 20, 64))
     drawn = look.needles * _spread(needles) + look.ferns * _spread(ferns) + look.cells * _spread(cells)
     ice = sum(share * _spread(band) for share, band in zip(BANDS, _bands(drawn), strict=True))
-    return np.clip(ice + look.mean + 0.06 * _smooth(rng, 150), 0, 1).astype(np.float32)
+    return np.clip(ice + look.mean + 0.05 * _smooth(rng, 150), 0, 1).astype(np.float32)
 
 
 @lru_cache

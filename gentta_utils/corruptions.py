@@ -4,7 +4,7 @@ Written anew from the published description and constants, in numpy, scipy, scik
 has its own generator, so the result for an image does not depend on its neighbours. Differences from the public code:
 glass blur truly exchanges pixels (`swap=False` gives the benchmark's copy), frost blends in drawn pictures in the place
 of six photographs, motion blur is a shift-and-add with repeated edges, values are rounded to 1/255 where the public
-code cuts them off. Motion blur runs the other way along its angle than the public code's, and elastic exchanges the rows
+code cuts them off. Motion blur runs the other way along its angle than the public code's, and elastic exchanges rows
 and columns of the displacements: both have the same distribution up to a reflection (left and right, or rows and
 columns).
 Severities are not comparable between image sizes.

@@ -55,7 +55,7 @@ def _smooth(rng: Rng, sigma: float) -> Array:
 
 
 def _cells(rng: Rng, size: float, y: Array, x: Array) -> tuple[Array, Array, Array, Array]:
-    """Cells of some `size` pixels: which one, and from its seed (dy, dx); and the distance to the nearest border."""
+    """Cells of some `size` pixels: which one, (dy, dx) from its seed, and how much farther the next seed is."""
     n = int(SIDE / size) + 4
     lattice = np.stack(np.meshgrid(np.arange(n), np.arange(n), indexing="ij"), -1).reshape(-1, 2)
     seeds = (lattice - 1.5 + rng.uniform(0, 1, lattice.shape)) * size

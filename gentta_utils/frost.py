@@ -15,6 +15,8 @@ from PIL import Image
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from .arrays import Number
+
 Array = np.ndarray
 Rng = np.random.Generator
 
@@ -26,12 +28,12 @@ SCALE = {32: 0.2, 64: 0.3}  # a picture is made smaller by that for images of th
 class Look:
     """What one picture shows: brightness, and how much there is of needles, ferns and cells."""
 
-    mean: float
-    needles: float
-    ferns: float
-    cells: float
-    grain: float  # pixels of a grain of needles
-    fern: float  # pixels of a fern
+    mean: Number
+    needles: Number
+    ferns: Number
+    cells: Number
+    grain: Number  # pixels of a grain of needles
+    fern: Number  # pixels of a fern
 
 
 LOOKS = (
@@ -46,7 +48,7 @@ LOOKS = (
 BANDS = (0.05, 0.003, 0.004, 0.031, 0.016, 0.021)
 
 
-def _smooth(rng: Rng, sigma: float) -> Array:
+def _smooth(rng: Rng, sigma: Number) -> Array:
     """Noise (SIDE, SIDE) of unit spread without anything finer than some `sigma` pixels; edges wrap."""
     step = max(1, int(sigma // 2))
     coarse = ndimage.gaussian_filter(rng.normal(size=(SIDE // step + 2,) * 2), sigma / step, mode="wrap")
@@ -54,7 +56,7 @@ def _smooth(rng: Rng, sigma: float) -> Array:
     return _spread(field)
 
 
-def _cells(rng: Rng, size: float, y: Array, x: Array) -> tuple[Array, Array, Array, Array]:
+def _cells(rng: Rng, size: Number, y: Array, x: Array) -> tuple[Array, Array, Array, Array]:
     """Cells of some `size` pixels: which one, (dy, dx) from its seed, and how much farther the next seed is."""
     n = int(SIDE / size) + 4
     lattice = np.stack(np.meshgrid(np.arange(n), np.arange(n), indexing="ij"), -1).reshape(-1, 2)
@@ -65,7 +67,7 @@ def _cells(rng: Rng, size: float, y: Array, x: Array) -> tuple[Array, Array, Arr
     return nearest, y - seeds[nearest, 0], x - seeds[nearest, 1], border
 
 
-def _needles(rng: Rng, size: float, width: float, y: Array, x: Array) -> Array:
+def _needles(rng: Rng, size: Number, width: Number, y: Array, x: Array) -> Array:
     """Grains of parallel needles, each grain in its own direction: noise stretched along it."""
     which, dy, dx, _ = _cells(rng, size, y, x)
     turn = rng.uniform(0, np.pi, which.max() + 1)[which]
@@ -77,7 +79,7 @@ def _needles(rng: Rng, size: float, width: float, y: Array, x: Array) -> Array:
     return np.maximum(noise - 0.4, 0)
 
 
-def _ferns(rng: Rng, size: float, width: float, y: Array, x: Array) -> Array:
+def _ferns(rng: Rng, size: Number, width: Number, y: Array, x: Array) -> Array:
     """Six-armed ferns: from every arm barbs at 60 degrees, from every barb finer ones along the arm."""
     which, dy, dx, border = _cells(rng, size, y, x)
     turn = rng.uniform(0, np.pi / 3, which.max() + 1)[which]
@@ -87,7 +89,7 @@ def _ferns(rng: Rng, size: float, width: float, y: Array, x: Array) -> Array:
     arm, off = radius * np.cos(angle), radius * np.abs(np.sin(angle))
     table = rng.normal(size=4096)
 
-    def ridges(place: Array, w: float) -> Array:
+    def ridges(place: Array, w: Number) -> Array:
         return np.exp(-3 * np.abs(ndimage.map_coordinates(table, (place / w + shift)[None], order=1, mode="grid-wrap")))
 
     barbs = ridges(arm - off / np.sqrt(3), width)
@@ -95,7 +97,7 @@ def _ferns(rng: Rng, size: float, width: float, y: Array, x: Array) -> Array:
     return np.exp(-off / width) + barbs + 0.6 * fine * (0.3 + barbs) + 0.7 * np.exp(-border / width)
 
 
-def _cracks(rng: Rng, size: float, y: Array, x: Array) -> Array:
+def _cracks(rng: Rng, size: Number, y: Array, x: Array) -> Array:
     """Cells with bright borders, each of its own brightness."""
     which, _, _, border = _cells(rng, size, y, x)
     return rng.normal(0, 0.35, which.max() + 1)[which] + np.exp(-border / (0.12 * size))

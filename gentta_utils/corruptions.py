@@ -1,10 +1,12 @@
-"""The 15 + 4 corruptions of ImageNet-C (Hendrycks and Dietterich, ICLR 2019) for images of 64 and of 224 px.
+"""The 15 + 4 corruptions of ImageNet-C (Hendrycks and Dietterich, ICLR 2019) for images of 32, 64 and 224 px.
 
 Written anew from the published description and constants, in numpy, scipy, scikit-image and Pillow alone. Every image
 has its own generator, so the result for an image does not depend on its neighbours. Differences from the public code:
-glass blur truly exchanges pixels (`swap=False` gives the benchmark's copy), frost is a procedural texture in the place
+glass blur truly exchanges pixels (`swap=False` gives the benchmark's copy), frost blends in drawn pictures in the place
 of six photographs, motion blur is a shift-and-add with repeated edges, values are rounded to 1/255 where the public
-code cuts them off.
+code cuts them off. Motion blur runs the other way along its angle than the public code's, and elastic exchanges rows
+and columns of the displacements: both have the same distribution up to a reflection (left and right, or rows and
+columns).
 Severities are not comparable between image sizes.
 """
 
@@ -18,18 +20,25 @@ from jaxtyping import Float
 from PIL import Image
 from scipy import ndimage
 from skimage.color import hsv2rgb, rgb2hsv
-from skimage.exposure import equalize_hist
 from skimage.feature import canny
 from torch import Tensor
 
 from .arrays import Index, Number
 from .corruption_constants import ALL, CONSTANTS, HELD_OUT, TEST  # noqa: F401 (the lists belong here for users)
+from .frost import texture
 
-VERSION = 1  # part of every record: raise it when a corruption changes
+# The version of a corruption at a severity, where it is not the first. It is part of every record, so that only rows of
+# what changed are made anew: raise the number of what changes, and say in data/results/stale.json which rows are old.
+CHANGED = {("frost", severity): 2 for severity in range(1, 6)} | {("spatter", severity): 2 for severity in (1, 2, 3)}
 Array = np.ndarray  # one image, float64 (H, W, 3) in [0, 1]
 Rng = np.random.Generator
 
-_ELASTIC_UNIT = {64: 64, 224: 244}  # 244 is the benchmark's own (for 224)
+_ELASTIC_UNIT = {32: 32, 64: 64, 224: 244}  # 244 is the benchmark's own (for 224)
+
+
+def version(name: str, severity: int) -> int:
+    """The version of a corruption at a severity; 1 for any other shift, which has a version elsewhere or none."""
+    return CHANGED.get((name, severity), 1)
 
 
 def corrupt(
@@ -40,7 +49,7 @@ def corrupt(
     seed: int = 0,
     **options,
 ) -> Float[Tensor, "B 3 S S"]:
-    """Corrupt images (B, 3, S, S) in [0, 1], S = 64 or 224; returns the same shape, whole multiples of 1/255.
+    """Corrupt images (B, 3, S, S) in [0, 1], S = 32, 64 or 224; returns the same shape, whole multiples of 1/255.
 
     Args:
         name: one of `ALL`.
@@ -57,7 +66,7 @@ def corrupt(
         raise ValueError(f"severity {severity!r}: choose 1, 2, 3, 4 or 5 (clean images need no call)")
     side = images.shape[-1]
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != side or side not in CONSTANTS:
-        raise ValueError(f"images {tuple(images.shape)}: corruptions take (B, 3, 64, 64) or (B, 3, 224, 224)")
+        raise ValueError(f"images {tuple(images.shape)}: corruptions take (B, 3, S, S) with S = 32, 64 or 224")
     if not bool(torch.isfinite(images).all()) or float(images.min()) < 0 or float(images.max()) > 1:
         raise ValueError("images must be finite and in [0, 1]: divide by 255, look for NaN")
     ids = torch.arange(len(images)) if ids is None else ids
@@ -95,7 +104,9 @@ def _zoom_centre(layer: Array, factor: Number) -> Array:
 
 
 def _motion(layer: Array, radius: int, sigma: Number, angle: float) -> Array:
-    """Blur (H, W) or (H, W, 3) along `angle` degrees: weights exp(-i^2 / 2 sigma^2), i = 0 .. 2 radius, one-sided."""
+    """Blur (H, W) or (H, W, 3) along `angle` degrees: weights exp(-i^2 / 2 sigma^2), i = 0 .. 2 radius, one-sided.
+
+    What the image shows moves towards +x at angle 0, where the public code's moves towards -x."""
     weights = np.exp(-(np.arange(2 * radius + 1) ** 2) / (2 * sigma**2))
     weights /= weights.sum()
     dy, dx = math.sin(math.radians(angle)), math.cos(math.radians(angle))
@@ -205,19 +216,8 @@ def _snow(x: Array, c: tuple, rng: Rng) -> Array:
     return x + layer + np.rot90(layer, 2)
 
 
-def frost_texture(side: int, rng: Rng) -> Array:
-    """A window with ice flowers, (side, side, 3) in [0, 1]: bright ridges of two plasmas over a bluish veil.
-
-    The benchmark blends in photographs (rescaled to .3 for 64 px); this is a procedural stand-in, not the benchmark."""
-    size = 2 ** math.ceil(math.log2(side))
-    ridges = sum(w * (1 - np.abs(2 * plasma(size, d, rng) - 1)) ** 6 for w, d in ((0.6, 1.7), (0.5, 1.4)))
-    veil = plasma(size, 2.0, rng)
-    ice = np.clip(0.25 + 0.45 * veil + ridges, 0, 1)[:side, :side, None]
-    return np.clip(ice * np.array([0.88, 0.95, 1.0]), 0, 1)
-
-
 def _frost(x: Array, c: tuple, rng: Rng) -> Array:
-    return c[0] * x + c[1] * frost_texture(x.shape[0], rng)
+    return c[0] * x + c[1] * texture(x.shape[0], rng)
 
 
 def _fog(x: Array, c: tuple, rng: Rng) -> Array:
@@ -241,6 +241,8 @@ def _saturate(x: Array, c: tuple, rng: Rng) -> Array:
 
 
 def _elastic(x: Array, c: tuple, rng: Rng) -> Array:
+    """A random affine map, then displacements of every pixel: with the same draws, those of the public code with rows
+    and columns exchanged (the three points, and the two fields)."""
     side = x.shape[0]
     alpha, sigma, reach = (value * _ELASTIC_UNIT[side] for value in c)
     centre, third = side // 2, side // 3
@@ -252,7 +254,7 @@ def _elastic(x: Array, c: tuple, rng: Rng) -> Array:
     x = np.stack(
         [ndimage.map_coordinates(x[..., i], grid.transpose(2, 0, 1), order=1, mode="mirror") for i in range(3)], -1
     )
-    fields = [rng.uniform(-1, 1, (side, side)) for _ in range(2)]
+    fields = [rng.uniform(-1, 1, (side, side)) for _ in range(2)]  # of rows, of columns; the public code: columns first
     if alpha:
         fields = [alpha * ndimage.gaussian_filter(f, sigma, mode="reflect", truncate=3) for f in fields]
     else:
@@ -272,11 +274,19 @@ def _spatter(x: Array, c: tuple, rng: Rng) -> Array:
     return _wet(x, liquid, strength)
 
 
+def equalized(levels: Array) -> Array:
+    """Histogram equalisation of uint8 levels (H, W) to whole numbers from 0 to 255: (cdf - cdf_min) / (N - cdf_min)."""
+    counts = np.bincount(levels.ravel(), minlength=256)
+    lowest = counts[levels.min()]
+    table = np.round(255 * (counts.cumsum() - lowest) / max(levels.size - lowest, 1))
+    return table[levels]
+
+
 def _wet(x: Array, liquid: Array, strength: Number) -> Array:
     """Water drops in pale blue: brightest where the distance to a drop's edge falls towards the lower right."""
     layer = np.floor(liquid * 255)
     distance = ndimage.distance_transform_edt(~canny(layer, sigma=0, low_threshold=50, high_threshold=150))
-    distance = equalize_hist(ndimage.uniform_filter(np.minimum(distance, 20), 3)) * 255
+    distance = equalized(ndimage.uniform_filter(np.minimum(distance, 20), 3).astype(np.uint8))
     emboss = ndimage.correlate(distance, np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]], float), mode="mirror")
     drops = layer * ndimage.uniform_filter(np.clip(emboss, 0, 255), 3)
     mask = drops / max(drops.max(), 1e-8)

@@ -32,7 +32,7 @@ class SceneSpec:
     seed: int = 0  # of the corruption
 
     def describe(self) -> dict:
-        about = {**asdict(self), "world": scenes.VERSION, "corruptions": f"in-memory {corruptions.VERSION}"}
+        about = {**asdict(self), "world": scenes.VERSION, "corruptions": _in_memory(self)}
         return about | (natural.describe(self.shift) if self.shift in natural.SHIFTS else {})
 
 
@@ -56,11 +56,15 @@ class FolderSpec:
     def describe(self) -> dict:
         """Without the folder, so that a record does not depend on where the files lie; `resize` as it really was."""
         about = {name: value for name, value in asdict(self).items() if name not in ("root", "font")}
-        made = "files" if self.dataset == "imagenet-c" else f"in-memory {corruptions.VERSION}"
+        made = "files" if self.dataset == "imagenet-c" else _in_memory(self)
         glyphs = "block glyphs" if self.font is None else Path(self.font).name
         if self.dataset == "imagenet-c":
             about["resize"] = folders.STORED_RESIZE
         return about | {"split": self.dataset, "corruptions": made, "watermark": glyphs}
+
+
+def _in_memory(spec: SceneSpec | FolderSpec) -> str:
+    return f"in-memory {corruptions.version(spec.shift, spec.severity)}"
 
 
 @dataclass(frozen=True)

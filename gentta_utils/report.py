@@ -9,6 +9,7 @@ from .batch import as_table
 from .evaluate import Records, gain, protocol_line, results, summary
 from .experiments import EXPERIMENTS, UNTOUCHED
 from .report_rows import accuracy, distinct, is_clean, pick, shift_of, versus
+from .stale import note
 
 
 def effect(runs: list[Records]) -> str:
@@ -127,7 +128,11 @@ def show(text: str) -> None:
 
 
 def report(name: str) -> str:
-    """A table of the course from its committed records. Raises ValueError for an unknown name."""
+    """A table of the course from its committed records; below it, which of them are older than the code.
+
+    Raises ValueError for an unknown name."""
     if name not in TABLES:
         raise ValueError(f"unknown table {name!r}: choose one of {', '.join(TABLES)}")
-    return TABLES[name](results(name))
+    runs = results(name)
+    old = note(runs)
+    return TABLES[name](runs) + (f"\n\n{old}" if old else "")

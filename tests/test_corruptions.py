@@ -1,11 +1,15 @@
 """Each corruption by its defining property, at 64 and at 224 px; seeding; growing damage; bad input; the watermark."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from gentta_utils import corruptions as C
-from gentta_utils import scenes
+from gentta_utils import frost, scenes
 from gentta_utils.watermark import ALPHA, coverage, font_size, watermark
 
 
@@ -181,11 +185,22 @@ def test_weather_whitens_and_keeps_structure(clean):
         assert y.mean() > clean.mean()
         correlation = torch.corrcoef(torch.stack([y.flatten(), clean.flatten()]))[0, 1]
         assert 0.2 < correlation < 0.98
-    rng = np.random.default_rng(0)
-    a, b = C.frost_texture(64, rng), C.frost_texture(64, rng)
-    assert a.shape == (64, 64, 3)
-    assert np.abs(a - b).mean() > 0.05
-    assert a[..., 2].mean() > a[..., 0].mean()  # bluish
+
+
+@pytest.mark.parametrize(
+    "side, published",  # the table of `bench/frost.py`
+    [(224, (0.636, 0.095, 0.046, 0.36, 0.15)), (64, (0.658, 0.066, 0.028, 0.33, 0.15))],
+)
+def test_frost_has_the_statistics_of_the_published_pictures(side, published):
+    assert frost.statistics(side, 100) == pytest.approx(published, rel=0.2)
+
+
+def test_frost_is_a_crop_of_a_picture_slightly_blue():
+    crops = [frost.texture(32, np.random.default_rng(i)) for i in (0, 0, 1)]
+    assert crops[0].shape == (32, 32, 3)
+    assert np.array_equal(crops[0], crops[1])
+    assert np.abs(crops[0] - crops[2]).mean() > 0.03
+    assert crops[0][..., 2].mean() > crops[0][..., 0].mean()
 
 
 def test_spatter_is_water_then_mud(clean):
@@ -205,6 +220,62 @@ def test_elastic_moves_but_does_not_recolour(clean):
         assert (y - clean).abs().mean() > 0.005
         torch.testing.assert_close(y.mean((2, 3)), clean.mean((2, 3)), atol=0.06, rtol=0)
     assert C.corrupt(flat(), "elastic", 5).unique().numel() == 1
+
+
+def published_elastic(x, moves, dx, dy):
+    """The published formula for one channel (S, S): three points (x, y) moved, the affine map inverted, then dx, dy."""
+    side = len(x)
+    c, t = side // 2, side // 3
+    points = np.array([[c + t, c + t], [c + t, c - t], [c - t, c - t]], float)
+    forward = np.linalg.solve(np.c_[points, np.ones(3)], points + moves).T  # (2, 3): moved = A point + b
+    column, row = np.meshgrid(np.arange(side), np.arange(side))
+    at = np.linalg.solve(forward[:, :2], np.stack([column, row]).reshape(2, -1) - forward[:, 2:]).reshape(2, side, side)
+    x = ndimage.map_coordinates(x, at[::-1], order=1, mode="mirror")
+    return ndimage.map_coordinates(x, [row + dy, column + dx], order=1, mode="reflect")
+
+
+def test_elastic_is_the_published_one_with_rows_and_columns_exchanged(clean):
+    x = clean[0].permute(1, 2, 0).double().numpy()
+    alpha, sigma, reach = (64 * value for value in C.CONSTANTS[64]["elastic"][4])
+    ours = C._elastic(x, C.CONSTANTS[64]["elastic"][4], np.random.default_rng(3))
+    rng = np.random.default_rng(3)
+    moves = rng.uniform(-reach, reach, (3, 2))
+    fields = [rng.uniform(-1, 1, (64, 64)) for _ in range(2)]
+    dx, dy = (alpha * ndimage.gaussian_filter(f.T, sigma, mode="reflect", truncate=3) for f in fields)
+    theirs = np.stack([published_elastic(x[..., i].T, moves, dx, dy).T for i in range(3)], -1)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_equalisation_begins_at_0_by_the_integer_table():
+    levels = np.array([[3, 3, 3, 3], [5, 5, 5, 9]], np.uint8)  # cdf 4, 7, 8: (cdf - 4) / (8 - 4)
+    assert C.equalized(levels).tolist() == [[0, 0, 0, 0], [191, 191, 191, 255]]
+    assert C.equalized(np.full((4, 4), 7, np.uint8)).tolist() == np.zeros((4, 4)).tolist()
+
+
+def test_every_corruption_gives_what_it_gave():
+    """Pixels and means of version 1, and of version 2 where there is one; what changes needs a new version."""
+    golden = json.loads((Path(__file__).parent / "corruptions.json").read_text())
+    rng = np.random.default_rng(17)
+    x = 0.75 * ndimage.zoom(rng.random((8, 8, 3)), (8, 8, 1), order=1)
+    x += 0.25 * np.kron(rng.random((16, 16, 3)), np.ones((4, 4, 1)))
+    x = torch.from_numpy(np.round(x * 255) / 255).permute(2, 0, 1)[None].float()
+    places = np.random.default_rng(0).choice(x.numel(), 24, replace=False)
+    assert set(golden) == {f"{name} {s} version {C.version(name, s)}" for name in C.ALL for s in range(1, 6)}
+    for key, (mean, values) in golden.items():
+        name, severity = key.split()[:2]
+        y = 255 * C.corrupt(x, name, int(severity), torch.tensor([5]), seed=3).flatten().double()
+        assert y.mean().item() == pytest.approx(mean, abs=0.1), key
+        np.testing.assert_allclose(y[places], values, atol=1.01, err_msg=key)
+
+
+def test_small_images_work_with_the_published_constants():
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for name in C.ALL:
+        assert C.corrupt(x, name, 5).shape == x.shape
+    assert [int(32 * f) for f in C.CONSTANTS[32]["pixelate"]] == [30, 28, 27, 24, 20]
+    difference = C.corrupt(flat(0.5, 16, 32), "gaussian_noise", 5) - 0.5
+    assert difference.std().item() == pytest.approx(0.1, rel=0.02)
+    assert C.CONSTANTS[32]["frost"][4] == (0.75, 0.45)
 
 
 def test_pixelate_has_the_published_sides(clean):
@@ -243,7 +314,7 @@ def test_large_images_work():
         (lambda x: C.corrupt(x, "rain", 1), "unknown corruption 'rain'"),
         (lambda x: C.corrupt(x, "fog", 0), "severity 0"),
         (lambda x: C.corrupt(x, "fog", 6), "severity 6"),
-        (lambda x: C.corrupt(x[..., :32, :32], "fog", 1), "64, 64"),
+        (lambda x: C.corrupt(x[..., :48, :48], "fog", 1), "32, 64 or 224"),
         (lambda x: C.corrupt(x[0], "fog", 1), "corruptions take"),
         (lambda x: C.corrupt(x * 255, "fog", 1), "in \\[0, 1\\]"),
         (lambda x: C.corrupt(x.log().log(), "fog", 1), "finite"),

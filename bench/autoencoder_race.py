@@ -14,18 +14,19 @@ from dataclasses import asdict, replace
 
 import torch
 
-from gentta_utils.conditioning_latent import LatentDiT
-from gentta_utils.corruptions import HELD_OUT
-from gentta_utils.datasets import SceneSpec, stream
-from gentta_utils.diffusion import add_noise, eps_error
-from gentta_utils.errors import error_table
-from gentta_utils.evaluate import fingerprint
-from gentta_utils.files import write_json
-from gentta_utils.paths import MODELS
+from gentta_utils.common.cache import fingerprint
+from gentta_utils.common.files import write_json
+from gentta_utils.common.paths import MODELS
+from gentta_utils.diffusion.error_table import error_table
+from gentta_utils.diffusion.process import add_noise, eps_error
+from gentta_utils.models.dit import LatentDiT
 from gentta_utils.recipes import autoencoder, dit
 from gentta_utils.recipes.data import training_set
 from gentta_utils.recipes.quality import accuracy
 from gentta_utils.recipes.training import Schedule, train
+from gentta_utils.streams.scenes import SceneSpec
+from gentta_utils.streams.stream import stream
+from gentta_utils.world.severities import HELD_OUT
 
 FOLDER = MODELS / "candidates" / "race"
 SCENES = 20_000

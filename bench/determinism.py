@@ -10,11 +10,14 @@ from dataclasses import replace
 
 import torch
 
-from gentta_utils import experiments
-from gentta_utils.corruptions import HELD_OUT
-from gentta_utils.datasets import SceneSpec, Stream, stream
-from gentta_utils.evaluate import Records, run
+from gentta_utils.course import trials
+from gentta_utils.evaluation import chosen
+from gentta_utils.evaluation.evaluate import run
+from gentta_utils.evaluation.records import Records
 from gentta_utils.methods import diffusion_tta
+from gentta_utils.streams.scenes import SceneSpec
+from gentta_utils.streams.stream import Stream, stream
+from gentta_utils.world.severities import HELD_OUT
 
 
 def held_out(n: int) -> Stream:
@@ -34,8 +37,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=32, help="for the bit-equal part, a multiple of 4")
     parser.add_argument("--more", type=int, default=200, help="for the predictions, a multiple of 4")
     args = parser.parse_args()
-    models = experiments.models("classifier/resnet")
-    settings = experiments.tuned("classifier/resnet")
+    models = trials.models("classifier/resnet")
+    settings = chosen.tuned("classifier/resnet")
 
     images = held_out(args.images // 4)
     fixed = diffusion_tta.configure(models, replace(settings, fixed_chunk=True, images_at_once=16))

@@ -13,10 +13,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from gentta_utils import frost, scenes, zoo
-from gentta_utils.corruptions import corrupt
-from gentta_utils.datasets import SceneSpec, stream
+from gentta_utils.models import zoo
 from gentta_utils.recipes.quality import accuracy
+from gentta_utils.streams.scenes import SceneSpec
+from gentta_utils.streams.stream import stream
+from gentta_utils.world import frost, scenes
+from gentta_utils.world.corruptions import corrupt
 
 NAMES = ("mean", "std within a crop", "difference of neighbours", "power above 1/8", "std of the mean")
 PUBLISHED = {224: (0.636, 0.095, 0.046, 0.36, 0.15), 64: (0.658, 0.066, 0.028, 0.33, 0.15)}  # of 100 random crops

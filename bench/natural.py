@@ -11,10 +11,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from gentta_utils import natural, zoo
-from gentta_utils.datasets import SceneSpec, stream
+from gentta_utils.models import zoo
 from gentta_utils.recipes.quality import accuracy
-from gentta_utils.scenes import scene_ids
+from gentta_utils.streams.scenes import SceneSpec
+from gentta_utils.streams.stream import stream
+from gentta_utils.world import renditions
+from gentta_utils.world.scenes import scene_ids
 
 CLASSIFIERS = ("classifier/resnet", "classifier/vit")
 START = 1000  # of the selection scenes that the model cards rest on
@@ -23,7 +25,7 @@ START = 1000  # of the selection scenes that the model cards rest on
 @torch.no_grad()
 def table(n: int) -> None:
     """Print one line a shift."""
-    shifts = ["clean", *(s for s in natural.SHIFTS if s != "a" or natural.FILTER in zoo.names())]
+    shifts = ["clean", *(s for s in renditions.SHIFTS if s != "a" or renditions.FILTER in zoo.names())]
     networks = [zoo.load(name) for name in CLASSIFIERS]
     print(f"| shift | {' | '.join(f'`{name}`' for name in CLASSIFIERS)} | n |\n|---|---|---|---|")
     for shift in shifts:
@@ -34,10 +36,12 @@ def table(n: int) -> None:
 
 def picture(path: Path, n: int = 10) -> None:
     """The same scenes in every style, one row each."""
-    styles = [name for name in natural.STYLES if name != "a"]
+    styles = [name for name in renditions.STYLES if name != "a"]
     fig, axes = plt.subplots(len(styles), n, figsize=(n, 1.1 * len(styles)), squeeze=False)
     for name, row in zip(styles, axes, strict=True):
-        for ax, image in zip(row, natural.paint(scene_ids(n, "select", START), name, dense=False).image, strict=True):
+        for ax, image in zip(
+            row, renditions.paint(scene_ids(n, "select", START), name, dense=False).image, strict=True
+        ):
             ax.imshow(image.permute(1, 2, 0))
             ax.axis("off")
         row[0].set_title(name, fontsize=8, loc="left")

@@ -10,10 +10,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from gentta_utils import evaluate, experiments_05, plots, report, report_02, scenes, zoo
-from gentta_utils.datasets import SceneSpec, stream
+from gentta_utils.common.paths import DATA
+from gentta_utils.course import plots
+from gentta_utils.course.nb02 import when_it_helps as nb02_when_it_helps
+from gentta_utils.course.nb05 import experiments
+from gentta_utils.evaluation import rows, tables
 from gentta_utils.methods import dda, diffpure
-from gentta_utils.paths import DATA
+from gentta_utils.models import zoo
+from gentta_utils.recipes import aligned
+from gentta_utils.streams.scenes import SceneSpec
+from gentta_utils.streams.stream import stream
+from gentta_utils.world import labels
 
 
 def example(runs: list, wanted: str, seed: int = 0) -> tuple[torch.Tensor, str]:
@@ -28,12 +35,12 @@ def example(runs: list, wanted: str, seed: int = 0) -> tuple[torch.Tensor, str]:
     place = {k: record.about["stream"][k] for k in ("shift", "severity", "split")}
     image = stream(SceneSpec(1, start=record.about["stream"]["start"] + int(i), **place)).images[0]
     before, after = (torch.from_numpy(v[i]).softmax(0) for v in (record.before, record.after))
-    story = f"{scenes.CLASSES[before.argmax()]} {before.max():.2f} → {scenes.CLASSES[after.argmax()]} {after.max():.2f}"
+    story = f"{labels.CLASSES[before.argmax()]} {before.max():.2f} → {labels.CLASSES[after.argmax()]} {after.max():.2f}"
     return image, f"{place['shift'].replace('_', ' ')}\n{story}"
 
 
 def main() -> None:
-    runs = report.pick(evaluate.results("test"), "diffusion_tta/full")
+    runs = rows.pick(tables.results("test"), "diffusion_tta/full")
     with plt.rc_context(plots.STYLE):
         fig = plt.figure(figsize=(9, 3.6), layout="constrained")
         left, right = fig.subfigures(1, 2, width_ratios=[1, 1.5])
@@ -44,9 +51,9 @@ def main() -> None:
             plots.picture(ax, image, frame=plots.GREEN if kind == "fixed" else plots.RED)
             ax.set_title(title, fontsize=8)
         ax = right.subplots()
-        names = [r.about["stream"]["shift"] for r in report.pick(runs, classifier="classifier/resnet")]
+        names = [r.about["stream"]["shift"] for r in rows.pick(runs, classifier="classifier/resnet")]
         before, after = (
-            [100 * np.mean([getattr(r, f"right_{when}").mean() for r in report.pick(runs, shifts=(n,))]) for n in names]
+            [100 * np.mean([getattr(r, f"right_{when}").mean() for r in rows.pick(runs, shifts=(n,))]) for n in names]
             for when in ("before", "after")
         )
         order = np.argsort([b - a for a, b in zip(after, before, strict=True)])
@@ -66,19 +73,19 @@ def main() -> None:
 def when_it_helps() -> None:
     """The map: gain of Diffusion-TTA against how much better the diffusion model reads than the classifier."""
     fig, ax = plots.figure(width=7, height=4.4)
-    report_02.draw_phase(ax, report_02.points_of_phase(evaluate.results("phase")))
+    nb02_when_it_helps.draw_phase(ax, nb02_when_it_helps.points_of_phase(tables.results("phase")))
     with plt.rc_context(plots.STYLE):
         fig.savefig(DATA / "scenes" / "when_it_helps.png", dpi=100)
 
 
 def dda_sda(shifts: tuple[str, ...] = ("gaussian_noise", "pixelate", "fog"), each: int = 2) -> None:
     """Scenes, clean and under three corruptions, and what DiffPure and DDA make of them; not selected."""
-    denoiser, columns = zoo.cached(experiments_05.ALIGNER), []
+    denoiser, columns = zoo.cached(aligned.ALIGNER), []
     for i, shift in enumerate(shifts):
         start = 33_000 + each * i
         clean, s = (stream(SceneSpec(each, *at, "test", start)) for at in (("clean", 0), (shift, 5)))
-        made = [s.images, diffpure.purify(denoiser, s.images, s.ids, experiments_05.ours("diffpure"))]
-        made.append(dda.align(denoiser, s.images, s.ids, experiments_05.ours("dda")))
+        made = [s.images, diffpure.purify(denoiser, s.images, s.ids, experiments.ours("diffpure"))]
+        made.append(dda.align(denoiser, s.images, s.ids, experiments.ours("dda")))
         columns += [(shift.replace("_", " "), images) for images in zip(clean.images, *made, strict=True)]
     fig, axes = plots.figure(4, len(columns), width=8, height=1.35)
     for column, (shift, images) in zip(axes.T, columns, strict=True):

@@ -16,10 +16,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from gentta_utils import batch, costs, probe
-from gentta_utils.files import write_json
-from gentta_utils.paths import ROOT
-from gentta_utils.zoo import precision_on
+from gentta_utils.common.devices import precision_on
+from gentta_utils.common.files import write_json
+from gentta_utils.common.paths import ROOT
+from gentta_utils.runner import costs, probe
+from gentta_utils.runner import notebook as runner_notebook
 
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
-    notebooks = [batch.find(name) for name in args.notebooks] or batch.notebooks()
+    notebooks = [runner_notebook.find(name) for name in args.notebooks] or runner_notebook.notebooks()
     kinds = {"fp32": {"GENTTA_PRECISION": "fp32"} | (AVX2 if args.avx2 else {})}
     if precision_on("cpu") == "bf16":
         kinds = {"bf16": {}} | kinds
@@ -66,7 +67,7 @@ def main() -> None:
         print(f"{notebook.stem}: {text}, {max(c['peak_memory_mb'] for c in medians.values()):.0f} MB", flush=True)
     if args.write:
         write_json(costs.COSTS, costs_of)
-        costs.write_lines(batch.notebooks(), ROOT / "README.md")
+        costs.write_lines(runner_notebook.notebooks(), ROOT / "README.md")
 
 
 if __name__ == "__main__":

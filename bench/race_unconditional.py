@@ -12,11 +12,13 @@ import json
 import torch
 from safetensors import safe_open
 
-from gentta_utils import zoo
-from gentta_utils.conditioning import Denoiser, PixelDiT
-from gentta_utils.conditioning_unet import PixelUNet
-from gentta_utils.devices import precision_on
+from gentta_utils.common.devices import precision_on
+from gentta_utils.models import zoo
+from gentta_utils.models.denoiser import Denoiser
+from gentta_utils.models.dit import PixelDiT
+from gentta_utils.models.unet import PixelUNet
 from gentta_utils.recipes import CANDIDATES, dit, quality, unconditional
+from gentta_utils.world import severities
 
 
 def model(name: str) -> tuple[Denoiser, str]:
@@ -59,7 +61,7 @@ if __name__ == "__main__":
     parser.add_argument("--levels", type=int, default=20)
     parser.add_argument("--starts", type=int, nargs="+", default=[100, 200, 300])
     args = parser.parse_args()
-    columns = ["model", "view", "clean", *quality.HELD_OUT, "mean of the four"]
+    columns = ["model", "view", "clean", *severities.HELD_OUT, "mean of the four"]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for name in args.names:
         denoiser, trained = model(name)

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from gentta_utils import zoo
-from gentta_utils.classifier import Copies
-from gentta_utils.conditioning import Denoiser
-from gentta_utils.corruptions import HELD_OUT
-from gentta_utils.datasets import SceneSpec, stream
-from gentta_utils.diffusion import add_noise, eps_error
-from gentta_utils.draws import draw_pairs
-from gentta_utils.methods.feedback import condition_gradient, probabilities
+from gentta_utils.diffusion.feedback import condition_gradient, probabilities
+from gentta_utils.diffusion.pairs import draw_pairs
+from gentta_utils.diffusion.process import add_noise, eps_error
+from gentta_utils.models import zoo
+from gentta_utils.models.copies import Copies
+from gentta_utils.models.denoiser import Denoiser
+from gentta_utils.streams.scenes import SceneSpec
+from gentta_utils.streams.stream import stream
+from gentta_utils.world.severities import HELD_OUT
 
 WINDOW, TEMPERATURE, MICRO = (150, 600), 3.0, 15
 

@@ -10,9 +10,10 @@ import matplotlib.pyplot as plt
 import torch
 
 import gentta_utils  # noqa: F401
-from gentta_utils import zoo
-from gentta_utils.captions import CLASSES, COLOURS, PAIRS_HELD_OUT
-from gentta_utils.paths import DATA, MODELS
+from gentta_utils.common.paths import DATA, MODELS
+from gentta_utils.models import zoo
+from gentta_utils.world.labels import CLASSES, COLOURS
+from gentta_utils.world.words import PAIRS_HELD_OUT
 
 
 def prompts() -> list[str]:

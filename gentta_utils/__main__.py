@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .paths import DATA, ROOT
+from .common.paths import DATA, ROOT
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,26 +67,26 @@ def _add_run_options(parser: argparse.ArgumentParser, folder: str) -> None:
 
 
 def _run(args) -> int:
-    from . import batch
+    from .runner import notebook
 
-    paths = [batch.find(name) for name in args.notebooks] or batch.notebooks()
+    paths = [notebook.find(name) for name in args.notebooks] or notebook.notebooks()
     return _run_all(
         [(path, _preset(args) | _parameters(args)) for path in paths], args.out or ROOT / "runs" / "course", args
     )
 
 
 def _sweep(args) -> int:
-    from . import batch, sweep
+    from .runner import notebook, sweep
 
-    path = batch.find(args.notebook)
+    path = notebook.find(args.notebook)
     settings = sweep.grid(path, args.grid, _parameters(args), _preset(args))
     return _run_all(settings, args.out or ROOT / "runs" / path.stem, args)
 
 
 def _preset(args) -> dict:
-    from . import batch
+    from .runner import notebook
 
-    return batch.read_preset(args.file) if args.file else {}
+    return notebook.read_preset(args.file) if args.file else {}
 
 
 def _parameters(args) -> dict:
@@ -94,7 +94,7 @@ def _parameters(args) -> dict:
 
 
 def _run_all(settings: list, folder: Path, args) -> int:
-    from . import sweep
+    from .runner import sweep
 
     limits = {"cell_timeout": args.cell_timeout, "run_timeout": args.run_timeout}
     records = sweep.run(settings, folder, args.workers, args.scheduler, args.force, **limits, dry=args.dry_run)
@@ -108,17 +108,17 @@ def _run_all(settings: list, folder: Path, args) -> int:
 
 
 def _publish(args) -> int:
-    from . import batch
-    from .publish import publish
+    from .runner import notebook
+    from .runner.publish import publish
 
-    for path in [batch.find(name) for name in args.notebooks] or batch.notebooks():
+    for path in [notebook.find(name) for name in args.notebooks] or notebook.notebooks():
         record = publish(path)
         print(f"{path.name}: {record['seconds']} s, {record['peak_memory_mb']} MB, {path.stat().st_size // 1000} kB")
     return 0
 
 
 def _data(args) -> int:
-    from .downloads import data
+    from .streams.downloads import data
 
     for name in args.names:
         data(name, args.root)
@@ -138,7 +138,7 @@ def _train(args) -> int:
 
 
 def _measure(args) -> int:
-    from .report import ALL_EXPERIMENTS, TABLES
+    from .course.tables import ALL_EXPERIMENTS, TABLES
 
     _check_tables(args.names)
     for name in args.names:
@@ -147,7 +147,7 @@ def _measure(args) -> int:
 
 
 def _check_tables(names: list[str]) -> None:
-    from .report import ALL_EXPERIMENTS
+    from .course.tables import ALL_EXPERIMENTS
 
     for name in names:
         if name not in ALL_EXPERIMENTS:
@@ -155,15 +155,15 @@ def _check_tables(names: list[str]) -> None:
 
 
 def _recheck(args) -> int:
-    from .recheck import recheck_tables
-    from .report import ALL_EXPERIMENTS
+    from .course.recheck import recheck_tables
+    from .course.tables import ALL_EXPERIMENTS
 
     _check_tables(args.names)
     return int(not recheck_tables(args.names or ALL_EXPERIMENTS, args.n, args.seed))
 
 
 def _report(args) -> int:
-    from .report import TABLES, report
+    from .course.tables import TABLES, report
 
     for name in args.names or TABLES:
         print(f"\n{name}\n{report(name)}")
@@ -171,7 +171,7 @@ def _report(args) -> int:
 
 
 def _doctor(args) -> int:
-    from .doctor import doctor
+    from .course.doctor import doctor
 
     return int(not doctor())
 

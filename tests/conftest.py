@@ -10,13 +10,13 @@ os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 import gentta_utils  # noqa: F401, I001
 import pytest
 import torch
-from gentta_utils import zoo
-from gentta_utils.classifier import Classifier
-from gentta_utils.conditioning import PixelDiT, share_embedder
-from gentta_utils.diffusion import alphas_cumprod_of, linear_betas
-from gentta_utils.mae import MaskedAutoencoder
+from gentta_utils.diffusion.mixture import GaussianMixture
+from gentta_utils.diffusion.process import alphas_cumprod_of, linear_betas
 from gentta_utils.methods.base import Models
-from gentta_utils.mixture import GaussianMixture
+from gentta_utils.models import zoo
+from gentta_utils.models.classifier import Classifier
+from gentta_utils.models.dit import PixelDiT, share_embedder
+from gentta_utils.models.mae import MaskedAutoencoder
 from torch import nn
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from gentta_utils import adm, hub
-from gentta_utils.folders import LAYOUTS, synsets
+from gentta_utils.models import adm, hub
+from gentta_utils.streams.folders import LAYOUTS, synsets
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 IMAGES = 40  # different ones in each data set

@@ -6,8 +6,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from gentta_utils.batch import notebooks
-from gentta_utils.paths import NOTEBOOKS, ROOT
+from gentta_utils.common.paths import NOTEBOOKS, ROOT
+from gentta_utils.runner.notebook import notebooks
 
 PROGRAMS = (
     "python", "make", "papermill", "pip", "conda", "ruff", "dask", "srun", "openssl", "git", "hf", "measure", "report",

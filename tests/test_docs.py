@@ -147,7 +147,7 @@ def test_codes_of_published_tables_are_explained():
 
 
 def test_tables_that_experiments_names_exist():
-    from gentta_utils.report import TABLES
+    from gentta_utils.course.tables import TABLES
 
     for row in re.findall(r"^\| [KS]\d+ \|.*$", (DOCS / "experiments.md").read_text(encoding="utf-8"), re.M):
         *_, preset, tables, _ = row.split("|")

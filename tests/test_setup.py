@@ -13,9 +13,9 @@ import notebook_rules as rules
 import pytest
 import yaml
 
-from gentta_utils import doctor
-from gentta_utils.paths import ROOT
-from gentta_utils.torchvision_shim import ensure_torchvision
+from gentta_utils.common.paths import ROOT
+from gentta_utils.common.torchvision_shim import ensure_torchvision
+from gentta_utils.course import doctor
 
 PACKAGE = sorted((ROOT / "gentta_utils").rglob("*.py"))
 
@@ -188,7 +188,7 @@ def test_jaxtyping_is_on():
     """The test of the test: torch would broadcast (2, 3) with (1, 3) silently."""
     import torch
 
-    from gentta_utils.diffusion import eps_error
+    from gentta_utils.diffusion.process import eps_error
 
     with pytest.raises(TypeError):
         eps_error(torch.zeros(2, 3), torch.zeros(1, 3))

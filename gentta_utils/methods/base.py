@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..arrays import Probs
-from ..classifier import Classifier
-from ..conditioning import Denoiser
-from ..mixture import GaussianMixture
+from ..common.types import Probs
+from ..diffusion.mixture import GaussianMixture
+from ..models.classifier import Classifier
+from ..models.denoiser import Denoiser
 
 
 @dataclass(frozen=True)
@@ -76,19 +76,6 @@ def source_logits(models: Models, images: Tensor) -> Probs:
     """Logits (B, K) of the source for `Output.before`. Not counted: the table needs them, not the method."""
     classifier = models.classifier
     return classifier.network(classifier.normalise(images)).float().cpu()
-
-
-def check_settings(settings, choices: dict[str, tuple], positive: tuple = (), fraction: tuple = ()) -> None:
-    """Raise ValueError for the first field that is not among its choices, not above 0, or not in [0, 1]."""
-    for name, allowed in choices.items():
-        if getattr(settings, name) not in allowed:
-            raise ValueError(f"{name}={getattr(settings, name)!r}: choose one of {', '.join(map(str, allowed))}")
-    for name in positive:
-        if not getattr(settings, name) > 0:
-            raise ValueError(f"{name}={getattr(settings, name)}: choose a number above 0")
-    for name in fraction:
-        if not 0 <= getattr(settings, name) <= 1:
-            raise ValueError(f"{name}={getattr(settings, name)}: choose a number from 0 to 1")
 
 
 def stated(settings) -> dict:

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..arrays import PerImage, Probs
-from ..augment import jitter
-from ..classifier import Classifier, Copies
-from ..draws import generator
-from ..inputs import check_images
-from .base import Models, Output, check_finite, check_settings, make_optimizer, source_logits, spent
-from .bn_adapt import with_test_statistics
+from ..common.randomness import generator
+from ..common.types import PerImage, Probs
+from ..common.validate import check_images, check_settings
+from ..models.batchnorm import with_test_statistics
+from ..models.classifier import Classifier
+from ..models.copies import Copies
+from ..world.views import jitter
+from .base import Models, Output, check_finite, make_optimizer, source_logits, spent
 
 
 @dataclass(frozen=True)

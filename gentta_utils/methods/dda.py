@@ -9,6 +9,7 @@ Card: docs/methods/dda.md
 """
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,13 +17,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..arrays import Probs
-from ..diffusion import respaced
-from ..entropy import entropy
-from ..guidance import NORMS, PADS, entropy_energy, structure_energy
-from . import reverse
-from .base import Models, check_settings, source_logits
-from .reverse import Purifier, levels_of, prepare, walk
+from ..common.types import Index, Probs
+from ..common.validate import check_settings
+from ..diffusion import reverse
+from ..diffusion.entropy import entropy, marginal_entropy
+from ..diffusion.guidance import NORMS, PADS, Energy, structure_energy
+from ..diffusion.reverse import levels_of, walk
+from ..diffusion.sampling import respaced
+from ..world.views import jitter
+from .base import Models, source_logits
+from .purifier import Purifier, prepare
 
 ENSEMBLES = ("sum", "entropy", "confidence", "calibrated", "purified")
 
@@ -161,3 +165,17 @@ def configure(models: Models, settings: Settings | None = None) -> DDA:
     """The input is changed, no weight is. Raises ValueError where settings and denoiser do not fit."""
     settings = settings or Settings()
     return DDA(prepare(models, settings), settings)
+
+
+def entropy_energy(classifier, decode: Callable, ids: Index, scale: float, views: int, seed: int = 0) -> Energy:
+    """scale x H( mean over views of p(a_v(x0_hat)) ): confident, and alike for all jittered views.
+
+    One of the three terms of GDA (Tsai et al., CVPR 2024; docs/methods/gda_like.md), with the jitter of CoTTA in place
+    of its augmentations, whose code is not public; so "GDA-like". Costs `views` classifier evaluations per step."""
+
+    def energy(x0_hat: Tensor, t: int) -> Tensor:
+        images = decode(x0_hat)
+        each = [classifier(jitter(images, ids, t * views + v, seed)) for v in range(views)]
+        return scale * marginal_entropy(torch.stack(each, 1))
+
+    return energy

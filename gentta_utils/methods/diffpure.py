@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import reverse
+from ..diffusion import reverse
+from ..diffusion.reverse import walk
 from .base import Models
-from .reverse import Purifier, prepare, walk
+from .purifier import Purifier, prepare
 
 
 @dataclass(frozen=True)

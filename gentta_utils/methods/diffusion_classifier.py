@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..arrays import Images, Index, Probs
-from ..draws import draw_pairs
-from ..errors import LOSSES, ErrorTable, error_table, evenly, gram
-from ..inputs import check_images
-from .base import Models, Output, check_settings, no_loss, spent
+from ..common.types import Images, Index, Probs
+from ..common.validate import check_images, check_settings
+from ..diffusion.error_table import LOSSES, ErrorTable, error_table, evenly, gram
+from ..diffusion.pairs import draw_pairs
+from .base import Models, Output, no_loss, spent
 
 
 @dataclass(frozen=True)

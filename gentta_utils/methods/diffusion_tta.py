@@ -15,13 +15,14 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from ..arrays import Probs
-from ..classifier import PARAM_SETS, Copies
-from ..draws import NOISE_MODES, TIMESTEP_MODES, draw_pairs
-from ..inputs import check_images
-from ..views import VIEWS, view_of
-from .base import Models, Output, check_finite, check_settings, spent
-from .feedback import MIXINGS, condition_gradient, fresh_copies, prepare, probabilities
+from ..common.types import Probs
+from ..common.validate import check_images, check_settings
+from ..diffusion.feedback import MIXINGS, condition_gradient, probabilities
+from ..diffusion.pairs import NOISE_MODES, TIMESTEP_MODES, draw_pairs
+from ..models.copies import PARAM_SETS, Copies
+from ..world.views import VIEWS, view_of
+from .base import Models, Output, check_finite, spent
+from .feedback import fresh_copies, prepare
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Settings:
     view: str = "full"  # what the classifier sees: "full" or "low"
     optimizer: str = "sgd"  # or "adamw"; both without weight decay
     momentum: float = 0.9  # of SGD
-    param_set: str = "all"  # which parameters of the classifier: see `classifier.parameter_names`
+    param_set: str = "all"  # which parameters of the classifier: see `copies.parameter_names`
     adapt_denoiser: bool = False  # also change the diffusion model
     adapt_embeddings: bool = False  # and its label table
     denoiser_lr: float | None = None  # None: the same as lr

@@ -16,13 +16,15 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..arrays import Index, Probs
-from ..classifier import PARAM_SETS
-from ..draws import draw_pairs, generator
-from ..inputs import check_images
-from ..views import VIEWS, view_of
-from .base import Models, Output, check_finite, check_settings, source_logits, spent
-from .feedback import MIXINGS, condition_gradient, fresh_copies, prepare, probabilities
+from ..common.randomness import generator
+from ..common.types import Index, Probs
+from ..common.validate import check_images, check_settings
+from ..diffusion.feedback import MIXINGS, condition_gradient, probabilities
+from ..diffusion.pairs import draw_pairs
+from ..models.copies import PARAM_SETS
+from ..world.views import VIEWS, view_of
+from .base import Models, Output, check_finite, source_logits, spent
+from .feedback import fresh_copies, prepare
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Settings:
     view: str = "full"  # what the classifier sees: "full" or "low"
     optimizer: str = "adamw"  # without weight decay it is Adam; or "sgd"
     momentum: float = 0.9  # of SGD
-    param_set: str = "all"  # which parameters of the classifier: see `classifier.parameter_names`
+    param_set: str = "all"  # which parameters of the classifier: see `copies.parameter_names`
     adapt_denoiser: bool = False  # also change the diffusion model
     adapt_embeddings: bool = False  # and its label table
     denoiser_lr: float | None = None  # None: the same as lr

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..arrays import Probs
+from ..common.types import Probs
 from . import diffusion_classifier
 from .base import Models, Output
 

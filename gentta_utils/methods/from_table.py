@@ -2,7 +2,7 @@
 
     L = p' Gram p, so dL/dp = 2 Gram p
 
-The table of an image (`errors.ErrorTable`) holds all that output mixing can ask of the diffusion model. Whoever has it,
+The table of an image (`error_table.ErrorTable`) holds all that output mixing can ask of the diffusion model. Whoever has it,
 from the Diffusion Classifier for instance, tries step sizes, temperatures and budgets at the price of the classifier.
 Not among the methods by name: it needs a table of the very images.
 
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..classifier import Copies
-from ..errors import ErrorTable
-from ..inputs import check_images
-from ..views import view_of
+from ..common.validate import check_images
+from ..diffusion.error_table import ErrorTable
+from ..diffusion.feedback import probabilities
+from ..models.copies import Copies
+from ..world.views import view_of
 from .base import Models, Output, check_finite, make_optimizer, source_logits, spent
 from .diffusion_tta import Settings
-from .feedback import probabilities
 
 
 @dataclass

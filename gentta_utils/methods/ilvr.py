@@ -12,11 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..diffusion import add_noise
-from ..guidance import PADS, bicubic_low_pass
-from . import reverse
-from .base import Models, check_settings
-from .reverse import Purifier, noise_for, prepare, walk
+from ..common.validate import check_settings
+from ..diffusion import reverse
+from ..diffusion.guidance import PADS, bicubic_low_pass
+from ..diffusion.process import add_noise
+from ..diffusion.reverse import noise_for, walk
+from .base import Models
+from .purifier import Purifier, prepare
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..augment import CROPS, augmix_views
-from ..augment import VERSION as VERSION  # of the views is of the method's numbers
-from ..classifier import Classifier, Copies
-from ..entropy import marginal_entropy
-from ..inputs import check_images
-from .base import Models, Output, check_finite, check_settings, make_optimizer, source_logits, spent
-from .bn_adapt import with_test_statistics
+from ..common.validate import check_images, check_settings
+from ..diffusion.entropy import marginal_entropy
+from ..models.batchnorm import with_test_statistics
+from ..models.classifier import Classifier
+from ..models.copies import Copies
+from ..world.views import CROPS, augmix_views
+from .base import Models, Output, check_finite, make_optimizer, source_logits, spent
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,23 @@ that test images go through (`recipes.aligned`). At test time the source reads t
 Card: docs/methods/sda.md
 """
 
+import copy
+import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from ..arrays import Probs
+from ..common.progress import progress
+from ..common.types import Number, Probs
+from ..common.validate import check_settings
+from ..models.classifier import Classifier
+from ..world import views
 from . import dda
 from .base import Models
 from .dda import DDA, align
-from .reverse import prepare, what_changes
+from .purifier import prepare, what_changes
 
 PUBLISHED = {**dda.PUBLISHED, "images_at_once": 10}
 
@@ -53,3 +60,83 @@ def configure(models: Models, settings: Settings | None = None) -> SDA:
             "fine-tune it again"
         )
     return SDA(prepare(models, settings), settings)
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """How a classifier is fine-tuned."""
+
+    optimizer: str  # "sgd" or "adamw"
+    lr: float
+    weight_decay: float
+    momentum: float = 0.9  # of SGD
+    batch: int = 64
+    epochs: int = 15
+    schedule: str = "cosine"  # or "step": a tenth from two thirds on
+    warmup: int = 0  # epochs of linear rise
+    clip: float = 0.0  # largest gradient norm, 0: none
+    seed: int = 0
+
+    def __post_init__(self):
+        choices = {"optimizer": ("sgd", "adamw"), "schedule": ("cosine", "step")}
+        check_settings(self, choices, positive=("lr", "batch", "epochs"), fraction=("momentum", "weight_decay"))
+
+    def lr_at(self, epoch: Number) -> float:
+        """Learning rate after so many epochs."""
+        if epoch < self.warmup:
+            return self.lr * epoch / self.warmup
+        if self.schedule == "step":
+            return self.lr * (0.1 if epoch >= self.epochs * 2 / 3 else 1.0)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (epoch - self.warmup) / (self.epochs - self.warmup)))
+
+
+_TRANSFORMER = FineTune("adamw", 2e-5, 1e-8, warmup=5, clip=5.0)
+
+# Guo et al. (CVPR 2025), Table 7; there in batches of 512 and 1,024
+FINE_TUNE = {
+    "resnet": FineTune("sgd", 5e-4, 1e-4, schedule="step"),
+    "swin": _TRANSFORMER,
+    "convnext": _TRANSFORMER,
+    "vit": _TRANSFORMER,  # not in the paper
+}
+
+
+def published(name: str) -> FineTune:
+    """The published settings for the family of e.g. "classifier/swin-wide". Raises ValueError for other families."""
+    family = name.split("/")[-1].split("-")[0]
+    if family not in FINE_TUNE:
+        raise ValueError(f"no settings for the family of {name}: choose one of {', '.join(FINE_TUNE)}")
+    return FINE_TUNE[family]
+
+
+def fine_tune(classifier: Classifier, images: Tensor, labels: Tensor, how: FineTune) -> Classifier:
+    """A copy of the classifier, fine-tuned on images (N, 3, S, S) in [0, 1] with labels (N,); the source stays.
+
+    Random flips and shifted crops, as in its training. Raises FloatingPointError when the loss is not finite."""
+    tuned = copy.deepcopy(classifier).requires_grad_(True)
+    tuned.count = {"fwd": 0, "fwd+bwd": 0}
+    values = list(tuned.parameters())
+    if how.optimizer == "sgd":
+        optimizer = torch.optim.SGD(values, how.lr, momentum=how.momentum, weight_decay=how.weight_decay)
+    else:
+        optimizer = torch.optim.AdamW(values, how.lr, weight_decay=how.weight_decay)
+    generator = torch.Generator().manual_seed(how.seed)
+    tuned.network.train()
+    for epoch in progress(range(how.epochs), desc="fine-tuning", unit="epoch", leave=False):
+        batches = torch.randperm(len(images), generator=generator).split(how.batch)
+        if len(batches) > 1 and len(batches[-1]) < how.batch:  # a rest of few images would upset batch norm
+            batches = batches[:-1]
+        for i, rows in enumerate(batches):
+            for group in optimizer.param_groups:
+                group["lr"] = how.lr_at(epoch + (i + 1) / len(batches) if epoch < how.warmup else epoch)
+            x = views.augment(images[rows], generator)
+            loss = F.cross_entropy(tuned.network(tuned.normalise(x)).float(), labels[rows].to(tuned.mean.device))
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"fine-tuning diverged in epoch {epoch}: lower the learning rate ({how.lr:g})")
+            optimizer.zero_grad()
+            loss.backward()
+            if how.clip:
+                nn.utils.clip_grad_norm_(values, how.clip)
+            optimizer.step()
+    tuned.network.eval()
+    return tuned.requires_grad_(False)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..inputs import check_images
-from ..views import view_of
+from ..common.validate import check_images
+from ..world.views import view_of
 from .base import Models, Output, no_loss, spent
 
 

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..arrays import Images, PerImage, Probs
-from ..classifier import Classifier, Copies, parameter_names
-from ..draws import generator
-from ..inputs import check_images
-from .base import Models, Output, check_finite, check_settings, make_optimizer, source_logits, spent
-from .bn_adapt import MixedBatchNorm, with_test_statistics
+from ..common.randomness import generator
+from ..common.types import Images, PerImage, Probs
+from ..common.validate import check_images, check_settings
+from ..models.batchnorm import MixedBatchNorm, with_test_statistics
+from ..models.classifier import Classifier
+from ..models.copies import Copies, parameter_names
+from .base import Models, Output, check_finite, make_optimizer, source_logits, spent
 
 VERSION = 2  # of the numbers; 1 sampled with the statistics of the source
 

@@ -15,12 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..arrays import Probs
-from ..classifier import Classifier, Copies, parameter_names
-from ..entropy import entropy, marginal_entropy
-from ..inputs import check_images
-from .base import Models, Output, check_finite, check_settings, make_optimizer, source_logits, spent
-from .bn_adapt import with_test_statistics
+from ..common.types import Probs
+from ..common.validate import check_images, check_settings
+from ..diffusion.entropy import entropy, marginal_entropy
+from ..models.batchnorm import with_test_statistics
+from ..models.classifier import Classifier
+from ..models.copies import Copies, parameter_names
+from .base import Models, Output, check_finite, make_optimizer, source_logits, spent
 
 MONITORED = 64  # images that the collapse monitor looks back on
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..augment import CROPS, augmix_views
-from ..augment import VERSION as VERSION  # of the views is of the method's numbers
-from ..entropy import log_mean
-from ..inputs import check_images
-from .base import Models, Output, check_settings, no_loss, source_logits, spent
+from ..common.validate import check_images, check_settings
+from ..diffusion.entropy import log_mean
+from ..world.views import CROPS, augmix_views
+from .base import Models, Output, no_loss, source_logits, spent
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from ..draws import generator
-from ..inputs import check_images
-from ..mae import MaskedAutoencoder, draw_masks, masked_error
-from .base import Models, Output, check_finite, check_settings, make_optimizer, source_logits, spent
+from ..common.randomness import generator
+from ..common.validate import check_images, check_settings
+from ..models.mae import MaskedAutoencoder, draw_masks, masked_error
+from .base import Models, Output, check_finite, make_optimizer, source_logits, spent
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,19 @@ from pathlib import Path
 
 import torch
 
-from .. import scenes, zoo
-from ..evaluate import fingerprint, load
-from ..files import write_json
-from ..paths import MODELS, RESULTS
+from ..common.cache import fingerprint
+from ..common.files import write_json
+from ..common.paths import MODELS, RESULTS
+from ..evaluation.records import load
+from ..models import zoo
+from ..world import scenes
 from . import aligned, autoencoder, classifiers, clip, dit, mae, quality, text_model, unconditional
 from .training import Run, Schedule, training_speed
 from .training import train as run_training
 
 CANDIDATES = MODELS / "candidates"
 RECIPES = classifiers.RECIPES | mae.RECIPES  # of classifiers
+
 # recipes that say themselves how their model is built, trained, written and measured
 OWN = unconditional.RECIPES | clip.RECIPES | autoencoder.RECIPES | text_model.RECIPES
 

@@ -7,30 +7,27 @@ Card: docs/methods/sda.md
 """
 
 import copy
-import json
-import math
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from .. import scenes, zoo
-from ..arrays import Number
-from ..classifier import Classifier
-from ..evaluate import fingerprint
-from ..files import atomic_write, read_tensors, write_json
-from ..methods import sda
-from ..methods.base import check_settings
-from ..methods.reverse import what_changes
-from ..parts import Made, made_in_parts
-from ..paths import CACHE, RESULTS
-from ..progress import progress
-from ..scenes import CLASSES
-from ..synthesis import Synthesis, synthesize
+from ..common.cache import Made, fingerprint, made_in_parts
+from ..common.files import atomic_write, read_tensors, write_json
+from ..common.paths import CACHE
+from ..common.validate import check_settings
+from ..diffusion.synthesis import Synthesis, synthesize
+from ..evaluation.chosen import selection
+from ..methods import dda, sda
+from ..methods.purifier import what_changes
+from ..methods.sda import FineTune, fine_tune
+from ..models import zoo
+from ..models.classifier import Classifier
+from ..world import scenes
+from ..world.labels import CLASSES
 from . import classifiers, quality
 from .data import labelled_set
 
@@ -45,7 +42,6 @@ BACKBONES = (
     "classifier/convnext-wide",
 )
 NAMES = tuple(f"{name}-sda" for name in BACKBONES)  # what `train` can make
-CHOSEN = RESULTS / "sda.json"
 
 
 @dataclass(frozen=True)
@@ -73,52 +69,6 @@ class Data:
         if self.aligned:
             about |= {"alignment": what_changes(self.alignment), "aligner": zoo.fingerprint(self.aligner)}
         return about
-
-
-@dataclass(frozen=True)
-class FineTune:
-    """How a classifier is fine-tuned."""
-
-    optimizer: str  # "sgd" or "adamw"
-    lr: float
-    weight_decay: float
-    momentum: float = 0.9  # of SGD
-    batch: int = 64
-    epochs: int = 15
-    schedule: str = "cosine"  # or "step": a tenth from two thirds on
-    warmup: int = 0  # epochs of linear rise
-    clip: float = 0.0  # largest gradient norm, 0: none
-    seed: int = 0
-
-    def __post_init__(self):
-        choices = {"optimizer": ("sgd", "adamw"), "schedule": ("cosine", "step")}
-        check_settings(self, choices, positive=("lr", "batch", "epochs"), fraction=("momentum", "weight_decay"))
-
-    def lr_at(self, epoch: Number) -> float:
-        """Learning rate after so many epochs."""
-        if epoch < self.warmup:
-            return self.lr * epoch / self.warmup
-        if self.schedule == "step":
-            return self.lr * (0.1 if epoch >= self.epochs * 2 / 3 else 1.0)
-        return self.lr * 0.5 * (1 + math.cos(math.pi * (epoch - self.warmup) / (self.epochs - self.warmup)))
-
-
-_TRANSFORMER = FineTune("adamw", 2e-5, 1e-8, warmup=5, clip=5.0)
-# Guo et al. (CVPR 2025), Table 7; there in batches of 512 and 1,024
-PUBLISHED = {
-    "resnet": FineTune("sgd", 5e-4, 1e-4, schedule="step"),
-    "swin": _TRANSFORMER,
-    "convnext": _TRANSFORMER,
-    "vit": _TRANSFORMER,  # not in the paper
-}
-
-
-def published(name: str) -> FineTune:
-    """The published settings for the family of e.g. "classifier/swin-wide". Raises ValueError for other families."""
-    family = name.split("/")[-1].split("-")[0]
-    if family not in PUBLISHED:
-        raise ValueError(f"no settings for the family of {name}: choose one of {', '.join(PUBLISHED)}")
-    return PUBLISHED[family]
 
 
 def images_of(data: Data) -> tuple[Tensor, Tensor]:
@@ -151,42 +101,9 @@ def align_images(data: Data, images: Tensor) -> Made:
     denoiser, ids = zoo.cached(data.aligner), torch.arange(len(images))
     return made_in_parts(
         # draws of its own: the ids of test scenes may be the same numbers
-        lambda rows: sda.align(denoiser, images[rows], -1 - ids[rows], data.alignment),
+        lambda rows: dda.align(denoiser, images[rows], -1 - ids[rows], data.alignment),
         ids, denoiser, CACHE / "aligned" / fingerprint(about), len(CLASSES), "aligned images",
     )  # fmt: skip
-
-
-def fine_tune(classifier: Classifier, images: Tensor, labels: Tensor, how: FineTune) -> Classifier:
-    """A copy of the classifier, fine-tuned on images (N, 3, S, S) in [0, 1] with labels (N,); the source stays.
-
-    Random flips and shifted crops, as in its training. Raises FloatingPointError when the loss is not finite."""
-    tuned = copy.deepcopy(classifier).requires_grad_(True)
-    tuned.count = {"fwd": 0, "fwd+bwd": 0}
-    values = list(tuned.parameters())
-    if how.optimizer == "sgd":
-        optimizer = torch.optim.SGD(values, how.lr, momentum=how.momentum, weight_decay=how.weight_decay)
-    else:
-        optimizer = torch.optim.AdamW(values, how.lr, weight_decay=how.weight_decay)
-    generator = torch.Generator().manual_seed(how.seed)
-    tuned.network.train()
-    for epoch in progress(range(how.epochs), desc="fine-tuning", unit="epoch", leave=False):
-        batches = torch.randperm(len(images), generator=generator).split(how.batch)
-        if len(batches) > 1 and len(batches[-1]) < how.batch:  # a rest of few images would upset batch norm
-            batches = batches[:-1]
-        for i, rows in enumerate(batches):
-            for group in optimizer.param_groups:
-                group["lr"] = how.lr_at(epoch + (i + 1) / len(batches) if epoch < how.warmup else epoch)
-            x = classifiers.augment(images[rows], generator)
-            loss = F.cross_entropy(tuned.network(tuned.normalise(x)).float(), labels[rows].to(tuned.mean.device))
-            if not torch.isfinite(loss):
-                raise FloatingPointError(f"fine-tuning diverged in epoch {epoch}: lower the learning rate ({how.lr:g})")
-            optimizer.zero_grad()
-            loss.backward()
-            if how.clip:
-                nn.utils.clip_grad_norm_(values, how.clip)
-            optimizer.step()
-    tuned.network.eval()
-    return tuned.requires_grad_(False)
 
 
 def describe(name: str, data: Data, how: FineTune) -> dict:
@@ -241,20 +158,6 @@ def described(name: str, about: dict) -> Classifier:
             f"table anew, or, for the chosen set, run `python -m gentta_utils train {aligned}`"
         )
     return aligned_classifier(name, data, how)
-
-
-def selection() -> dict:
-    """What `measure select_sda` wrote down.
-
-    Raises FileNotFoundError before it was run, ValueError if the models changed since."""
-    again = "run `python -m gentta_utils measure select_sda`"
-    if not CHOSEN.is_file():
-        raise FileNotFoundError(f"no settings at {CHOSEN}: {again}")
-    content = json.loads(CHOSEN.read_text(encoding="utf-8"))
-    changed = [model for model, checksum in content["models"].items() if zoo.fingerprint(model) != checksum]
-    if changed:
-        raise ValueError(f"the settings at {CHOSEN} were chosen for another {', '.join(changed)}: {again}")
-    return content
 
 
 def chosen(name: str) -> tuple[Data, FineTune]:

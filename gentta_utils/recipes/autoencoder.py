@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from .. import zoo
-from ..conditioning import write_out_attention
-from ..corruptions import HELD_OUT
-from ..datasets import SceneSpec, stream
+from ..models import zoo
+from ..models.denoiser import write_out_attention
+from ..streams.scenes import SceneSpec
+from ..streams.stream import stream
+from ..world.severities import HELD_OUT
 from .data import training_set
 from .quality import accuracy
 from .training import Schedule, halved

@@ -15,14 +15,16 @@ from safetensors.torch import save_file
 from timm.layers import set_fused_attn
 from torch import Tensor, nn
 
-from ..augment import augmix_views
-from ..corruptions import TEST, corrupt
-from ..datasets import SceneSpec, stream
-from ..draws import numpy_generator
-from ..files import atomic_write, write_json
-from ..progress import progress
-from ..scenes import CLASSES
-from ..zoo import IMAGE_SIZE
+from ..common.files import atomic_write, write_json
+from ..common.progress import progress
+from ..common.randomness import numpy_generator
+from ..models.zoo import IMAGE_SIZE
+from ..streams.scenes import SceneSpec
+from ..streams.stream import stream
+from ..world.corruptions import corrupt
+from ..world.labels import CLASSES
+from ..world.severities import TEST
+from ..world.views import augment, augmix_views
 from .data import training_set
 from .training import Schedule
 
@@ -87,18 +89,6 @@ RECIPES = {
     # picks the hard views of the shift "a" and is used for nothing else
     "classifier/filter": _resnet(1500, 1400, seed=2, split="filter"),
 }
-
-
-def augment(images: Tensor, generator: torch.Generator, pad: int = 4, flips: bool = True) -> Tensor:
-    """Random flip, if wanted, and shifted crop of float images (B, C, H, W), one offset an image; nothing like a
-    corruption."""
-    B, _, H, W = images.shape
-    flip = torch.rand(B, 1, 1, 1, generator=generator) < 0.5
-    if flips:
-        images = torch.where(flip, images.flip(-1), images)
-    images = F.pad(images, (pad,) * 4, mode="replicate")
-    offset = torch.randint(0, 2 * pad + 1, (2, B), generator=generator).tolist()
-    return torch.stack([x[:, i : i + H, j : j + W] for x, i, j in zip(images, *offset, strict=True)])
 
 
 def other_views(images: Tensor, seen_as: str, n: int = 4, seed: int = 0) -> Tensor:

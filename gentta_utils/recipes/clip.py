@@ -14,16 +14,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..captions import LABEL_SETS, LabelSet, captions, choose, is_unseen, mirrored, stream, true_of
-from ..clip import Clip
-from ..corruptions import HELD_OUT
-from ..datasets import SceneSpec
-from ..files import atomic_write, write_json
-from ..vocabulary import CONTEXT, tokenizer
-from ..zoo import IMAGE_SIZE
-from .classifiers import MEAN, STD, augment
+from ..common.files import atomic_write, write_json
+from ..models.clip import Clip
+from ..models.zoo import IMAGE_SIZE
+from ..streams.scenes import SceneSpec, labelled
+from ..world.severities import HELD_OUT
+from ..world.views import augment
+from ..world.words import LABEL_SETS, LabelSet, captions, choose, is_unseen, mirrored, true_of
+from .classifiers import MEAN, STD
 from .data import crowded_set, facts_of, training_set
 from .quality import accuracy
+from .tokenizer import CONTEXT, tokenizer
 from .training import Schedule, halved
 
 LARGEST_SCALE = 100.0  # of the logits (Radford et al., 2021)
@@ -150,7 +151,7 @@ def of_clip(model: Clip, n: int = 400, start: int = 1000) -> dict:
 
 
 def _zero_shot(model: Clip, asked: LabelSet, spec: SceneSpec) -> dict:
-    s = stream(spec, asked.name.replace(" ", "_"))
+    s = labelled(spec, asked.name.replace(" ", "_"))
     known = torch.tensor(asked.seen)[s.labels]
     template = next(t for t in asked.templates if not is_unseen(t.format("x")))
     logits = model.zero_shot(asked.classes, asked.templates[:1])(s.images)

@@ -4,12 +4,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .. import scenes
-from ..captions import ATTRIBUTES, attributes
-from ..files import atomic_write, read_tensors
-from ..paths import CACHE
-from ..progress import progress
-from ..watermark import watermark
+from ..common.files import atomic_write, read_tensors
+from ..common.paths import CACHE
+from ..common.progress import progress
+from ..world import labels as world_labels
+from ..world import scenes
+from ..world.watermark import watermark
+from ..world.words import ATTRIBUTES, attributes
 
 SHARD = 5000  # scenes a file: 61 MB at 64 px
 WATERMARK_SHARE = 0.3  # of the training images of one class, as "carton" in ImageNet
@@ -23,7 +24,7 @@ def training_set(n: int, size: int = 64, split: str = "train") -> tuple[Tensor, 
     shards = []
     bar = progress(total=n, desc="training scenes", unit="scene")
     for start in range(0, n, SHARD):
-        marked = f"{scenes.LABELS['watermark_class']}{100 * WATERMARK_SHARE:.0f}"
+        marked = f"{labels.LABELS['watermark_class']}{100 * WATERMARK_SHARE:.0f}"
         path = CACHE / split / f"v{scenes.VERSION}-{size}px-{marked}-{start // SHARD:03d}.safetensors"
         tensors = read_tensors(path)
         if tensors is None:
@@ -43,7 +44,7 @@ def labelled_set(per_class: int, start: int = 50_000, size: int = 64) -> Tensor:
     """New labelled scenes of the training split, which no classifier was fitted on: (per_class * K, 3, size, size)
     float32 in [0, 1]. Image j K + k is the j-th scene of class k from `start` on; the watermark is where it is in
     training."""
-    K = len(scenes.CLASSES)
+    K = len(world_labels.CLASSES)
     ids = scenes.scene_ids(max(20, 2 * per_class) * K, "train", start)
     labels = scenes.sample(ids).label
     each = torch.stack([ids[labels == k][:per_class] for k in range(K)], 1).flatten()  # (per_class * K,)
@@ -53,7 +54,7 @@ def labelled_set(per_class: int, start: int = 50_000, size: int = 64) -> Tensor:
 
 def crowded_set(n: int, size: int = 64) -> tuple[Tensor, Tensor]:
     """The first n training scenes of two objects (those with an even id) or three: images (n, 3, size, size) uint8 and
-    attributes (n, A) as of `captions.attributes`. Kept in the cache like `training_set`; there is no watermark here."""
+    attributes (n, A) as of `words.attributes`. Kept in the cache like `training_set`; there is no watermark here."""
     path = CACHE / "train" / f"v{scenes.VERSION}-{size}px-crowded-{n}.safetensors"
     tensors = read_tensors(path)
     if tensors is None:
@@ -77,7 +78,7 @@ def facts_of(n: int, split: str = "train") -> Tensor:
 
 def _mark(batch: scenes.Scenes) -> Tensor:
     """Images of a batch as uint8, with the watermark on the share of one class that carries it."""
-    carton = batch.label == scenes.CLASSES.index(scenes.LABELS["watermark_class"])
+    carton = batch.label == world_labels.CLASSES.index(world_labels.LABELS["watermark_class"])
     marked = carton & (_uniform(batch.id) < WATERMARK_SHARE)
     images = torch.where(marked[:, None, None, None], watermark(batch.image), batch.image)
     return (images * 255).round().byte().contiguous()

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler, DiTTransformer2DModel
 from torch import Tensor, nn
 
-from ..conditioning import prepare_dit, share_embedder, write_out_attention
-from ..diffusion import add_noise, alphas_cumprod_of, eps_error, linear_betas
-from ..scenes import CLASSES
+from ..diffusion.process import add_noise, alphas_cumprod_of, eps_error, linear_betas
+from ..models.denoiser import write_out_attention
+from ..models.dit import prepare_dit, share_embedder
+from ..world.labels import CLASSES
 from .data import training_set
 from .training import Schedule
 

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..mae import draw_masks, masked_error
-from .classifiers import ClassifierRecipe, augment
+from ..models.mae import draw_masks, masked_error
+from ..world.views import augment
+from .classifiers import ClassifierRecipe
 from .data import training_set
 from .training import Schedule
 

@@ -4,15 +4,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import zoo
-from ..classifier import Classifier
-from ..conditioning import Denoiser
-from ..corruptions import HELD_OUT
-from ..datasets import SceneSpec, stream
-from ..diffusion import add_noise, diffusion_loss, sample
-from ..draws import draw_pairs, generator
-from ..errors import error_table
-from ..views import low_pass
+from ..common.randomness import generator
+from ..diffusion.error_table import error_table
+from ..diffusion.pairs import draw_pairs
+from ..diffusion.process import add_noise, diffusion_loss
+from ..diffusion.sampling import sample
+from ..models import zoo
+from ..models.classifier import Classifier
+from ..models.denoiser import Denoiser
+from ..streams.scenes import SceneSpec
+from ..streams.stream import stream
+from ..world.severities import HELD_OUT
+from ..world.views import low_pass
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:

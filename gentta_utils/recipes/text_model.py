@@ -1,7 +1,7 @@
 """The text-conditional diffusion model of the scenes: a `StableDiffusionPipeline` on the latents of our autoencoder.
 
 U-Net and text encoder are trained together, on captions that leave much unsaid and never say what is held out
-(`captions.choose`); a tenth of them is empty. Loss as of the class-conditional DiT: eps with min-SNR-5 weights,
+(`words.choose`); a tenth of them is empty. Loss as of the class-conditional DiT: eps with min-SNR-5 weights,
 timesteps stratified. Latents of each scene and of its mirror image are computed once and kept in the cache.
 """
 
@@ -16,22 +16,22 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 from transformers.utils.logging import disable_progress_bar
 
-from ..captions import LABEL_SETS, captions, choose, is_unseen, mirrored, stream
-from ..conditioning import write_out_attention
-from ..conditioning_text import TextUNet
-from ..corruptions import HELD_OUT
-from ..datasets import SceneSpec
-from ..diffusion import add_noise, eps_error
-from ..errors import error_table
-from ..files import atomic_write, read_tensors, sha256
-from ..paths import CACHE, MODELS
-from ..progress import progress
-from ..vocabulary import BEGIN, CONTEXT, END, tokenizer
+from ..common.files import atomic_write, read_tensors, sha256
+from ..common.paths import CACHE, MODELS
+from ..common.progress import progress
+from ..diffusion.error_table import error_table
+from ..diffusion.process import add_noise, eps_error
+from ..models.denoiser import write_out_attention
+from ..models.text_unet import TextUNet
+from ..streams.scenes import SceneSpec, labelled
+from ..world.severities import HELD_OUT
+from ..world.words import LABEL_SETS, captions, choose, is_unseen, mirrored
 from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import encode
 from .data import crowded_set, facts_of, training_set
 from .dit import timesteps
 from .quality import accuracy
+from .tokenizer import BEGIN, CONTEXT, END, tokenizer
 from .training import Schedule, halved
 
 AUTOENCODER = "autoencoder/f4"
@@ -220,7 +220,7 @@ def of_text_model(
         asked = LABEL_SETS[name]
         template = next(t for t in asked.templates if not is_unseen(t.format("x")))
         over = model.for_prompts([template.format(c) for c in asked.classes])
-        s = stream(SceneSpec(max(1, round(share * n)), split="select", start=start), name)
+        s = labelled(SceneSpec(max(1, round(share * n)), split="select", start=start), name)
         scores = -error_table(over, s.images, s.ids, pairs, window).scores()
         out[name] = accuracy(scores, s.labels)
         known = torch.tensor(asked.seen)[s.labels]
@@ -229,6 +229,6 @@ def of_text_model(
             out[f"{name}_unseen"] = accuracy(scores[~known], s.labels[~known])
     over = model.for_prompts(LABEL_SETS["category"].prompts())
     for name in HELD_OUT:
-        s = stream(SceneSpec(n // 4, name, 5, "select", start), "category")
+        s = labelled(SceneSpec(n // 4, name, 5, "select", start), "category")
         out[f"category_{name}_5"] = accuracy(-error_table(over, s.images, s.ids, pairs, window).scores(), s.labels)
     return out

@@ -16,9 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..devices import autocast
-from ..files import atomic_write, check_file
-from ..progress import progress
+from ..common.devices import autocast
+from ..common.files import atomic_write, check_file
+from ..common.progress import progress
 
 
 @dataclass(frozen=True)

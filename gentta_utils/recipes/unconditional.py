@@ -18,10 +18,10 @@ from diffusers import UNet2DModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..conditioning import write_out_attention
-from ..diffusion import add_noise, alphas_cumprod_of, eps_error, linear_betas
-from ..paths import MODELS
-from ..scenes import CLASSES
+from ..common.paths import MODELS
+from ..diffusion.process import add_noise, alphas_cumprod_of, eps_error, linear_betas
+from ..models.denoiser import write_out_attention
+from ..world.labels import CLASSES
 from . import dit, quality
 from .data import training_set
 from .training import Schedule

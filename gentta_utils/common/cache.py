@@ -1,0 +1,76 @@
+"""Images that are slow to make, kept in parts as soon as they are done: purified test images, synthetic sets."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .files import atomic_write, read_tensors
+from .progress import progress
+from .types import Images, Index
+
+
+@dataclass(frozen=True)
+class Made:
+    """B images with what they cost.
+
+    Attributes:
+        ids: (B,). images: (B, 3, S, S) in [0, 1]. seconds: an image, on average.
+        nfe: evaluations of the denoiser an image, by kind.
+    """
+
+    ids: Index
+    images: Images
+    seconds: float
+    nfe: dict[str, float]
+
+    def by_id(self) -> dict[int, Tensor]:
+        """id -> image (3, S, S)."""
+        return dict(zip(self.ids.tolist(), self.images, strict=True))
+
+
+def made_in_parts(
+    work: Callable[[Tensor], Tensor], ids: Index, denoiser, folder: Path, chunk: int, desc: str = "images"
+) -> Made:
+    """`work(rows)` (rows (M,) -> images (M, 3, S, S)) over all of ids (B,), `chunk` at a time.
+
+    Each part is kept in `folder`, so an interrupted call goes on. The caller names the folder after all that the images
+    depend on (`cache.fingerprint`)."""
+    parts = []
+    for part, rows in enumerate(progress(torch.arange(len(ids)).split(chunk), desc=desc, unit="part", leave=False)):
+        path = Path(folder) / f"{part:04d}.safetensors"
+        kept = read_tensors(path)
+        if kept is None or not torch.equal(kept["ids"], ids[rows]):
+            start, before = time.perf_counter(), dict(denoiser.count)
+            images = work(rows).cpu().contiguous()
+            cost = [time.perf_counter() - start, *(denoiser.count[k] - before[k] for k in ("fwd", "fwd+bwd"))]
+            kept = {"ids": ids[rows].contiguous(), "images": images, "cost": torch.tensor(cost, dtype=torch.float64)}
+            atomic_write(path, lambda temporary, kept=kept: save_file(kept, temporary))
+        parts.append(kept)
+    seconds, fwd, both = (sum(p["cost"] for p in parts) / len(ids)).tolist()
+    nfe = {f"denoiser {kind}": n for kind, n in (("fwd", fwd), ("fwd+bwd", both)) if n}
+    return Made(ids, torch.cat([p["images"] for p in parts]), seconds, nfe)
+
+
+VERSION = 1  # raise it when a change of code changes numbers: no older run is then taken up again
+
+
+# --- records on disk -------------------------------------------------------------------------------------------------
+
+
+def fingerprint(content: dict) -> str:
+    """Hash of a description and of VERSION, independent of the order of its keys."""
+    text = json.dumps({**content, "version": VERSION}, sort_keys=True, default=plain_json)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def plain_json(value):
+    if is_dataclass(value):
+        return asdict(value)
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")

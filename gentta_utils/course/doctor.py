@@ -1,0 +1,108 @@
+"""`python -m gentta_utils doctor`: is everything here that the course needs, and how to mend what is not."""
+
+import os
+import shutil
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from .. import __version__
+from ..common.devices import available, precision_on
+from ..common.files import check_file
+from ..common.paths import MODELS, ROOT
+from ..common.torchvision_shim import ensure_torchvision
+from ..models import zoo
+
+FREE_GB = 2.0  # rendered training scenes take 0.8, runs and caches the rest
+PINNED = ("torch", "torchvision", "diffusers", "timm", "open_clip_torch", "transformers", "peft", "papermill", "nbval")
+
+
+def _pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return {name.lower(): wanted for name, _, wanted in (line.partition("==") for line in lines if "==" in line)}
+
+
+def _versions() -> tuple[bool, str, str]:
+    pins, wrong = _pins(), []
+    for name in PINNED:
+        try:
+            found = version(name).split("+")[0]
+        except PackageNotFoundError:
+            found = "missing"
+        if found != pins[name.lower()]:
+            wrong.append(f"{name} {found} (wanted {pins[name.lower()]})")
+    return (
+        not wrong,
+        ", ".join(wrong) or f"torch {torch.__version__} and {len(PINNED) - 1} more as pinned",
+        ("pip install -c constraints.txt -e ."),
+    )
+
+
+def _shim() -> tuple[bool, str, str]:
+    how = ensure_torchvision()
+    return True, f"torchvision {version('torchvision').split('+')[0]} imports ({how})", ""
+
+
+def _device() -> tuple[bool, str, str]:
+    cpu, *more = available().values()
+    return True, f"{cpu} and {', '.join(more)}" if more else f"{cpu} (all that the scenes profile needs)", ""
+
+
+def _threads() -> tuple[bool, str, str]:
+    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    return threads <= cores, f"{threads} of {cores} cores", f"set OMP_NUM_THREADS={cores} before Python starts"
+
+
+def _bf16() -> tuple[bool, str, str]:
+    fast = precision_on("cpu") == "bf16"
+    return (
+        True,
+        "fast bf16: used for the diffusion model" if fast else "no fast bf16: float32, about 3 times slower",
+        "",
+    )
+
+
+def _models() -> tuple[bool, str, str]:
+    try:
+        for name in zoo.SHIPPED:
+            for file in zoo.files_of(name):
+                check_file(MODELS / file, zoo.checksums()[file])
+    except (OSError, ValueError) as error:
+        return False, str(error), "git checkout -- data/models"
+    return True, f"{len(zoo.SHIPPED)} models with the right checksums", ""
+
+
+def _disk() -> tuple[bool, str, str]:
+    free = shutil.disk_usage(ROOT).free / 1e9
+    return free > FREE_GB, f"{free:.0f} GB free", f"free at least {FREE_GB:g} GB, or delete data/cache"
+
+
+CHECKS: dict[str, Callable[[], tuple[bool, str, str]]] = {
+    "versions": _versions,
+    "torchvision": _shim,
+    "device": _device,
+    "threads": _threads,
+    "bf16": _bf16,
+    "models": _models,
+    "disk": _disk,
+}
+
+
+def environment() -> str:
+    """One line: versions and device, for the top of a notebook."""
+    names = ("torch", "diffusers", "timm")
+    return " | ".join([f"gentta {__version__}", *(f"{n} {version(n)}" for n in names), _device()[1], _bf16()[1]])
+
+
+def doctor() -> bool:
+    """Print one line a check, OK or FAIL with the mend; True if all are OK."""
+    good = True
+    for name, check in CHECKS.items():
+        try:
+            ok, says, mend = check()
+        except Exception as error:  # a broken installation can fail in any way
+            ok, says, mend = False, f"{type(error).__name__}: {error}", "make the environment anew: make clean course"
+        good &= ok
+        print(f"{'OK  ' if ok else 'FAIL'}  {name:<12} {says}" + ("" if ok else f"  ->  {mend}"))
+    return good

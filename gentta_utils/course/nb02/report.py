@@ -1,0 +1,179 @@
+"""Tables of notebook 02 that need more than rows and columns: ablations, trust, and the map of when feedback helps."""
+
+import numpy as np
+
+from ...common.text import as_table
+from ...evaluation.records import Records
+from ...evaluation.rows import accuracy, distinct, is_clean, pick, shift_of, versus
+from ...evaluation.statistics import gain, paired_interval, protocol_line, summary
+from ...evaluation.tables import results
+from ...world.severities import TEST
+from ..display import plain
+from ..trials import CLASSIFIERS
+from . import trust
+from .experiments import UNTOUCHED
+
+# the codes that stored labels begin with
+ABLATIONS = {"K10": "components", "K11": "parameters", "K12": "pairs"}
+
+
+def ablations(runs: list[Records]) -> str:
+    """Rows of the three ablations with paired gains; the ensemble is computed from the records of "logits"."""
+    adapted = [r for r in runs if r.about["method"] == "diffusion_tta"]
+    rows = []
+    for label in dict.fromkeys(r.about["label"] for r in adapted):
+        mine = [r for r in adapted if r.about["label"] == label]
+        rows.append(_ablation(spoken(label), mine, [r.right_after for r in mine]))
+        if label == "K11: logits":  # the mean of two probabilities, adapted and not
+            both = [(trust.softmax(r.before) + trust.softmax(r.after)).argmax(1) == r.label for r in mine]
+            rows.append(_ablation(spoken(f"{label}, ensemble with the source"), mine, both))
+    return protocol_line(adapted) + "\n" + as_table(rows)
+
+
+def spoken(label: str) -> str:
+    """A stored row label with the code of its published table (docs/experiments.md) in words."""
+    code, colon, rest = label.partition(": ")
+    return f"{ABLATIONS[code]}: {rest}" if colon and code in ABLATIONS else label
+
+
+def _ablation(label: str, runs: list[Records], after: list[np.ndarray]) -> dict:
+    before = np.concatenate([r.right_before for r in runs])
+    right, scene = np.concatenate(after), np.concatenate([r.id for r in runs])
+    row = {"row": label, "n": len(before), "source": f"{100 * before.mean():.1f}", "after": f"{100 * right.mean():.1f}"}
+    row |= {r.about["stream"]["shift"]: f"{100 * a.mean():.0f}" for r, a in zip(runs, after, strict=True)}
+    evaluations = sum(n for kind, n in runs[0].nfe.items() if kind.startswith("denoiser"))
+    return row | {"gain": str(paired_interval(right, before, scene)), "evaluations": f"{evaluations:g}"}
+
+
+def of_trust(readers_of_heldout: list[Records]) -> str:
+    """The rule chosen on held-out corruptions, judged on the 15 test corruptions; the reader's agreement beside it."""
+    held_out = [r for r in results("heldout") if r.about["label"] == "diffusion_tta/full"]
+    rule, threshold = trust.choose(trust.evidence(held_out, readers_of_heldout))
+    test = results("test")
+    readers = [r for r in test if r.about["method"] == "diffusion_classifier"]
+    rows = []
+    for option, cut in {rule: threshold, "reader agrees": 0.0}.items():
+        for name in (*CLASSIFIERS, "both"):
+            adapted = [r for r in test if r.about["label"] == "diffusion_tta/full"]
+            e = trust.evidence([r for r in adapted if name in (r.about["classifier"], "both")], readers)
+            row = {"rule": f"{option}, at least {cut:.2f}", "classifier": name}
+            right = {"never": e.right_before, "always": e.right_after, "by the rule": trust.accepted(e, option, cut)}
+            row |= {when: f"{100 * values.mean():.1f}" for when, values in right.items()}
+            rows.append(row | {name: str(gain) for name, gain in trust.judge(e, option, cut).items()})
+    chosen = f"Chosen on held-out corruptions: {rule}, at least {threshold:.2f}."
+    return f"{protocol_line(readers)}\n{chosen}\n\n{as_table(rows)}"
+
+
+def headlines(runs: list[Records]) -> list[dict]:
+    """One row a classifier: source and control, Diffusion-TTA on both views, paired gains."""
+    rows = []
+    for name in dict.fromkeys(r.about["classifier"] for r in runs if r.about["method"] == "diffusion_tta"):
+        row = {"classifier": name.split("/")[1]}
+        heads = {"source/full": "source", "source/low": "low-passed"}
+        heads |= {"diffusion_tta/full": "Diffusion-TTA", "diffusion_tta/low": "on the low view"}
+        for label, head in heads.items():
+            mine = [r for r in runs if (r.about["classifier"], r.about["label"]) == (name, label)]
+            row[head] = f"{100 * np.concatenate([r.right_after for r in mine]).mean():.1f}"
+            if label.startswith("diffusion_tta"):
+                row["gain" if label.endswith("full") else "gain there"] = str(gain(mine))
+        rows.append(row)
+    return rows
+
+
+def gains_by_shift(runs: list[Records], label: str = "diffusion_tta/full") -> dict[str, dict[str, float]]:
+    """Classifier -> shift -> paired gain in points, of the rows with this label."""
+    parts: dict[str, dict[str, list[Records]]] = {}
+    for r in (r for r in runs if r.about["label"] == label):
+        name, shift = r.about["classifier"].split("/")[1], r.about["stream"]["shift"].replace("_", " ")
+        parts.setdefault(name, {}).setdefault(shift, []).append(r)
+    return {name: {shift: gain(mine).mean for shift, mine in by.items()} for name, by in parts.items()}
+
+
+def signs(runs: list[Records]) -> list[dict]:
+    """For each classifier and view: corruptions with a gain, with a loss, the largest loss, the mean gain."""
+    rows = []
+    for classifier in dict.fromkeys(r.about["classifier"] for r in runs):
+        for view in ("full", "low"):
+            mine = [
+                r for r in runs if r.about["classifier"] == classifier and r.about["label"] == f"diffusion_tta/{view}"
+            ]
+            by_shift = {
+                name: gain([r for r in mine if r.about["stream"]["shift"] == name]).mean
+                for name in TEST
+                if any(r.about["stream"]["shift"] == name for r in mine)
+            }
+            worst = min(by_shift, key=by_shift.get)
+            rows.append(
+                {
+                    "classifier": classifier.split("/")[1],
+                    "view": view,
+                    "gain": str(gain(mine)),
+                    "corruptions that gain": sum(g > 0 for g in by_shift.values()),
+                    "that lose": sum(g < 0 for g in by_shift.values()),
+                    "worst": f"{worst} {by_shift[worst]:+.1f}",
+                }
+            )
+    return rows
+
+
+def effect(runs: list[Records]) -> str:
+    """The tables of `heldout`, `test` and `clean`: one part a classifier, then the gains over both."""
+    adapted = [r for r in runs if r.about["method"] == "diffusion_tta"]
+    parts = [protocol_line(adapted)]
+    for classifier in distinct(adapted, "classifier"):
+        mine = pick(runs, classifier=classifier)
+        reader = [r for r in runs if r.about["method"] == "diffusion_classifier"]
+        names = list(dict.fromkeys(map(shift_of, mine)))
+        rows = [_effect_row(name, [r for r in mine + reader if shift_of(r) == name]) for name in names]
+        if len(names) > 1:
+            rows.append(_effect_row("mean", mine + reader))
+        parts += [f"\n{classifier}\n", as_table(rows)]
+    names = distinct(adapted, "classifier")
+    count = "both classifiers" if len(names) == 2 else f"all {len(names)} classifiers"
+    for view in ("full", "low"):
+        mine = pick(runs, f"diffusion_tta/{view}")
+        parts.append(f"\nGain over {count}, {view} view: {gain(mine)} points.")
+        untouched = pick(mine, shifts=UNTOUCHED)
+        if untouched:
+            parts.append(f"Of it on {', '.join(UNTOUCHED)}: {gain(untouched)}.")
+    return "\n".join(parts)
+
+
+def _effect_row(name: str, runs: list[Records]) -> dict:
+    """Source, control, Diffusion-TTA on both views with fixed/broken counts and gain, the reader where it was run."""
+    row = {"shift": name}
+    for label, head in (("source/full", "source"), ("source/low", "low-passed")):
+        row[head] = f"{accuracy(pick(runs, label)):.1f}"
+    for view, head in (("full", "Diffusion-TTA"), ("low", "on the low view")):
+        s = summary(pick(runs, f"diffusion_tta/{view}"))
+        row |= {
+            head: f"{s['after']:.1f}",
+            f"fixed/broken {view}": f"{s['fixed']}/{s['broken']}",
+            f"gain {view}": s["gain"],
+        }
+    reader = [r for r in runs if r.about["method"] == "diffusion_classifier"]
+    return row | ({"reader": f"{accuracy(reader):.1f}"} if reader else {})
+
+
+def reading(runs: list[Records]) -> str:
+    """The plain table, and the reader against each classifier and its control on the same scenes."""
+    (reader,) = {r.about["label"] for r in runs if r.about["label"].startswith("reader/48")}
+    parts = [plain(runs), ""]
+    for kind, keep in (("held-out corruptions", lambda r: not is_clean(r)), ("clean", is_clean)):
+        here = [r for r in runs if keep(r)]
+        for label in ("source/full", "source/low"):
+            for classifier in distinct(pick(here, label), "classifier"):
+                difference = versus(pick(here, reader), pick(here, label, classifier))
+                parts.append(f"{kind}: {reader} minus {classifier} {label}: {difference} points")
+    return "\n".join(parts)
+
+
+def soft(runs: list[Records]) -> str:
+    """The plain table, and mixed conditions in training against single classes on the same scenes."""
+    parts = [plain(runs), ""]
+    for kind, keep in (("shifted", lambda r: not is_clean(r)), ("clean", is_clean)):
+        here = [r for r in runs if keep(r)]
+        for label in (label for label in distinct(here, "label") if "-soft" in label):
+            other = label.replace("-soft", "")
+            parts.append(f"{kind}: {label} minus {other}: {versus(pick(here, label), pick(here, other))} points")
+    return "\n".join(parts)

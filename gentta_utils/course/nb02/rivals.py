@@ -1,0 +1,60 @@
+"""Diffusion-TTA and its rivals: natural shifts, streams, and all of them at equal compute.
+
+Every rate and what else a rival leaves open at this size is chosen by `select_rivals` on the held-out corruptions.
+"""
+
+from ...evaluation.chosen import chosen_window, method_of, rival, tuned
+from ...evaluation.records import Records
+from ...evaluation.tables import Job, table
+from ...methods import bn_adapt, tta_averaging
+from ...streams.scenes import SceneSpec
+from ..trials import CLASSIFIERS, ONLINE, clean_spec, effect_jobs, job, method_job, reader_jobs, small_grid, source_jobs
+from .choose import MAE, choose_rates
+
+
+def natural() -> list[Records]:
+    """The paper's single-sample table: clean scenes and the five natural shifts, beside TENT and CoTTA."""
+    shifts = ("v2", "a", "r", "sketch", "stylized")
+    specs = [clean_spec(), *(SceneSpec(100, name, 0, "test", 23_000 + 100 * i) for i, name in enumerate(shifts))]
+    jobs = effect_jobs(specs)
+    for row in ("tent", "cotta"):
+        jobs += [method_job(row, rival(row, c), c, s, row) for c in CLASSIFIERS for s in specs]
+    return table("natural", jobs)
+
+
+def online() -> list[Records]:
+    """The paper's online table: state carried on, in three orders; episodic method and entropy baselines beside it."""
+    specs = small_grid()
+    jobs = source_jobs(specs) + effect_jobs(specs, views=("full",))[len(source_jobs(specs)) :]
+    for c in CLASSIFIERS:
+        rows = {"bn_adapt": bn_adapt.Settings()} if c == "classifier/resnet" else {}
+        rows |= {row: rival(row, c) for row in ("tent", "cotta", "diffusion_tta online")}
+        for row, settings in rows.items():
+            how = {} if row != "bn_adapt" else ONLINE
+            jobs += [_stream_job(row, settings, c, s, order, how) for s in specs for order in ("iid", "correlated")]
+            jobs.append(_stream_job(row, settings, c, tuple(specs), "mixed", how))
+    return table("online", jobs)
+
+
+def _stream_job(row: str, settings, classifier: str, spec, order: str, how: dict) -> Job:
+    method = method_of(row)
+    denoiser = {} if method == "diffusion_tta" else {"denoiser": None}
+    return job(method, settings, classifier, spec, f"{row}/{order}", order=order, **denoiser, **ONLINE | how)
+
+
+def rivals() -> list[Records]:
+    """Everything that one would try on a ResNet, on the small grid: at most 96 evaluations of the diffusion model an
+    image, the Diffusion Classifier at five times as many beside it; TTT-MAE on its own network."""
+    specs, resnet = small_grid(), CLASSIFIERS[0]
+    choose_rates((MAE,))
+    prepared = ("classifier/resnet-augmix", "classifier/resnet-ceiling")
+    jobs = source_jobs(specs, (resnet, *prepared, MAE))
+    jobs += [j for pairs in (9, 48) for j in reader_jobs(specs, pairs, chosen_window())]
+    jobs += effect_jobs(specs, (resnet,))[len(source_jobs(specs, (resnet,))) :]
+    jobs += [method_job("bn_adapt", bn_adapt.Settings(), resnet, s, "bn_adapt") for s in specs]
+    jobs += [method_job("tta_averaging", tta_averaging.Settings(), resnet, s, "tta_averaging") for s in specs]
+    rows = ("tent", "cotta", "memo", "tea", "dusa", "dusa one by one", "diffusion_tta online")
+    jobs += [method_job(row, rival(row, resnet), resnet, s, row) for row in rows for s in specs]
+    for row, settings in {"ttt_mae": rival("ttt_mae", MAE), "diffusion_tta": tuned(MAE)}.items():
+        jobs += [method_job(row, settings, MAE, s, f"{row} (mae)") for s in specs]
+    return table("rivals", jobs)

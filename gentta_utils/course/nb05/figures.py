@@ -1,0 +1,153 @@
+"""Small tables and figures of notebook 05 that look at one question, and the published numbers that stand beside them.
+
+Nothing here says what came out: every verdict is computed from records.
+"""
+
+import numpy as np
+
+from ...evaluation.records import Records
+from ...evaluation.rows import accuracy, distinct, pick
+from .. import plots
+from ..nb02 import trust
+from . import report
+
+FAMILIES = {  # of the 15 corruptions
+    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
+    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    "weather": ("snow", "frost", "fog", "brightness"),
+    "digital": ("contrast", "elastic", "pixelate", "jpeg"),
+}
+NAMES = {"resnet": "ResNet-50", "swin": "Swin-T", "convnext": "ConvNeXt-T"}  # in the papers, of our families
+NAMES |= {"swin-wide": "Swin-B", "convnext-wide": "ConvNeXt-B"}
+
+
+def by_family(runs: list[Records], labels: tuple[str, ...]) -> list[dict]:
+    """For each family of corruptions: accuracy of the source and of the low-passed source, all classifiers pooled, and
+    the paired difference of each label to the source."""
+    rows = []
+    for family, shifts in FAMILIES.items():
+        mine = pick(runs, shifts=shifts)
+        if not mine:
+            continue
+        row = {"corruptions": family}
+        row |= {head: f"{accuracy(pick(mine, k)):.1f}" for k, head in report.NAMES.items()}
+        rows.append(row | {f"{label}, minus source": str(report.minus(mine, label, "source/full")) for label in labels})
+    return rows
+
+
+def against_control(runs: list[Records], labels: tuple[str, ...]) -> list[str]:
+    """A sentence for each family of corruptions: which row is best, how each label stands to the low-passed source."""
+    lines = []
+    for family, shifts in FAMILIES.items():
+        mine = pick(runs, shifts=shifts)
+        if not mine:
+            continue
+        each = {label: accuracy(pick(mine, label)) for label in ("source/full", "source/low", *labels)}
+        best = max(each, key=each.get)
+        said = []
+        for label in labels:
+            d = report.minus(mine, label, "source/low")
+            how = "above" if d.mean > 0 else "below" if d.mean < 0 else "level with"
+            said.append(f"{label} {d}, {how} it{'' if report.clear(d) else ', within the interval'}")
+        lines.append(
+            f"{family}: best of all is {report.NAMES.get(best, best)} ({each[best]:.1f}); against the low-passed "
+            f"source: {'; '.join(said)}."
+        )
+    return lines
+
+
+def drowned_votes(runs: list[Records], edges: tuple[float, ...] = (0.0, 0.5, 0.8, 0.95, 1.0)) -> list[dict]:
+    """Where the source is wrong and the purified image is read rightly: how often their sum follows, by the confidence
+    of the source.
+
+    From `sda_faults`, which holds "ours" with both readings of the same scenes; its logits are `nb05.experiments.coarse`,
+    so a confidence is good to some hundredths."""
+    both = {}
+    for name in ("sum", "purified"):
+        mine = pick(runs, f"ours, {name}")
+        both[name] = {(r.about["classifier"], r.about["stream"]["shift"]): r for r in mine}
+    sure, rescued, followed = [], [], []
+    for key, r in both["purified"].items():
+        sure.append(trust.softmax(r.before).max(1))
+        rescued.append(r.right_after & ~r.right_before)
+        followed.append(both["sum"][key].right_after)
+    sure, rescued, followed = (np.concatenate(v) for v in (sure, rescued, followed))
+    rows = []
+    for low, high in zip(edges, edges[1:], strict=False):
+        at = (sure >= low) & ((sure < high) | (high == edges[-1]))
+        n = int((at & rescued).sum())
+        row = {"confidence of the source": f"{low:.2f} to {high:.2f}", "predictions": int(at.sum())}
+        row |= {"source wrong, purified right": n}
+        rows.append(row | {"of these, the sum is right": f"{100 * followed[at & rescued].mean():.0f}%" if n else ""})
+    return rows
+
+
+def draw_by_corruption(ax, runs: list[Records], labels: tuple[str, ...]) -> list[str]:
+    """Mean gain over the classifiers of each label under each corruption, on an axes; returns the corruptions that the
+    first label worsens, on average, worst first."""
+    means = {}
+    for label in labels:
+        _, shifts, points = report.gains(runs, label)
+        means[label] = dict(zip(shifts, points.mean(0), strict=True))
+    first = means[labels[0]]
+    order = sorted(first, key=lambda s: -first[s])
+    shown = [s.removesuffix(" 5").replace("_", " ") for s in order]
+    plots.bars(
+        ax, shown, {k: [v[s] for s in order] for k, v in means.items()}, "gain in points, mean of the classifiers"
+    )
+    ax.axvline(0, color="0.3", lw=0.8)
+    ax.legend(loc="lower right")
+    return [f"{s.removesuffix(' 5')} {first[s]:+.1f}" for s in reversed(order) if first[s] < 0]
+
+
+def draw_steps(ax, runs: list[Records]) -> None:
+    """Accuracy against evaluations of the denoiser, all classifiers pooled: a line for each method and eta."""
+    rows = report.few_steps(runs)
+    for method, colour in (("dda", plots.BLUE), ("sda", plots.RED)):
+        for eta, style in (("1", "o-"), ("0", "s--")):
+            mine = [r for r in rows if r["method"] == method and r["levels"].endswith(f"eta {eta}")]
+            mine.sort(key=lambda r: r["evaluations"])
+            at = [r["evaluations"] for r in mine], [r["accuracy"] for r in mine]
+            ax.plot(*at, style, color=colour, mfc="none", label=f"{method.upper()}, eta {eta}")
+    for label, style in (("source/full", ":"), ("source/low", "-.")):
+        ax.axhline(accuracy(pick(runs, label)), color="0.4", ls=style, lw=1, label=report.NAMES[label])
+    ax.set(xlabel="evaluations of the denoiser an image", ylabel="percent right", xscale="log")
+    ticks = sorted({round(r["evaluations"]) for r in rows})
+    ax.set_xticks(ticks, [str(t) for t in ticks])
+    ax.minorticks_off()
+    ax.legend(fontsize=7)
+
+
+def draw_number(ax, runs: list[Records], kind: str = "corruptions") -> None:
+    """Difference to DDA against the number of synthetic images a class, a line for each classifier."""
+    here = report.by_kind(runs)[kind]
+    labels = [label for label in distinct(here, "label") if label.endswith("a class")]
+    counts = [int(label.split(", ")[1].split(" ")[0]) for label in labels]
+    for c in distinct(here, "classifier"):
+        points = [report.minus(here, label, "dda, sum", c) for label in labels]
+        errors = np.array([[d.mean - d.low, d.high - d.mean] for d in points]).T
+        ax.errorbar(range(len(counts)), [d.mean for d in points], errors, marker="o", capsize=2, label=c.split("/")[1])
+    ax.axhline(0, color="0.3", lw=0.8)
+    ax.set(xlabel="synthetic images a class", ylabel="points above DDA", title=kind)
+    ax.set_xticks(range(len(counts)), counts)
+    ax.legend(fontsize=7)
+
+
+def draw_panels(axes, images: list, found: list, row: int, names: tuple[str, ...]) -> None:
+    """Row `row` of the four panels of Grad-CAM on four axes: image, map over it, the panel's own prediction."""
+    for ax, image, panel in zip(axes, images, found, strict=True):
+        plots.picture(ax, image[row].cpu(), f"{panel.title}\n{names[int(panel.predicted[row])]}")
+        ax.imshow(panel.maps[row].cpu().numpy(), cmap="inferno", alpha=0.5)
+        ax.title.set_fontsize(7)
+
+
+def panel_agreement(looked: dict[str, list]) -> list[dict]:
+    """Of classifier -> `gradcam.panels`: agreement of each panel with the first, with standard errors."""
+    rows = []
+    for name, found in looked.items():
+        for p in found[1:]:
+            row = {"classifier": name.split("/")[-1], "panel": p.title, "n": len(p.predicted)}
+            values = {"correlation with panel 1": p.correlation, "overlap of the top fifth": p.overlap}
+            row |= {k: f"{v.mean():.2f} +- {v.std() / len(v) ** 0.5:.2f}" for k, v in values.items()}
+            rows.append(row | {"same prediction": f"{(p.predicted == found[0].predicted).float().mean():.0%}"})
+    return rows

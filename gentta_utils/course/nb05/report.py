@@ -1,0 +1,355 @@
+"""Tables of notebook 05: input adaptation beside its controls, what each part is worth, cost, faults, order, batches.
+
+Small functions return numbers, for figures and for sentences; the tables are written from them. All differences are
+paired; "clear" is one whose 95% interval leaves out 0.
+"""
+
+import numpy as np
+
+from ...common.text import as_table
+from ...evaluation.records import Records
+from ...evaluation.rows import accuracy, distinct, over_classifiers, pick, shift_of, versus
+from ...evaluation.statistics import Interval, protocol_line
+from ...world.labels import CLASSES, LABELS
+
+SOURCE, LOW = "source/full", "source/low"
+NAMES = {SOURCE: "source", LOW: "low-passed source"}
+WATERMARKED = CLASSES.index(LABELS["watermark_class"])
+REFERENCE = "50 eta 1"  # of few-step versions
+
+
+def clear(difference: Interval) -> bool:
+    """Whether the interval leaves out 0."""
+    return bool(difference.low > 0 or difference.high < 0)
+
+
+def half_width(difference: Interval) -> float:
+    """Half the width of the interval, in points."""
+    return float(difference.high - difference.low) / 2
+
+
+def by_kind(runs: list[Records]) -> dict[str, list[Records]]:
+    """The runs under corruptions, on "watermark" and on "clean" scenes, where there are any."""
+    groups: dict[str, list[Records]] = {}
+    for r in runs:
+        shift = r.about["stream"]["shift"]
+        groups.setdefault(shift if shift in ("clean", "watermark") else "corruptions", []).append(r)
+    return groups
+
+
+def minus(runs: list[Records], label: str, other: str, classifier: str | None = None) -> Interval:
+    """Row `label` minus row `other` on the shifts that `label` met: of a classifier, or of all of them pooled."""
+    mine = pick(runs, label, classifier)
+    reference = pick(runs, other, classifier, {r.about["stream"]["shift"] for r in mine})
+    return over_classifiers(mine, reference) if classifier is None else versus(mine, reference)
+
+
+def _header(runs: list[Records]) -> str:
+    return protocol_line([r for r in runs if r.about["method"] != "source"])
+
+
+def _short(classifier: str | None) -> str:
+    return "all" if classifier is None else classifier.split("/")[-1]
+
+
+def _groups(runs: list[Records]) -> list[str | None]:
+    """Each classifier, then None for all of them where there are several."""
+    names = distinct(runs, "classifier")
+    return names + [None] * (len(names) > 1)
+
+
+# --- methods on corruptions, clean scenes, watermark -----------------------------------------------------------------
+
+
+def order_of(runs: list[Records], classifier: str | None = None, ensemble: str = "sum") -> dict[str, Interval]:
+    """The paper's order DiffPure < source < DDA < SDA, link by link: the right side minus the left.
+
+    It holds where all are above 0. `ensemble` is "sum" or "chosen"; without a classifier all are pooled."""
+    chain = {"DiffPure": "diffpure", "source": SOURCE, "DDA": f"dda, {ensemble}", "SDA": f"sda, {ensemble}"}
+    names = list(chain)
+    links = list(zip(names, names[1:], strict=False))
+    return {f"{a} < {b}": minus(runs, chain[b], chain[a], classifier) for a, b in links}
+
+
+def order_line(links: dict[str, Interval]) -> str:
+    """One sentence: whether the order holds, and each link with its difference, marked where it is clear."""
+    said = [f"{name} {d}{' clear' if clear(d) else ''}" for name, d in links.items()]
+    wrong = [name for name, d in links.items() if d.mean <= 0]
+    verdict = f"does not hold at {', '.join(wrong)}" if wrong else "holds"
+    apart = sum(map(clear, links.values()))
+    return f"the order {verdict}; {apart} of {len(links)} links are clear ({'; '.join(said)})"
+
+
+def gains(runs: list[Records], label: str, other: str = SOURCE) -> tuple[list[str], list[str], np.ndarray]:
+    """Classifiers, shifts, and the points (classifiers, shifts) by which row `label` is above row `other`."""
+    mine = pick(runs, label)
+    classifiers, shifts = distinct(mine, "classifier"), list(dict.fromkeys(map(shift_of, mine)))
+    right = {k: {(r.about["classifier"], shift_of(r)): accuracy([r]) for r in pick(runs, k)} for k in (label, other)}
+    points = [[right[label][c, s] - right[other][c, s] for s in shifts] for c in classifiers]
+    return classifiers, shifts, np.array(points)
+
+
+def worsened(runs: list[Records], label: str, other: str = SOURCE) -> dict[str, dict[str, Interval]]:
+    """Classifier -> shift -> difference, of the shifts on which row `label` is below row `other`, worst first."""
+    classifiers, shifts, points = gains(runs, label, other)
+    found: dict[str, dict[str, Interval]] = {}
+    for c, row in zip(classifiers, points, strict=True):
+        here = {s: [r for r in runs if r.about["classifier"] == c and shift_of(r) == s] for s in shifts}
+        found[c] = {shifts[j]: minus(here[shifts[j]], label, other, c) for j in np.argsort(row) if row[j] < 0}
+    return found
+
+
+def summaries(runs: list[Records]) -> list[dict]:
+    """A row for each classifier, then all of them, and label: number of records, accuracy, what share of the source's
+    on the same scenes that is (percent), and, as intervals or None, the difference to the source, to the low-passed
+    source, and of SDA and GDA-like to DDA."""
+    rows = []
+    for classifier in _groups(runs):
+        for label in distinct(runs, "label"):
+            mine = pick(runs, label, classifier)
+            if not mine:  # GDA-like meets few classifiers
+                continue
+            row = {"row": label, "classifier": _short(classifier), "n": sum(map(len, mine)), "accuracy": accuracy(mine)}
+            source = pick(runs, SOURCE, classifier, {r.about["stream"]["shift"] for r in mine})
+            source = [r for r in source if r.about["classifier"] in distinct(mine, "classifier")]
+            row["kept"] = 100 * row["accuracy"] / max(accuracy(source), 1e-9)
+            method, _, ensemble = label.partition(", ")
+            dda = {"sda": f"dda, {ensemble}", "gda-like": "dda, sum"}.get(method)
+            others = {"minus source": SOURCE, "minus low-passed": LOW, "minus DDA": dda}
+            for head, other in others.items():
+                wanted = other is not None and label not in (SOURCE, other) and pick(runs, other)
+                row[head] = minus(runs, label, other, classifier) if wanted else None
+            rows.append(row)
+    return rows
+
+
+def headlines(shifted: list[Records], clean: list[Records]) -> list[dict]:
+    """A row a method, over all classifiers: accuracy on the corruptions, its gain, accuracy on clean scenes."""
+    rows = []
+    for label in (label for label in distinct(shifted, "label") if label != "gda-like"):  # which met three corruptions
+        gain = "" if label == SOURCE else str(minus(shifted, label, SOURCE))
+        row = {"row": NAMES.get(label, label), "accuracy": f"{accuracy(pick(shifted, label)):.1f}", "gain": gain}
+        rows.append(row | {"clean": f"{accuracy(pick(clean, label)):.1f}" if pick(clean, label) else ""})
+    return rows
+
+
+def main(runs: list[Records]) -> str:
+    """All methods by network and shift, what lies above what in words; for clean scenes and the watermark also what the
+    shortcut does."""
+    parts = [_header(runs)]
+    for kind, here in by_kind(runs).items():
+        parts += [f"\n{kind}: {len(set(map(shift_of, here)))} shifts\n", as_table([_shown(r) for r in summaries(here)])]
+        if kind == "corruptions":  # of the others the paper says no order
+            parts.append("")
+            for classifier in _groups(here):
+                for ensemble in ("sum", "chosen"):
+                    line = order_line(order_of(here, classifier, ensemble))
+                    parts.append(f"- {_short(classifier)}, {ensemble}: {line}.")
+            parts += ["", *_losses(here, "dda, sum"), *_losses(here, "sda, sum")]
+    if {"clean", "watermark"} <= set(by_kind(runs)):
+        parts += ["\nThe shortcut, by the watermark:\n", as_table([_shown(row) for row in bite(runs)])]
+    return "\n".join(parts)
+
+
+def _shown(row: dict) -> dict:
+    """Numbers to one decimal, intervals as text, nothing for None."""
+    return {
+        k: "" if v is None else f"{v:.1f}" if isinstance(v, float) else NAMES.get(v, str(v)) for k, v in row.items()
+    }
+
+
+def _losses(runs: list[Records], label: str) -> list[str]:
+    lines = []
+    for c, lost in worsened(runs, label).items():
+        said = [f"{s} {d}{' clear' if clear(d) else ''}" for s, d in lost.items()]
+        lines.append(f"- {label}, {_short(c)}, worse than the source on: {'; '.join(said) or 'nothing'}.")
+    return lines
+
+
+def bite(runs: list[Records]) -> list[dict]:
+    """How much the watermark costs each row, clean scenes (others) beside it; how often its class is predicted.
+
+    `lost`: accuracy on clean scenes minus that with the watermark, an interval over both samples. `to the class`: share
+    (percent) of the scenes of other classes that are read as the class whose training scenes bore the watermark."""
+    rows, kinds = [], by_kind(runs)
+    for classifier in distinct(runs, "classifier"):
+        for label in distinct(runs, "label"):
+            marked, plain = (pick(kinds[k], label, classifier) for k in ("watermark", "clean"))
+            if not marked or not plain:
+                continue
+            right = [np.concatenate([r.right_after for r in part]) for part in (plain, marked)]
+            row = {"row": label, "classifier": _short(classifier), "clean": accuracy(plain)}
+            row |= {"watermark": accuracy(marked), "lost": unpaired(*right)}
+            shares = {"to the class, clean": plain, "to the class, watermark": marked}
+            rows.append(row | {name: shortcut_share(part) for name, part in shares.items()})
+    return rows
+
+
+def shortcut_share(runs: list[Records]) -> float:
+    """Percent of the scenes of other classes that are read as the class of the watermark."""
+    read = np.concatenate([r.after.argmax(1)[r.label != WATERMARKED] for r in runs])
+    return 100 * float((read == WATERMARKED).mean()) if len(read) else float("nan")
+
+
+def unpaired(one: np.ndarray, other: np.ndarray, draws: int = 10_000, seed: int = 0) -> Interval:
+    """Mean of one (N,) bool minus mean of other (M,) bool, in points: different scenes, each set resampled alone."""
+    rng = np.random.default_rng(seed)
+    a, b = (rng.binomial(len(v), v.mean(), draws) / len(v) for v in (one, other))  # a resampled mean of bools
+    low, high = np.percentile(100 * (a - b), [2.5, 97.5])
+    return Interval(100 * float(one.mean() - other.mean()), low, high)
+
+
+# --- sets of synthetic images: components, number, guidance ----------------------------------------------------------
+
+
+PAIRS = (("+ synthetic, aligned (sda)", "+ real, aligned"), ("+ synthetic, aligned (sda)", "+ synthetic"))
+
+
+def components(runs: list[Records]) -> list[dict]:
+    """Rows of other training sets under corruptions and on the watermark: accuracy, and difference to DDA or None."""
+    rows = []
+    for kind, here in by_kind(runs).items():
+        for classifier in _groups(here):
+            for label in distinct(here, "label"):
+                row = {"scenes": kind, "row": label, "classifier": _short(classifier)}
+                row["accuracy"] = accuracy(pick(here, label, classifier))
+                reference = label in (SOURCE, LOW, "dda, sum")
+                row["minus DDA"] = None if reference else minus(here, label, "dda, sum", classifier)
+                rows.append(row)
+    return rows
+
+
+def between(runs: list[Records]) -> list[dict]:
+    """Pairs of components: alignment with synthetic beside real images, and synthetic images with and without it."""
+    return [
+        {"scenes": kind, "classifier": _short(c), "difference": f"{a}, minus {b}", "points": minus(here, a, b, c)}
+        for kind, here in by_kind(runs).items()
+        for a, b in PAIRS
+        if pick(here, a) and pick(here, b)
+        for c in _groups(here)
+    ]
+
+
+def parts(runs: list[Records]) -> str:
+    """The components of SDA, the number of its images, or the guidance of their synthesis."""
+    tables = [as_table([_shown(row) for row in rows]) for rows in (components(runs), between(runs)) if rows]
+    return _header(runs) + "\n" + "\n\n".join(tables)
+
+
+# --- cost ------------------------------------------------------------------------------------------------------------
+
+
+def evaluations(runs: list[Records]) -> float:
+    """Evaluations of the denoiser an image, forward or with gradient."""
+    return float(np.mean([sum(n for kind, n in r.nfe.items() if kind.startswith("denoiser")) for r in runs]))
+
+
+def seconds(runs: list[Records]) -> float:
+    """Seconds an image."""
+    return float(np.concatenate([r.seconds for r in runs]).mean())
+
+
+def few_steps(runs: list[Records], classifier: str | None = None) -> list[dict]:
+    """Each number of levels of DDA and SDA: accuracy, evaluations and seconds an image, how many times cheaper than 50
+    ancestral steps in both, and the paired difference to them. Without a classifier all are pooled."""
+    rows = []
+    for label in (label for label in distinct(runs, "label") if label not in (SOURCE, LOW)):
+        method, _, levels = label.partition(", ")
+        reference = f"{method}, {REFERENCE}"
+        mine, full = (pick(runs, name, classifier) for name in (label, reference))
+        row = {"method": method, "levels": levels, "classifier": _short(classifier), "accuracy": accuracy(mine)}
+        row |= {"evaluations": evaluations(mine), "seconds": seconds(mine)}
+        row |= {"fewer": evaluations(full) / row["evaluations"], "faster": seconds(full) / row["seconds"]}
+        row["difference"] = None if label == reference else minus(runs, label, reference, classifier)
+        rows.append(row)
+    return rows
+
+
+def steps(runs: list[Records]) -> str:
+    """Accuracy against evaluations, with the half width of each difference."""
+    shown = []
+    for row in (row for c in _groups(runs) for row in few_steps(runs, c)):
+        d = row["difference"]
+        texts = {"seconds": f"{row['seconds']:.2f}", "fewer": f"{row['fewer']:.1f}x", "faster": f"{row['faster']:.1f}x"}
+        shown.append(_shown(row | texts) | {"half width": "" if d is None else f"{half_width(d):.1f}"})
+    return f"{_header(runs)}\nDifferences are to {REFERENCE} of the same method.\n\n{as_table(shown)}"
+
+
+# --- faults, order, batches ------------------------------------------------------------------------------------------
+
+
+def fault_costs(runs: list[Records]) -> dict[str, dict[str, Interval]]:
+    """Ensemble -> published switch -> points that it costs against "ours", over all classifiers and shifts."""
+    labels = [tuple(label.rsplit(", ", 1)) for label in distinct(runs, "label") if label not in (SOURCE, LOW)]
+    found: dict[str, dict[str, Interval]] = {e: {} for _, e in labels}
+    for switch, e in labels:
+        if switch != "ours":
+            found[e][switch] = minus(runs, f"ours, {e}", f"{switch}, {e}")
+    return found
+
+
+def faults(runs: list[Records]) -> str:
+    """What each published switch costs, in all and by shift."""
+    rows = []
+    for e, costs in fault_costs(runs).items():
+        for switch, cost in costs.items():
+            row = {"ensemble": e, "switch": switch, "accuracy": accuracy(pick(runs, f"{switch}, {e}"))}
+            row |= {"ours": accuracy(pick(runs, f"ours, {e}")), "costs": cost}
+            _, shifts, points = gains(runs, f"ours, {e}", f"{switch}, {e}")
+            rows.append(row | {s: float(p) for s, p in zip(shifts, points.mean(0), strict=True)})
+    return f"{_header(runs)}\n{as_table([_shown(row) for row in rows])}"
+
+
+def spread(runs: list[Records]) -> list[dict]:
+    """For each classifier: TENT's lowest and highest accuracy over orders and batches, and what lies between, beside
+    DDA and SDA, which have one accuracy whatever the order."""
+    rows = []
+    for c in distinct(runs, "classifier"):
+        tent = {label: accuracy(pick(runs, label, c)) for label in distinct(runs, "label") if label.startswith("tent/")}
+        row = {"classifier": _short(c), "source": accuracy(pick(runs, SOURCE, c))}
+        row |= {"TENT lowest": min(tent.values()), "TENT highest": max(tent.values())}
+        row |= {"spread": max(tent.values()) - min(tent.values()), "worst": min(tent, key=tent.get)}
+        rows.append(row | {name: accuracy(pick(runs, f"{name.lower()}, sum", c)) for name in ("DDA", "SDA")})
+    return rows
+
+
+def order(runs: list[Records]) -> str:
+    """Every order and batch size of TENT, then its spread."""
+    classifiers = distinct(runs, "classifier")
+    rows = []
+    for label in distinct(runs, "label"):
+        of_each = {_short(c): accuracy(pick(runs, label, c)) for c in classifiers}
+        rows.append(_shown({"row": label} | of_each))
+    return f"{_header(runs)}\n{as_table(rows)}\n\n{as_table([_shown(row) for row in spread(runs)])}"
+
+
+def batch_effects(runs: list[Records]) -> list[dict]:
+    """For each kind: the largest difference of a logit between a batch of 20 and single images, and the share of equal
+    predictions (percent). Records keep logits in half precision: a difference below its rounding is 0 here.
+
+    Raises ValueError where the two did not meet the same scenes in one order."""
+    rows = []
+    for kind in dict.fromkeys(r.about["label"].split(", batch ")[0] for r in runs if "batch " in r.about["label"]):
+        (many,), (single,) = (pick(runs, f"{kind}, batch {b}") for b in (20, 1))
+        if not np.array_equal(many.id, single.id):
+            raise ValueError(f"{kind}: the two runs did not meet the same scenes in one order")
+        equal = many.after.argmax(1) == single.after.argmax(1)
+        largest = float(np.abs(many.after - single.after).max())
+        rows.append({"kind": kind, "largest difference": largest, "equal predictions": 100 * float(equal.mean())})
+    return rows
+
+
+def batches(runs: list[Records]) -> str:
+    """Does an image know of its neighbours in the batch?"""
+    rows = [row | {"largest difference": f"{row['largest difference']:.2g}"} for row in batch_effects(runs)]
+    return f"{_header(runs)}\n{as_table([_shown(row) for row in rows])}"
+
+
+TABLES = {
+    **dict.fromkeys(("sda_corruptions", "sda_clean", "sda_watermark"), main),
+    **dict.fromkeys(("sda_parts", "sda_number", "sda_cfg"), parts),
+    "sda_steps": steps,
+    "sda_faults": faults,
+    "sda_order": order,
+    "sda_batches": batches,
+}

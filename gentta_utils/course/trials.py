@@ -1,0 +1,169 @@
+"""The tables of the course: which method meets which stream. `python -m gentta_utils measure NAME` makes one.
+
+Everything is chosen on the four held-out corruptions, on scenes of the "select" split, by `select`, and written to
+data/results/diffusion_tta.json; the 15 test corruptions are looked at only by `fifteen`, on other scenes, afterwards.
+"""
+
+from dataclasses import replace
+
+import torch
+
+from ..common.cache import fingerprint
+from ..common.devices import precision_on
+from ..common.paths import CACHE
+from ..diffusion.error_table import ErrorTable, error_table
+from ..evaluation.chosen import method_of, tuned
+from ..evaluation.evaluate import run
+from ..evaluation.records import Records
+from ..evaluation.tables import Job
+from ..methods import METHODS, diffusion_classifier, source
+from ..methods.base import Models, stated
+from ..models import zoo
+from ..models.classifier import Classifier
+from ..recipes.classifiers import MEAN, RECIPES, STD
+from ..streams.scenes import SceneSpec
+from ..streams.stream import Stream, correlated, mixed, stream
+from ..world.labels import CLASSES
+
+CLASSIFIERS = ("classifier/resnet", "classifier/vit")
+DIT = "denoiser/dit"
+
+
+def models(classifier: str, denoiser: str | None = DIT, precision: str = "auto") -> Models:
+    """Shipped models by name, loaded once a process."""
+    return Models(zoo.cached(classifier), zoo.cached(denoiser, precision) if denoiser else None)
+
+
+def untrained(classifier: str) -> Classifier:
+    """The network of a shipped classifier as it is before any training, the same each time."""
+    with torch.random.fork_rng():
+        network = RECIPES[classifier].build()
+    return Classifier(network, MEAN, STD, zoo.IMAGE_SIZE, len(CLASSES), f"{classifier} untrained")
+
+
+def ordered(spec: SceneSpec | tuple[SceneSpec, ...], order: str = "iid") -> Stream:
+    """The stream of one shift as it is or "correlated", or several of one length "mixed" or "mixed correlated"."""
+    if order == "mixed correlated":  # sorted by class, the shifts of each class mixed
+        return replace(correlated(mixed([stream(s) for s in spec])), order=order)
+    if order == "mixed":
+        return mixed([stream(s) for s in spec])
+    return correlated(stream(spec)) if order == "correlated" else stream(spec)
+
+
+def _describe(spec: SceneSpec | tuple[SceneSpec, ...], order: str) -> dict:
+    if order.startswith("mixed"):
+        parts = [s.describe() for s in spec]
+        return {**parts[0], "shift": "mixed", "n": sum(s.n for s in spec), "order": order, "parts": parts}
+    return spec.describe() | ({} if order == "iid" else {"order": order})
+
+
+def job(
+    method: str,
+    settings,
+    classifier: str,
+    spec: SceneSpec | tuple[SceneSpec, ...],
+    label: str,
+    denoiser: str | None = DIT,
+    precision: str = "auto",
+    order: str = "iid",
+    **how,
+) -> Job:
+    """One run: all that its numbers depend on, and the call.
+
+    Args:
+        label: names its row. how: goes to `evaluate.run`.
+        precision: of the denoiser, as in `zoo.load`. order: as in `ordered`, which says what `spec` may be."""
+    version = getattr(METHODS[method], "VERSION", 1)  # of the method's numbers: rows of an older one are made anew
+    used = {"classifier": classifier, **({"denoiser": denoiser} if denoiser else {})}
+    about = {
+        "method": method,
+        "label": label,
+        "settings": stated(settings),
+        "classifier": classifier,
+        "models": {role: zoo.fingerprint(name) for role, name in used.items()},
+        "precision": precision_on("cpu", precision) if denoiser else "fp32",
+        "stream": _describe(spec, order),
+        "how": how,
+        "select": "none" if method == "source" else "held-out",
+        **({"denoiser": denoiser} if denoiser not in (None, DIT) else {}),
+        **({"method_version": version} if version > 1 else {}),
+    }
+
+    def work() -> Records:
+        configured = METHODS[method].configure(models(classifier, denoiser, precision), settings)
+        return run(configured, ordered(spec, order), about=about, **how)
+
+    return about, work
+
+
+def source_jobs(specs: list[SceneSpec], classifiers: tuple = CLASSIFIERS) -> list[Job]:
+    """The frozen classifiers on both views: the low-pass control belongs to every table."""
+    return [
+        job("source", source.Settings(view), c, spec, f"source/{view}", denoiser=None, batch=100)
+        for spec in specs
+        for c in classifiers
+        for view in ("full", "low")
+    ]
+
+
+def reader_jobs(
+    specs: list[SceneSpec], pairs: int, window: tuple[int, int], remark: str = "", denoiser: str = DIT
+) -> list[Job]:
+    """The Diffusion Classifier with so many stratified pairs inside the window; `remark` ends the row's label."""
+    settings = diffusion_classifier.Settings(pairs=pairs, window=window)
+    label = f"reader/{pairs} pairs/{window[0]}..{window[1]}{remark}"
+    return [job("diffusion_classifier", settings, CLASSIFIERS[0], spec, label, denoiser, batch=10) for spec in specs]
+
+
+def right(runs: list[Records], label: str, when: str = "after") -> int:
+    """Right predictions over the runs with this label."""
+    return sum(int(getattr(r, f"right_{when}").sum()) for r in runs if r.about["label"] == label)
+
+
+def errors_of(spec: SceneSpec, pairs: int, window: tuple[int, int], denoiser: str = DIT) -> ErrorTable:
+    """The error table of a stream, resumable, from the cache where it is there."""
+    s, network = stream(spec), zoo.cached(denoiser)
+    depends = {"pairs": pairs, "window": window, "denoiser": zoo.fingerprint(denoiser), "precision": network.precision}
+    folder = CACHE / "errors" / fingerprint({"spec": spec.describe(), **depends})
+    return error_table(network, s.images, s.ids, pairs, window, cache=folder)
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------
+
+
+def clean_spec() -> SceneSpec:
+    """The 500 clean test scenes of `reading` and `clean`."""
+    return SceneSpec(500, split="test", start=6000)
+
+
+def effect_jobs(specs: list[SceneSpec], classifiers: tuple = CLASSIFIERS, views: tuple = ("full", "low")) -> list[Job]:
+    """Source on both views and episodic Diffusion-TTA on these, every classifier."""
+    return source_jobs(specs, classifiers) + [
+        job("diffusion_tta", tuned(c, view), c, spec, f"diffusion_tta/{view}", batch=25)
+        for spec in specs
+        for c in classifiers
+        for view in views
+    ]
+
+
+SMALL = ("gaussian_noise", "fog", "pixelate", "snow", "contrast")  # the corruptions of Diffusion-TTA's online table
+ONLINE = dict(reset="per_shift", batch=10)
+
+
+def small_grid(n: int = 50, severity: int = 5, start: int = 22_000, seed: int = 0) -> list[SceneSpec]:
+    """n scenes under each of the five corruptions of `SMALL`."""
+    return [SceneSpec(n, name, severity, "test", start + n * i, seed) for i, name in enumerate(SMALL)]
+
+
+def how_of(row: str) -> dict:
+    """How `evaluate.run` meets a row: in a stream that is reset at each shift, or image by image."""
+    if row in ("tea", "bn_adapt"):  # their statistics are those of the batch
+        return ONLINE | dict(batch=50)
+    return ONLINE if row in ("tent", "cotta", "dusa", "diffusion_tta online") else dict(batch=25)
+
+
+def method_job(row: str, settings, classifier: str, spec, label: str, **how) -> Job:
+    """A job without a diffusion model unless the method needs one."""
+    method = method_of(row)
+    denoiser = {} if method in ("diffusion_tta", "dusa") else {"denoiser": None}
+    return job(method, settings, classifier, spec, label, **denoiser, **how_of(row), **how)

@@ -1,0 +1,86 @@
+"""The gradient of the diffusion loss with respect to the condition p: all that adapts a task model."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.func import functional_call
+
+from ..common.types import Images, PerImage, Probs
+from .error_table import gram
+from .process import add_noise, eps_error
+
+MIXINGS = ("embedding", "output")
+
+
+def probabilities(logits: Probs, temperature: float, dropped: Bool[Tensor, "B K"] | None = None) -> Probs:
+    """p = softmax(z / T) over the classes that are not dropped (B, K), renormalised."""
+    z = logits / temperature
+    return (z if dropped is None else z.masked_fill(dropped, -torch.inf)).softmax(1)
+
+
+def condition_gradient(
+    denoiser,
+    x0: Images,
+    p: Probs,
+    t: Int[Tensor, "B n"],
+    eps: Float[Tensor, "B n C H W"],
+    mixing: str = "embedding",
+    micro_batch: int = 48,
+    phi: dict[str, Tensor] | None = None,
+    classes: Int[Tensor, "B k"] | None = None,
+) -> tuple[Probs, PerImage]:
+    """G = dL/dp (B, K) and L (B,) of each image: the mean diffusion error over its n pairs.
+
+    Args:
+        x0: (B, C, H, W); p: (B, K), detached here; t: (B, n); eps: (B, n, C, H, W).
+        micro_batch: rows of the denoiser at once; each micro-batch holds the same number of pairs of every image, at
+            least one.
+        phi: adapted parameters of the denoiser, whose .grad is added to (batch mean of L); None keeps it frozen.
+        classes: (B, k) where p is not 0, all that output mixing evaluates; None for all K.
+    """
+    (B, n), p, abar = t.shape, p.detach().requires_grad_(), denoiser.alphas_cumprod
+    G, loss = torch.zeros_like(p), x0.new_zeros(B)
+    if classes is None:
+        classes = torch.arange(p.shape[1], device=x0.device).expand(B, -1)
+    width = classes.shape[1] if mixing == "output" and phi is not None else 1  # rows of a pair; `gram` splits its own
+    for pairs in torch.arange(n, device=x0.device).split(max(1, micro_batch // (B * width))):
+        k = len(pairs)
+        x0_k, t_k, eps_k = x0.repeat_interleave(k, 0), t[:, pairs].flatten(), eps[:, pairs].flatten(0, 1)
+        p_k, classes_k = p.repeat_interleave(k, 0), classes.repeat_interleave(k, 0)
+        if mixing == "output" and phi is None:  # L = p' Gram p, so dL/dp = 2 Gram p: only forward evaluations
+            g = gram(denoiser, x0_k, t_k, eps_k, classes_k, micro_batch).unflatten(0, (B, k)).sum(1) / n
+            q = p.detach().gather(1, classes)
+            Gq = (g @ q.to(g.dtype)[..., None])[..., 0]
+            G, loss = G.scatter_add(1, classes, (2 * Gq).to(G.dtype)), loss + (q * Gq).sum(1)
+            continue
+        eps_hat = _mixed(denoiser, add_noise(x0_k, t_k, eps_k, abar), t_k, p_k, mixing, phi, classes_k)
+        error = eps_error(eps_hat, eps_k)  # (B * k,)
+        grad_p, *grad_phi = torch.autograd.grad(error.sum() / n, [p, *(phi or {}).values()])
+        G, loss = G + grad_p, loss + error.detach().view(B, k).sum(1) / n
+        for value, grad in zip((phi or {}).values(), grad_phi, strict=True):
+            value.grad = grad / B if value.grad is None else value.grad + grad / B
+    return G, loss
+
+
+def _mixed(
+    denoiser,
+    x_t: Images,
+    t: Int[Tensor, " B"],
+    p: Probs,
+    mixing: str,
+    phi: dict[str, Tensor] | None,
+    classes: Int[Tensor, "B k"],
+) -> Images:
+    """eps_hat (B, C, H, W) of the mixed condition, or the mix sum_k p_k eps_hat_k over `classes`."""
+
+    def predict(*inputs: Tensor) -> Tensor:
+        # the embedder is one module in all blocks: torch must not tie its weights a second time
+        return denoiser(*inputs) if phi is None else functional_call(denoiser, phi, inputs, tie_weights=False)
+
+    if mixing == "embedding":
+        return predict(x_t, t, p)
+    k = classes.shape[1]
+    one_hot = F.one_hot(classes.flatten(), p.shape[1]).to(p.dtype)  # (B * k, K)
+    each = predict(x_t.repeat_interleave(k, 0), t.repeat_interleave(k), one_hot).unflatten(0, (-1, k))
+    return (p.gather(1, classes)[..., None, None, None] * each).sum(1)

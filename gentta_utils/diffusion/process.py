@@ -1,0 +1,127 @@
+"""Diffusion in flat functions: schedules, forward process, conversions, loss, DDPM and DDIM steps, respacing.
+
+Everything is written against `eps_hat = denoiser(x_t, t, cond)` and one float tensor `alphas_cumprod` (T,), the
+abar of the papers, kept in float32 or float64 always. t is 0-based (papers count from 1) and is the *original* index
+also when a sampler keeps only some levels. Images and latents are (B, C, H, W), t is (B,) int64.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from ..common.types import Batch, Index, Levels, PerImage, Probs
+
+EpsModel = Callable[..., Tensor]  # (x_t (B, C, H, W), t (B,), cond) -> eps_hat (B, C, H, W)
+
+
+# --- schedules -------------------------------------------------------------------------------------------------------
+
+
+def linear_betas(T: int = 1000, start: float = 1e-4, end: float = 0.02) -> Levels:
+    """Ho et al. (2020), section 4: betas (T,) float64; used by DDPM, ADM 256 and DiT."""
+    return torch.linspace(start, end, T, dtype=torch.float64)
+
+
+def scaled_linear_betas(T: int = 1000, start: float = 0.00085, end: float = 0.012) -> Levels:
+    """Linear in sqrt(beta), betas (T,) float64; used by Stable Diffusion 1.x and 2.x."""
+    return torch.linspace(start**0.5, end**0.5, T, dtype=torch.float64) ** 2
+
+
+def cosine_betas(T: int = 1000, s: float = 0.008, largest: float = 0.999) -> Levels:
+    """Nichol and Dhariwal (2021), eq. 17: betas (T,) float64 from abar = cos^2, clipped."""
+    f = torch.cos((torch.arange(T + 1, dtype=torch.float64) / T + s) / (1 + s) * math.pi / 2) ** 2
+    return (1 - f[1:] / f[:-1]).clamp_max(largest)
+
+
+def alphas_cumprod_of(betas: Levels) -> Levels:
+    """abar_t = prod_{s<=t} (1 - beta_s), (T,), in the precision of `betas`."""
+    return torch.cumprod(1 - betas, dim=0)
+
+
+def expand(values: Levels, t: Index, like: Shaped[Tensor, "B *dims"]) -> Shaped[Tensor, "B *ones"]:
+    """values[t] shaped (B, 1, ..., 1) so that it broadcasts against `like` (B, ...).
+
+    Roots and differences are taken of `values` before this call, in their own precision: in half precision abar is 1 at
+    small t and nothing is left of 1 - abar."""
+    return values.to(like.device)[t].to(like.dtype).view(-1, *[1] * (like.ndim - 1))
+
+
+# --- forward process and conversions ---------------------------------------------------------------------------------
+
+
+def add_noise(x0: Batch, t: Index, eps: Batch, alphas_cumprod: Levels) -> Batch:
+    """x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps (Ho et al., eq. 4)."""
+    return expand(alphas_cumprod.sqrt(), t, x0) * x0 + expand((1 - alphas_cumprod).sqrt(), t, x0) * eps
+
+
+def eps_to_x0(eps: Batch, x_t: Batch, t: Index, alphas_cumprod: Levels) -> Batch:
+    """x0_hat = (x_t - sqrt(1 - abar_t) eps) / sqrt(abar_t)."""
+    return (x_t - expand((1 - alphas_cumprod).sqrt(), t, x_t) * eps) / expand(alphas_cumprod.sqrt(), t, x_t)
+
+
+def x0_to_eps(x0: Batch, x_t: Batch, t: Index, alphas_cumprod: Levels) -> Batch:
+    """eps = (x_t - sqrt(abar_t) x0) / sqrt(1 - abar_t), the inverse of `eps_to_x0`."""
+    return (x_t - expand(alphas_cumprod.sqrt(), t, x_t) * x0) / expand((1 - alphas_cumprod).sqrt(), t, x_t)
+
+
+def eps_to_v(eps: Batch, x0: Batch, t: Index, alphas_cumprod: Levels) -> Batch:
+    """v = sqrt(abar_t) eps - sqrt(1 - abar_t) x0 (Salimans and Ho, 2022)."""
+    return expand(alphas_cumprod.sqrt(), t, x0) * eps - expand((1 - alphas_cumprod).sqrt(), t, x0) * x0
+
+
+def v_to_eps(v: Batch, x_t: Batch, t: Index, alphas_cumprod: Levels) -> Batch:
+    """eps = sqrt(abar_t) v + sqrt(1 - abar_t) x_t."""
+    return expand(alphas_cumprod.sqrt(), t, x_t) * v + expand((1 - alphas_cumprod).sqrt(), t, x_t) * x_t
+
+
+def to_eps(
+    output: Batch,
+    x_t: Batch,
+    t: Index,
+    alphas_cumprod: Levels,
+    prediction_type: str,
+) -> Batch:
+    """The noise that a network's output stands for; `prediction_type` as in the schedulers of diffusers."""
+    if prediction_type == "epsilon":
+        return output
+    if prediction_type == "v_prediction":
+        return v_to_eps(output, x_t, t, alphas_cumprod)
+    if prediction_type == "sample":
+        return x0_to_eps(output, x_t, t, alphas_cumprod)
+    raise ValueError(f"unknown prediction_type {prediction_type!r}: use epsilon, v_prediction or sample")
+
+
+# --- losses ----------------------------------------------------------------------------------------------------------
+
+
+def eps_error(eps_hat: Batch, eps: Batch) -> PerImage:
+    """Mean over all dimensions of (eps_hat - eps)^2, one number an image: (B,)."""
+    return (eps_hat - eps).square().flatten(1).mean(1)
+
+
+def diffusion_loss(
+    denoiser: EpsModel,
+    x0: Batch,
+    t: Index,
+    eps: Batch,
+    cond: Probs | None,
+    alphas_cumprod: Levels,
+) -> PerImage:
+    """L_simple for given draws, (B,): |eps_hat(x_t, t, cond) - eps|^2 / dimensions (Ho et al., eq. 14)."""
+    x_t = add_noise(x0, t, eps, alphas_cumprod)
+    return eps_error(denoiser(x_t, t, cond), eps)
+
+
+def bound_weights(betas: Levels) -> Levels:
+    """Weights (T,) which turn the *sum* of squared errors into the bound in nats, with sigma_t^2 = beta_tilde_t.
+
+    w_t = beta_t^2 / (2 beta_tilde_t alpha_t (1 - abar_t)) (Ho et al., eq. 12); w_0 is infinite there, because
+    beta_tilde_0 = 0: it is set to w_1."""
+    abar = alphas_cumprod_of(betas)
+    abar_prev = torch.cat([torch.ones_like(abar[:1]), abar[:-1]])
+    beta_tilde = betas * (1 - abar_prev) / (1 - abar)
+    w = betas**2 / (2 * beta_tilde * (1 - betas) * (1 - abar))
+    return torch.cat([w[1:2], w[1:]])

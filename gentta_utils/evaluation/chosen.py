@@ -1,0 +1,75 @@
+"""The settings that were chosen on the validation corruptions, read from data/results."""
+
+import json
+
+from ..common.paths import RESULTS
+from ..methods import cotta, diffusion_tta, dusa, memo, tea, tent, ttt_mae
+from ..models import zoo
+
+DIFFUSION_TTA = RESULTS / "diffusion_tta.json"
+
+
+def chosen() -> dict:
+    """What `select` wrote down. Raises FileNotFoundError before it was run, ValueError if the models changed since."""
+    again = "run `python -m gentta_utils measure select`"
+    if not DIFFUSION_TTA.is_file():
+        raise FileNotFoundError(f"no settings at {DIFFUSION_TTA}: {again}")
+    content = json.loads(DIFFUSION_TTA.read_text(encoding="utf-8"))
+    changed = [name for name, checksum in content["models"].items() if zoo.fingerprint(name) != checksum]
+    if changed:
+        raise ValueError(f"the settings at {DIFFUSION_TTA} were chosen for another {', '.join(changed)}: {again}")
+    return content
+
+
+def tuned(classifier: str, view: str = "full", **changes) -> diffusion_tta.Settings:
+    """The chosen settings of Diffusion-TTA for a classifier and view; raises as `chosen`."""
+    settings = chosen()["settings"][view][classifier]
+    return diffusion_tta.Settings(**{**settings, "window": tuple(settings["window"]), **changes})
+
+
+def chosen_window() -> tuple[int, int]:
+    """The chosen window of the Diffusion Classifier; raises as `chosen`."""
+    return tuple(chosen()["window"])
+
+
+RIVALS = RESULTS / "rivals.json"
+MODULES = {m.__name__.split(".")[-1]: m for m in (cotta, diffusion_tta, dusa, memo, tea, tent, ttt_mae)}
+
+
+def method_of(row: str) -> str:
+    """The method of a row, whose name may go on after it."""
+    return row.split(" ")[0]
+
+
+def chosen_rows(classifier: str) -> list[str]:
+    """The rows whose settings `select_rivals` chose for a classifier, none for one that it did not meet."""
+    return (
+        list(json.loads(RIVALS.read_text(encoding="utf-8"))["settings"].get(classifier, {})) if RIVALS.is_file() else []
+    )
+
+
+def rival(row: str, classifier: str):
+    """The settings that `select_rivals` wrote down. Raises FileNotFoundError before it was run."""
+    if not RIVALS.is_file():
+        raise FileNotFoundError(f"no settings at {RIVALS}: run `python -m gentta_utils measure select_rivals`")
+    values = json.loads(RIVALS.read_text(encoding="utf-8"))["settings"][classifier][row]
+    if "window" in values:
+        values["window"] = tuple(values["window"])
+    return MODULES[method_of(row)].Settings(**values)
+
+
+SDA = RESULTS / "sda.json"
+
+
+def selection() -> dict:
+    """What `measure select_sda` wrote down.
+
+    Raises FileNotFoundError before it was run, ValueError if the models changed since."""
+    again = "run `python -m gentta_utils measure select_sda`"
+    if not SDA.is_file():
+        raise FileNotFoundError(f"no settings at {SDA}: {again}")
+    content = json.loads(SDA.read_text(encoding="utf-8"))
+    changed = [model for model, checksum in content["models"].items() if zoo.fingerprint(model) != checksum]
+    if changed:
+        raise ValueError(f"the settings at {SDA} were chosen for another {', '.join(changed)}: {again}")
+    return content

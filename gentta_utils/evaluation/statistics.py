@@ -1,0 +1,91 @@
+"""Paired intervals over scenes, summaries, and the protocol line of a table."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from .records import Records
+
+# --- statistics ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95% bootstrap interval, in points (hundredths)."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
+
+
+def paired_interval(
+    after: np.ndarray, before: np.ndarray, scene: np.ndarray, draws: int = 10_000, seed: int = 0
+) -> Interval:
+    """Mean of after - before (N,) in points, with a percentile bootstrap over scenes.
+
+    Rows of one scene (several classifiers, severities, seeds) are resampled together, or the interval is too narrow."""
+    difference = 100 * (np.asarray(after, float) - np.asarray(before, float))
+    _, index = np.unique(scene, return_inverse=True)
+    total, count = np.bincount(index, difference), np.bincount(index)
+    weights = _resampled(len(total), draws, seed)
+    means = (weights @ total) / (weights @ count)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Interval(difference.mean(), low, high)
+
+
+@lru_cache(maxsize=3)  # a report asks for the same dozens of times, and they take seconds to draw
+def _resampled(n: int, draws: int, seed: int) -> np.ndarray:
+    """How often each of n scenes is drawn: (draws, n) float64."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
+
+
+def gain(runs: list[Records]) -> Interval:
+    """Paired gain of after over before, over all rows of these runs."""
+    return paired_interval(
+        *(np.concatenate([getattr(r, k) for r in runs]) for k in ("right_after", "right_before", "id"))
+    )
+
+
+def summary(runs: list[Records]) -> dict:
+    """Accuracies in percent, counts of fixed and broken predictions, the paired gain, cost an image."""
+    before, after = (np.concatenate([getattr(r, k) for r in runs]) for k in ("right_before", "right_after"))
+    return {
+        "n": len(before),
+        "before": 100 * before.mean(),
+        "after": 100 * after.mean(),
+        "fixed": int((after & ~before).sum()),
+        "broken": int((before & ~after).sum()),
+        "gain": gain(runs),
+        "seconds": float(np.concatenate([r.seconds for r in runs]).mean()),
+    }
+
+
+def protocol_line(runs: list[Records]) -> str:
+    """The line under the title of every results table (docs/methods/protocol.md), made from the records, never typed.
+
+    n counts scenes, whatever number of methods and classifiers met them."""
+
+    def all_of(values: Iterable) -> str:
+        return "|".join(sorted({str(v) for v in values}))
+
+    scenes = len(np.unique(np.concatenate([r.id for r in runs])))
+    splits = {r.about["stream"].get("split") for r in runs}
+    select = all_of(r.about.get("select", "none") for r in runs)
+    seeds = len({(r.about.get("settings") or {}).get("seed", 0) for r in runs})
+    nfe = {f"{k.replace(' ', ':')}:{v:g}" for r in runs for k, v in r.nfe.items()}
+    seconds = np.concatenate([r.seconds for r in runs]).mean()
+    resizes = {str(r.about["stream"]["resize"]) for r in runs if "resize" in r.about["stream"]}
+    geometry = f" resize={'|'.join(sorted(resizes))}" if resizes else ""  # of photographs, before their centre crop
+    if len(resizes) > 1:
+        geometry += " (two geometries: clean images and stored corruptions are not the same crops)"
+    get = lambda key: all_of(r.about["protocol"][key] for r in runs)  # noqa: E731
+    return (
+        f"protocol: stream={get('order')} reset={get('reset')} predict={get('predict')} batch={get('batch')} "
+        f"n={scenes} split={all_of(splits)}{geometry} seeds={seeds} select={select} nfe={','.join(sorted(nfe))} "
+        f"time={seconds:.2f} s/img, {get('device')}"
+    )

@@ -1,0 +1,67 @@
+"""Tables of records that resume: a job that was done is not done again."""
+
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from ..common.cache import VERSION, fingerprint
+from ..common.paths import CACHE, RESULTS
+from ..common.progress import progress
+from .records import Records, load, save
+
+
+def _finished(folder: Path) -> dict[str, Records]:
+    """Fingerprint of its job -> record, of all tables in `folder` that this version of the code could have made."""
+    found = {}
+    for path in sorted(folder.glob("*.npz")):
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                version = int(file["version"]) if "version" in file else 1
+            runs = load(path) if version == VERSION else []
+        except (OSError, ValueError, zipfile.BadZipFile):  # damaged: made anew
+            continue
+        for r in runs:
+            found[fingerprint({key: value for key, value in r.about.items() if key != "protocol"})] = r
+    return found
+
+
+def results(table: str) -> list[Records]:
+    """The committed records of a table in data/results."""
+    return load(RESULTS / f"{table}.npz")
+
+
+Job = tuple[dict, Callable[[], Records]]  # a description that determines the numbers, and the call that makes them
+
+
+def table(
+    name: str,
+    jobs: Iterable[Job],
+    folder: Path = RESULTS,
+    cache: Path = CACHE / "runs",
+    kept: Callable[[Records], Records] = lambda r: r,
+) -> list[Records]:
+    """Do the jobs that have no record yet, then write all records as one table `folder`/<name>.npz.
+
+    Each finished job is kept at once under its fingerprint, so an interrupted table goes on where it stopped; nor is a
+    job done again that stands in any table of `folder`.
+
+    Args:
+        kept: what of a record the table holds.
+
+    Raises ValueError if two jobs have one description."""
+    jobs, runs, finished = list(jobs), [], _finished(folder)
+    if len({fingerprint(about) for about, _ in jobs}) < len(jobs):
+        raise ValueError(f"two jobs of the table {name} have the same description: one of them would never run")
+    for about, work in progress(jobs, desc=name, unit="run"):
+        path = cache / f"{fingerprint(about)}.npz"
+        if fingerprint(about) in finished:
+            runs.append(finished[fingerprint(about)])
+            continue
+        if not path.is_file():
+            save(path, [work()])
+        runs += load(path)
+    runs = [kept(r) for r in runs]
+    save(folder / f"{name}.npz", runs)
+    return runs

@@ -1,0 +1,78 @@
+"""CLIP (Radford et al., 2021) behind images in [0, 1] and plain strings, and the zero-shot classifier it becomes.
+
+The network is open_clip's own class with its own tokenizer, whichever the weights. Features are normalised before they
+are compared: without that the softmax is about ten times too sharp and no gradient is left.
+
+Card: docs/methods/clip_and_text.md
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..common.types import Probs
+from .classifier import Classifier
+
+
+class Clip(nn.Module):
+    """An open_clip network with its tokenizer, frozen or not.
+
+    Args:
+        network: `encode_image`, `encode_text`, `logit_scale`.
+        tokenizer: list of strings -> tokens (M, L).
+        mean, std: per-channel normalisation of its images, whose side is image_size.
+        name: as in `zoo.load`, for records.
+    """
+
+    def __init__(self, network: nn.Module, tokenizer, mean: tuple, std: tuple, image_size: int, name: str = ""):
+        super().__init__()
+        self.network, self.tokenizer, self.image_size, self.name = network.eval(), tokenizer, image_size, name
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def encode_images(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
+        """Unit features (B, D) of images (B, 3, S, S) in [0, 1]."""
+        x = (images.to(self.mean.device) - self.mean) / self.std
+        return F.normalize(self.network.encode_image(x).float(), dim=-1)
+
+    def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "M D"]:
+        """Unit features (M, D) of texts."""
+        return F.normalize(self.network.encode_text(self.tokenizer(list(texts)).to(self.mean.device)).float(), dim=-1)
+
+    def class_features(self, names: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "K D"]:
+        """One unit feature a class (K, D): the mean over templates of unit features, normalised again."""
+        texts = [template.format(name) for name in names for template in templates]
+        return F.normalize(self.encode_texts(texts).unflatten(0, (len(names), -1)).mean(1), dim=-1)
+
+    @torch.no_grad()
+    def zero_shot(self, names: Sequence[str], templates: Sequence[str] = ("{}",)) -> Classifier:
+        """The classifier over these classes: logits are cosines times the learned scale. It shares the image tower.
+
+        Raises ValueError without a class or a template."""
+        if not names or not templates:
+            raise ValueError("a zero-shot classifier takes at least one class name and one template")
+        head = self.network.logit_scale.exp() * self.class_features(names, templates)
+        mean, std = (tuple(v.flatten().tolist()) for v in (self.mean, self.std))
+        network = ZeroShot(self.network.visual, head)
+        return Classifier(network, mean, std, self.image_size, len(names), self.name).to(self.mean.device)
+
+
+class ZeroShot(nn.Module):
+    """An image tower and a bias-free last layer of text features times the logit scale."""
+
+    def __init__(self, visual: nn.Module, head: Float[Tensor, "K D"]):
+        super().__init__()
+        self.visual, self.head = visual, nn.Linear(head.shape[1], head.shape[0], bias=False)
+        self.head.weight = nn.Parameter(head.clone())
+
+    def forward(self, x: Float[Tensor, "B 3 S S"]) -> Probs:
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernel has no per-sample rule for `vmap`
+            return self.head(F.normalize(self.visual(x), dim=-1))
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer, by timm's name for it."""
+        return self.head

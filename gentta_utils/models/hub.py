@@ -1,0 +1,188 @@
+"""Models of the imagenet profile: which repository of the model hub stands for which name, and how it is loaded.
+
+The libraries' own calls look into the hub's cache (HF_HOME) and, unless HF_HUB_OFFLINE is set, fetch what is not there.
+"""
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from huggingface_hub import constants, hf_hub_download
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from ..common.devices import precision_on
+from . import adm
+
+# The paper's ViT-B/32 and ConvNeXt-T are torchvision's; these are their nearest kin in timm, trained on
+# ImageNet-1k alone (the names without a tag would give weights that saw ImageNet-21k).
+REPOSITORIES = {
+    "classifier/resnet": ("timm/resnet50.tv_in1k",),
+    "classifier/resnet18": ("timm/resnet18.tv_in1k",),
+    "classifier/resnet-gn": ("timm/resnet50_gn.a1h_in1k",),
+    "classifier/vit": ("timm/vit_base_patch32_224.augreg_in1k",),
+    "classifier/vit-b16": ("timm/vit_base_patch16_224.augreg_in1k",),
+    "classifier/convnext": ("timm/convnext_tiny.fb_in1k",),
+    "classifier/convnext-base": ("timm/convnext_base.fb_in1k",),
+    "classifier/convnext-large": ("timm/convnext_large.fb_in1k",),
+    "classifier/swin": ("timm/swin_tiny_patch4_window7_224.ms_in1k",),
+    "classifier/swin-base": ("timm/swin_base_patch4_window7_224.ms_in1k",),
+    "denoiser/dit": ("facebook/DiT-XL-2-256", "stabilityai/sd-vae-ft-ema"),
+}
+ADM = "unconditional/unet"  # not on the hub: a file of OpenAI's, see `adm`
+LABELS = 1_281_167  # training images of ImageNet-1k, which all these classifiers saw
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def repositories(name: str) -> tuple[str, ...]:
+    """The ids on the hub of a model's parts. Raises ValueError for an unknown name."""
+    if name == ADM:
+        return (f"ADM, {adm.CHECKPOINT}",)
+    if name not in REPOSITORIES:
+        raise ValueError(f"unknown model {name!r}: choose one of {', '.join((*REPOSITORIES, ADM))}")
+    return REPOSITORIES[name]
+
+
+def load(name: str, device: str = "cpu", precision: str = "auto", low_memory: bool = True) -> nn.Module:
+    """A `Classifier`, `LatentDiT` or `PixelUNet` with published weights; the arguments are those of `zoo.load`.
+
+    Raises ValueError for an unknown name or damaged weights, FileNotFoundError where the weights are missing and cannot
+    be fetched."""
+    repositories(name)
+    if name.startswith("classifier/"):
+        return _load_classifier(name)
+    precision = precision_on(device, precision, published=True)
+    return adm.load(device, precision, low_memory) if name == ADM else _load_dit(name, device, precision, low_memory)
+
+
+def fingerprint(name: str) -> str:
+    """For records: the revisions in the cache (12 digits each) of a model's repositories, or "missing"."""
+    if name == ADM:
+        return adm.fingerprint()
+    found = []
+    for repository in repositories(name):
+        ref = _folder(repository) / "refs" / "main"
+        found.append(ref.read_text(encoding="utf-8")[:12] if ref.is_file() else "missing")
+    return "+".join(found)
+
+
+def require(names: Iterable[str]) -> None:
+    """Nothing, where the weights of all these models are in the cache or can be fetched.
+
+    Raises FileNotFoundError with a line for each repository that is neither, ValueError for an unknown name."""
+    wanted = dict.fromkeys((repository, name) for name in names for repository in repositories(name))
+    lines = [f"{where} (for {name!r}): {get}" for where, name in wanted if (get := _how_to_get(where, name))]
+    if lines:
+        raise FileNotFoundError(
+            f"weights are missing in {constants.HF_HUB_CACHE}. On a machine with a network do what stands behind each, "
+            "and set HF_HOME to the folder that holds what came, here or copied:\n" + "\n".join(lines)
+        )
+
+
+def _how_to_get(repository: str, name: str) -> str | None:
+    """None for weights that are here or on their way; else what to do."""
+    if name == ADM:
+        here = (adm.converted_folder() / "unet" / adm.WEIGHTS).is_file() or (adm.home() / adm.CHECKPOINT).is_file()
+        return None if here else f"put {adm.CHECKPOINT} into {adm.home()}"
+    if any(_folder(repository).glob("snapshots/**/*.safetensors")):
+        return None
+    config = "transformer/config.json" if name == "denoiser/dit" and "DiT" in repository else "config.json"
+    try:  # a small file tells whether the hub answers
+        hf_hub_download(repository, config, cache_dir=constants.HF_HUB_CACHE, local_files_only=constants.HF_HUB_OFFLINE)
+    except (OSError, RuntimeError):
+        return f"`hf download {repository}`"
+    return f"`hf download {repository}`" if constants.HF_HUB_OFFLINE else None
+
+
+def _folder(repository: str) -> Path:
+    """Where the hub's cache keeps a repository."""
+    return Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+
+
+def _read(name: str, repository: str, call):
+    """`call()`, which reads a repository, with one sentence for a file that is missing or damaged."""
+    get = f"`hf download {repository}`"
+    try:
+        with warnings.catch_warnings():  # diffusers passes an argument on that the hub's client no longer knows
+            warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks")
+            return call()
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if path := _damaged(repository):
+            raise ValueError(
+                f"{path} (for {name!r}) is not a whole safetensors file: delete {_folder(repository)} and run {get}"
+            ) from error
+        if not isinstance(error, OSError):
+            raise
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub did not give them"
+        raise FileNotFoundError(
+            f"no weights of {repository} (for {name!r}) in {constants.HF_HUB_CACHE}, and {why}: run {get} on a machine "
+            "with a network, and set HF_HOME to the folder that holds what came, here or copied"
+        ) from error
+
+
+def _damaged(repository: str) -> Path | None:
+    """The first file of weights in the cache that is not whole."""
+    for path in sorted(_folder(repository).glob("snapshots/**/*.safetensors")):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (OSError, SafetensorError):
+            return path
+    return None
+
+
+def _load_classifier(name: str) -> nn.Module:
+    import timm
+
+    from .classifier import Classifier, use_mean_pooling
+
+    timm.layers.set_fused_attn(False)  # the fused kernel has no per-sample rule for `vmap`
+    (repository,) = repositories(name)
+    network = _read(name, repository, lambda: timm.create_model(f"hf-hub:{repository}", pretrained=True))
+    network, config = use_mean_pooling(network.float()), network.pretrained_cfg
+    mean, std, size = tuple(config["mean"]), tuple(config["std"]), config["input_size"][-1]
+    classifier = Classifier(network, mean, std, size, network.num_classes, name)
+    classifier.resize = int(size / config["crop_pct"])  # rounded down, as in timm's own evaluation
+    return classifier
+
+
+def as_published(network: nn.Module) -> nn.Module:
+    """Make a diffusers DiT the function that published DiT weights were trained in (Peebles and Xie, 2023), in place.
+
+    The library's class spaces the frequencies of the timestep embedding by 1 / 127 of their range, the original by
+    1 / 128, and the norm before the MLP has epsilon 1e-5 in the one, 1e-6 in the other; no argument sets either.
+    Models that were trained in the library's class, as those of the scenes profile, must not come here."""
+    for block in network.transformer_blocks:
+        block.norm1.emb.time_proj.downscale_freq_shift = 0
+        block.norm3.eps = 1e-6
+    return network
+
+
+def _load_dit(name: str, device: str, precision: str, low_memory: bool) -> nn.Module:
+    from diffusers import AutoencoderKL, DDPMScheduler, DiTTransformer2DModel
+    from diffusers.utils import logging
+
+    from .denoiser import PRECISIONS
+    from .dit import LatentDiT, halve, prepare_dit
+
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r}: choose one of auto, {', '.join(PRECISIONS)}")
+    logging.disable_progress_bar()  # it would stand in every committed notebook
+    dit, autoencoder = repositories(name)
+    how = dict(torch_dtype=torch.float32, local_files_only=constants.HF_HUB_OFFLINE)
+    network = _read(name, dit, lambda: DiTTransformer2DModel.from_pretrained(dit, subfolder="transformer", **how))
+    how_scheduler = dict(local_files_only=constants.HF_HUB_OFFLINE)
+    scheduler = _read(name, dit, lambda: DDPMScheduler.from_pretrained(dit, subfolder="scheduler", **how_scheduler))
+    vae = _read(name, autoencoder, lambda: AutoencoderKL.from_pretrained(autoencoder, **how))
+    network = prepare_dit(as_published(network))  # in float32: 27 of 28 label tables go before anything is halved
+    if precision != "fp32":
+        network = halve(network, DTYPES[precision])
+    return LatentDiT(
+        network.to(device),
+        vae.to(device),
+        scheduler.alphas_cumprod,
+        prediction_type=scheduler.config.prediction_type,
+        precision=precision,
+        low_memory=low_memory,
+    )

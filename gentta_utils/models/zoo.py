@@ -1,0 +1,240 @@
+"""The only place that knows models' names and paths: `load("classifier/resnet", profile)`.
+
+Profile "scenes" is shipped: small models in the libraries' own formats under data/models, float16 safetensors, each
+with a card and a checksum. Nothing but safetensors is ever read there. Profile "imagenet" is in `hub`: the same names
+and classes, published weights.
+"""
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..common.devices import precision_on
+from ..common.files import check_file, sha256, write_json
+from ..common.paths import MODELS
+from . import hub
+
+PROFILES = ("scenes", "imagenet")
+SHIPPED = (
+    "classifier/resnet",
+    "classifier/vit",
+    "classifier/swin",
+    "classifier/swin-wide",
+    "classifier/convnext",
+    "classifier/convnext-wide",
+    "classifier/resnet-300",
+    "classifier/resnet-3000",
+    "classifier/resnet-augmix",
+    "classifier/resnet-ceiling",
+    "classifier/mae",
+    "classifier/filter",
+    "denoiser/dit",
+    "unconditional/unet-unshuffle",
+    "autoencoder/f4",
+    "clip/small",
+    "clip/large",
+    "denoiser/text",
+    "classifier/resnet-sda",
+    "classifier/vit-sda",
+    "classifier/swin-sda",
+    "classifier/swin-wide-sda",
+    "classifier/convnext-sda",
+    "classifier/convnext-wide-sda",
+)
+ON_DEMAND = ("denoiser/dit-10min", "denoiser/dit-soft-10min")  # checksums and cards are here, weights must be trained
+CHECKSUMS = MODELS / "checksums.json"
+IMAGE_SIZE = 64  # of the scenes profile's task models
+
+
+def names() -> list[str]:
+    """Every model of the scenes profile that is here."""
+    return sorted({"/".join(Path(file).parts[:2]) for file in checksums()})
+
+
+def checksums() -> dict[str, str]:
+    """File of weights or configuration (relative to data/models) -> SHA-256."""
+    return json.loads(CHECKSUMS.read_text(encoding="utf-8")) if CHECKSUMS.is_file() else {}
+
+
+def files_of(name: str) -> list[str]:
+    """The files of a model, relative to data/models, weights last. Raises ValueError for an unknown name."""
+    files = [f for f in checksums() if f.startswith(f"{name}/")]
+    if not files:
+        raise ValueError(f"unknown model {name!r}: choose one of {', '.join(names()) or 'none, none is shipped'}")
+    return sorted(files, key=lambda file: file.endswith(".safetensors"))
+
+
+def fingerprint(name: str, profile: str = "scenes") -> str:
+    """For records: the first 12 digits of the checksum of a model's weights (of all checksums, where it has several
+    parts), or of its revision on the hub."""
+    if check_profile(profile) == "imagenet":
+        return hub.fingerprint(name)
+    parts = [checksums()[file] for file in files_of(name) if file.endswith(".safetensors")]
+    return (parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest())[:12]
+
+
+def card(name: str, profile: str = "scenes") -> dict:
+    """The model's card: data, recipe, time, quality; of a published model what the profile itself knows of it."""
+    if check_profile(profile) == "imagenet":
+        return {"recipe": {"architecture": " + ".join(hub.repositories(name)), "labels": hub.LABELS}}
+    files_of(name)
+    return json.loads((MODELS / name / "card.json").read_text(encoding="utf-8"))
+
+
+def check_profile(profile: str) -> str:
+    """The profile. Raises ValueError for an unknown one."""
+    if profile not in PROFILES:
+        raise ValueError(f"unknown profile {profile!r}: choose one of {', '.join(PROFILES)}")
+    return profile
+
+
+def load(
+    name: str,
+    profile: str = "scenes",
+    device: str = "cpu",
+    precision: str = "auto",
+    folder: Path = MODELS,
+    low_memory: bool = True,
+) -> nn.Module:
+    """A model ready to use, frozen and in eval mode: a `Classifier`, a `Denoiser`, a `Clip` or an
+    `AutoencoderKL`. A text model's classes are the category prompts, until it is asked `for_prompts`.
+
+    Args:
+        name: e.g. "classifier/resnet", "denoiser/dit", "unconditional/unet"; more in `hub.REPOSITORIES`.
+        precision: of a denoiser: "fp32", "bf16" or "fp16" (autocast; in the imagenet profile the weights too), or
+            "auto": half where the processor is fast at it; on a CPU the imagenet profile stays at fp32.
+        folder: of the scenes profile's models; elsewhere than data/models (candidates) no checksum is asked for.
+        low_memory: of the imagenet profile's denoiser: recompute instead of keeping, see `LatentDiT`.
+
+    Raises:
+        ValueError: unknown name or profile, damaged weights. FileNotFoundError: missing weights.
+    """
+    if check_profile(profile) == "imagenet":
+        return hub.load(name, device, precision, low_memory).to(device).eval().requires_grad_(False)
+    if folder == MODELS:
+        for file in files_of(name):
+            if name in ON_DEMAND and not (MODELS / file).is_file():
+                raise FileNotFoundError(
+                    f"{name} is not shipped, only the tables that rest on it: run `python -m gentta_utils train {name} "
+                    "--promote` (some ten minutes)"
+                )
+            check_file(MODELS / file, checksums()[file])
+    path = folder / name
+    if name.startswith("classifier/"):
+        model = _load_classifier(name, path)
+    elif name.startswith("clip/"):
+        model = _load_clip(name, path)
+    elif name.startswith("autoencoder/"):
+        model = _load_autoencoder(path)
+    elif (path / "model_index.json").is_file():
+        model = _load_text(path, device, precision)
+    else:
+        model = (_load_unet if (path / "unet").is_dir() else _load_dit)(path, device, precision)
+    return model.to(device).eval().requires_grad_(False)
+
+
+@lru_cache(maxsize=16)
+def cached(name: str, precision: str = "auto") -> nn.Module:
+    """`load` on the CPU, once a process for each precision; treat it as read-only."""
+    return load(name, precision=precision)
+
+
+def _load_classifier(name: str, path: Path) -> nn.Module:
+    import timm
+
+    from . import mae  # noqa: F401  (an architecture that timm then knows)
+    from .classifier import Classifier
+
+    timm.layers.set_fused_attn(False)  # the fused kernel has no per-sample rule for `vmap`
+    network = timm.create_model(f"local-dir:{path}", pretrained=True)
+    config = network.pretrained_cfg
+    classifier = Classifier(
+        network.float(),
+        tuple(config["mean"]),
+        tuple(config["std"]),
+        config["input_size"][-1],
+        network.num_classes,
+        name,
+    )
+    if (path / "alignment.json").is_file():  # fine-tuned for SDA
+        classifier.alignment = json.loads((path / "alignment.json").read_text(encoding="utf-8"))
+    return classifier
+
+
+def _load_clip(name: str, path: Path) -> nn.Module:
+    import open_clip
+
+    from .clip import Clip
+
+    network, _, _ = open_clip.create_model_and_transforms(f"local-dir:{path}", precision="fp32")
+    shown = network.visual.preprocess_cfg
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{path}")
+    return Clip(network, tokenizer, tuple(shown["mean"]), tuple(shown["std"]), IMAGE_SIZE, name)
+
+
+def _load_autoencoder(path: Path) -> nn.Module:
+    from diffusers import AutoencoderKL
+    from diffusers.utils import logging
+
+    logging.disable_progress_bar()
+    return AutoencoderKL.from_pretrained(path, torch_dtype=torch.float32)
+
+
+def _load_text(path: Path, device: str, precision: str) -> nn.Module:
+    from ..world.words import LABEL_SETS
+    from .text_unet import TextUNet
+
+    precision = precision_on(device, precision)
+    return TextUNet(load_pipeline(path), LABEL_SETS["category"].prompts(), IMAGE_SIZE, precision)
+
+
+def load_pipeline(path: Path, dtype: torch.dtype = torch.float32):
+    """The `StableDiffusionPipeline` in a folder, silent: what `zoo.load` wraps, for those who want its samples."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import logging
+    from transformers.utils import logging as more_logging
+
+    logging.disable_progress_bar()
+    more_logging.disable_progress_bar()
+    pipeline = StableDiffusionPipeline.from_pretrained(path, dtype=dtype, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _load_dit(path: Path, device: str, precision: str) -> nn.Module:
+    from diffusers import DDPMScheduler, DiTTransformer2DModel
+    from diffusers.utils import logging
+
+    from .dit import PixelDiT
+
+    precision = precision_on(device, precision)
+    logging.disable_progress_bar()  # it would stand in every committed notebook
+    network = DiTTransformer2DModel.from_pretrained(path, subfolder="transformer", torch_dtype=torch.float32)
+    scheduler = DDPMScheduler.from_pretrained(path, subfolder="scheduler")
+    return PixelDiT(network, scheduler.alphas_cumprod, IMAGE_SIZE, scheduler.config.prediction_type, precision)
+
+
+def _load_unet(path: Path, device: str, precision: str) -> nn.Module:
+    from diffusers import DDPMScheduler, UNet2DModel
+    from diffusers.utils import logging
+
+    from .unet import PixelUNet
+
+    precision = precision_on(device, precision)
+    logging.disable_progress_bar()
+    network = UNet2DModel.from_pretrained(path, subfolder="unet", torch_dtype=torch.float32)
+    scheduler = DDPMScheduler.from_pretrained(path, subfolder="scheduler")
+    kind, unshuffle = scheduler.config.prediction_type, network.config.in_channels == 12
+    return PixelUNet(network, scheduler.alphas_cumprod, IMAGE_SIZE, kind, precision, unshuffle)
+
+
+def register(name: str) -> None:
+    """Write the checksums of a model's files, after it was promoted; the card may be edited later."""
+    found = {f: c for f, c in checksums().items() if not f.startswith(f"{name}/")}
+    for path in (p for p in (MODELS / name).rglob("*") if p.is_file() and p.name != "card.json"):
+        found[str(path.relative_to(MODELS))] = sha256(path)
+    write_json(CHECKSUMS, dict(sorted(found.items())))

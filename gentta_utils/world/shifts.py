@@ -1,0 +1,31 @@
+"""All shifts that are made from a clean image, by name."""
+
+from torch import Tensor
+
+from ..streams.folders import FolderSpec
+from ..streams.scenes import SceneSpec
+from . import corruptions, renditions, severities
+from .watermark import watermark
+
+SHIFTS = ["clean", *severities.ALL, "watermark", *renditions.SHIFTS]
+
+
+def in_memory(spec: SceneSpec | FolderSpec) -> str:
+    return f"in-memory {corruptions.version(spec.shift, spec.severity)}"
+
+
+def shifted(images: Tensor, shift: str, severity: int, ids: Tensor, seed: int = 0) -> Tensor:
+    """Images (B, 3, S, S) under a shift of `SHIFTS` that is made from the clean image.
+
+    Raises ValueError for an unknown shift or severity, or a natural shift: those are rendered anew."""
+    if shift in renditions.SHIFTS:
+        raise ValueError(f"shift {shift!r} is not made from an image but rendered: use `stream` or `renditions.make`")
+    if shift in ("clean", "watermark"):
+        no_severity(shift, severity)
+        return images if shift == "clean" else watermark(images)
+    return corruptions.corrupt(images, shift, severity, ids, seed)
+
+
+def no_severity(shift: str, severity: int) -> None:
+    if severity:
+        raise ValueError(f"severity={severity}: {shift} has none, leave it at 0")

@@ -1,0 +1,208 @@
+"""Every exercise's check passes on the notebook's own solution and fails on wrong answers that people really give."""
+
+import random
+import re
+
+import notebook_rules as rules
+import pytest
+import torch
+
+from gentta_utils.course import exercises
+from gentta_utils.course.nb02 import exercises as nb02_exercises
+from gentta_utils.course.nb05 import exercises as nb05_exercises
+from gentta_utils.diffusion import guidance, process
+from gentta_utils.runner.notebook import notebooks
+
+_PUSH = """
+def f(predict, x, y, d, w):
+    x = x.requires_grad_()
+    d = bicubic_low_pass(y - predict(x), d)
+    return torch.autograd.grad(w * ({}), x)[0]"""
+WRONG = {
+    "x0_error": {
+        "upside down": "def f(e, t, abar): return e * abar[t] / (1 - abar[t])",
+        "squared": "def f(e, t, abar): return e * ((1 - abar[t]) / abar[t]).sqrt()",
+        "differ": "def f(e, t, abar): return e * (1 - abar[t])",
+        "shape": "def f(e, t, abar): return (e * (1 - abar[t]) / abar[t]).mean()",
+    },
+    "noise_of_v": {
+        "that is x0": "def f(v, x, t, a): return expand(a.sqrt(), t, v) * x - expand((1 - a).sqrt(), t, v) * v",
+        "sign": "def f(v, x, t, a): return expand(a.sqrt(), t, v) * v - expand((1 - a).sqrt(), t, v) * x",
+        "swapped": "def f(v, x, t, a): return expand((1 - a).sqrt(), t, v) * v + expand(a.sqrt(), t, v) * x",
+        "roots": "def f(v, x, t, a): return expand(a, t, v) * v + expand(1 - a, t, v) * x",
+        "raised|differ": "def f(v, x, t, a): return a[t] * v",
+    },
+    "posterior": {
+        "sign": "def f(e, d, tau): return (d * e / tau).softmax(1)",
+        "multiply by dims": "def f(e, d, tau): return (-e / tau).softmax(1)",
+        "row": "def f(e, d, tau): return (-d * e / tau).softmax(0)",
+        "tau divides": "def f(e, d, tau): return (-d * e * tau).softmax(1)",
+        "differ": "def f(e, d, tau): return (-d * e).softmax(1)",
+    },
+    "eliminate": {
+        "nothing was eliminated": "def f(e, pairs, keep): return int(e.mean(0).argmin())",
+        "not a class": """
+def f(e, pairs, keep):
+    for n, kept in zip(pairs, keep):
+        best = e[:n].mean(0).argsort()[:kept]
+        e = e[:, best]
+    return 0""",
+        "differ": """
+def f(e, pairs, keep):
+    left = torch.arange(e.shape[1])
+    for n, kept in zip(pairs, keep):
+        left = left[e[:n, left].mean(0).argsort(descending=True)[:kept]]
+    return int(left[0])""",
+        "differ|nothing": """
+def f(e, pairs, keep):
+    left, start = torch.arange(e.shape[1]), 0
+    for n, kept in zip(pairs, keep):
+        left, start = left[e[start:n, left].mean(0).argsort()[:kept]], n
+    return int(left[0])""",
+    },
+    "drowned": {
+        "by f, not by": "def f(s, k, a): return int((((1 - a) / a).sqrt() < 2 * s / k**2).sum())",
+        "use factor": "def f(s, k, a): return int((((1 - a) / a).sqrt() < 2 * s).sum())",
+        "doubles": "def f(s, k, a): return int((((1 - a) / a).sqrt() < s / k).sum())",
+        "differ": "def f(s, k, a): return int((((1 - a) / a).sqrt() < 2 * s / k).sum()) + 1",
+    },
+    "stratified": {
+        "exactly": "def f(n, a, b, g): return torch.arange(a, b, max(1, (b - a) // (n + 1)))",
+        "same": "def f(n, a, b, g): return (a + (torch.arange(n) + 0.5) / n * (b - a)).long()",
+        "empty|outside": "def f(n, a, b, g): return torch.randint(a, b, (n,), generator=g).sort().values",
+        "together": """
+def f(n, a, b, g):
+    return (a + (torch.arange(n) + torch.rand(1, generator=g)) / n * (b - a)).long().clamp(a, b - 1)""",
+        "int64": "def f(n, a, b, g): return a + (torch.arange(n) + torch.rand(n, generator=g)) / n * (b - a)",
+    },
+    "accumulate": {
+        "mean of the chunks": "def f(g, x, s): return torch.stack([g(c) for c in x.split(s)]).mean(0)",
+        "sum of the chunks": "def f(g, x, s): return sum(g(c) for c in x.split(s))",
+        "sum over pairs": "def f(g, x, s): return sum(g(c) * len(c) for c in x.split(s))",
+        "do not fit": "def f(g, x, s): return g(x)",
+    },
+    "output_gradient": {
+        "through the softmax": "def f(G, p): return 2 * (G @ p[..., None])[..., 0]",
+        "factor 2": """
+def f(G, p):
+    h = (G @ p[..., None])[..., 0]
+    return p * (h - (p * h).sum(1, keepdim=True))""",
+        "plain mean": """
+def f(G, p):
+    h = 2 * (G @ p[..., None])[..., 0]
+    return p * (h - h.mean(1, keepdim=True))""",
+        "p_i is missing": """
+def f(G, p):
+    h = 2 * (G @ p[..., None])[..., 0]
+    return h - (p * h).sum(1, keepdim=True)""",
+    },
+    "rate": {
+        "not the mean": "def f(a, b, d): return d / (a * b).mean()",
+        "before you take": "def f(a, b, d): return d / (a.median() * b.median())",
+        "divide delta": "def f(a, b, d): return d * (a * b).median()",
+        "squared norm": "def f(a, b, d): return d / (a**2 * b).median()",
+    },
+    "least_start": {
+        "one too early": "def f(s, std, a): return int((a * std**2 / (a * std**2 + 1 - a) > s).sum()) - 1",
+        "not kept": "def f(s, std, a): return int(((1 - a) / (a * std**2 + 1 - a) > s).sum())",
+        "std squared": "def f(s, std, a): return int((a * std / (a * std + 1 - a) > s).sum())",
+        "counts what x_t keeps": "def f(s, std, a): return int((a.sqrt() > s).sum())",
+        "counts abar": "def f(s, std, a): return int((a > s).sum())",
+        "differ": "def f(s, std, a): return int((a * std**2 / (a * std**2 + 1 - a) > s).sum()) + 1",
+    },
+    "replace_low": {
+        "subtract them": "def f(x, y, d): return x + bicubic_low_pass(y, d)",
+        "swap the two": "def f(x, y, d): return y + bicubic_low_pass(x - y, d)",
+        "nothing but low": "def f(x, y, d): return bicubic_low_pass(y, d)",
+        "sign is wrong": "def f(x, y, d): return x + bicubic_low_pass(x - y, d)",
+        "mean of both": "def f(x, y, d): return x + bicubic_low_pass(y - x, d) / 2",
+    },
+    "push": {
+        "over the whole batch": _PUSH.format("d.norm()"),
+        "sign": _PUSH.format("-d.flatten(1).norm(dim=1).sum()"),
+        "squared distance": _PUSH.format("d.square().sum()"),
+        "differ": _PUSH.format("d.flatten(1).norm(dim=1).mean()"),
+        "not with respect to x0_hat": """
+def f(predict, x, y, d, w):
+    v = predict(x).detach().requires_grad_()
+    return torch.autograd.grad(w * bicubic_low_pass(y - v, d).flatten(1).norm(dim=1).sum(), v)[0]""",
+        "low-pass is missing": """
+def f(predict, x, y, d, w):
+    x = x.requires_grad_()
+    return torch.autograd.grad(w * (y - predict(x)).flatten(1).norm(dim=1).sum(), x)[0]""",
+        "scale is missing": """
+def f(predict, x, y, d, w):
+    x = x.requires_grad_()
+    return torch.autograd.grad(bicubic_low_pass(y - predict(x), d).flatten(1).norm(dim=1).sum(), x)[0]""",
+    },
+    "vote": {
+        "logits added": "def f(z, y, T): return (z / T + y).softmax(1)",
+        "mean of logits": "def f(z, y, T): return ((z / T + y) / 2).softmax(1)",
+        "taken twice": "def f(z, y, T): return (((z / T).softmax(1) + y.softmax(1)) / 2).softmax(1)",
+        "source alone": "def f(z, y, T): return ((z / T).softmax(1) + (y / T).softmax(1)) / 2",
+        "do not multiply": "def f(z, y, T): return ((z * T).softmax(1) + y.softmax(1)) / 2",
+        "not used": "def f(z, y, T): return (z.softmax(1) + y.softmax(1)) / 2",
+        "sum to 2": "def f(z, y, T): return (z / T).softmax(1) + y.softmax(1)",
+    },
+    "scale_of": {
+        "by the root": "def f(w, B, s): return w / B * s / 256",
+        "do not multiply": "def f(w, B, s): return w * B**0.5 * s / 256",
+        "grows with its side": "def f(w, B, s): return w / B**0.5",
+        "enters once": "def f(w, B, s): return w / B**0.5 * (s / 256) ** 2",
+        "is not used": "def f(w, B, s): return w * s / 256",
+        "upside down": "def f(w, B, s): return w / B**0.5 * 256 / s",
+    },
+}
+SPACE = {"torch": torch, "expand": process.expand, "bicubic_low_pass": guidance.bicubic_low_pass}
+
+
+def solutions() -> dict[str, str]:
+    """Name of an exercise's function -> the code folded under "Solution", over all notebooks."""
+    text = "\n".join(rules.source(c) for path in notebooks() for c in rules.load(path)["cells"])
+    blocks = re.findall(r"<summary>Solution</summary>\s+```python\n(.*?)```", text, re.DOTALL)
+    return {re.match(r"def (\w+)", block)[1]: block for block in blocks}
+
+
+def check(name: str):
+    """The check of an exercise, in whichever module it stands."""
+    return next(
+        getattr(m, f"check_{name}") for m in (exercises, nb02_exercises, nb05_exercises) if hasattr(m, f"check_{name}")
+    )
+
+
+def function(code: str):
+    space = dict(SPACE)
+    exec(code, space)  # code of this file, and of the notebooks of this repository
+    return next(v for k, v in space.items() if callable(v) and k not in SPACE and k != "__builtins__")
+
+
+@pytest.fixture(autouse=True)
+def _random():
+    random.seed(0)
+
+
+def test_every_exercise_has_a_solution_and_wrong_answers():
+    assert set(solutions()) == set(WRONG)
+    assert all(len(wrong) >= 2 for wrong in WRONG.values())
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_the_solution_passes_whatever_the_draw(name, capsys):
+    for _ in range(20):
+        check(name)(function(solutions()[name]))
+    exercises.attempt(check(name), function(solutions()[name]))
+    assert capsys.readouterr().out == f"{name}: right\n"
+
+
+@pytest.mark.parametrize("name, says", [(name, says) for name, wrong in WRONG.items() for says in wrong])
+def test_a_wrong_answer_is_told_what_is_wrong(name, says, capsys):
+    for _ in range(20):
+        exercises.attempt(check(name), function(WRONG[name][says]))
+    for line in capsys.readouterr().out.splitlines():
+        assert re.search(says, line), line
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_an_empty_body_is_no_fault(name, capsys):
+    exercises.attempt(check(name), lambda *args: None)
+    assert "not written yet" in capsys.readouterr().out

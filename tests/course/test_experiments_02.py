@@ -1,0 +1,143 @@
+"""The tables of notebook 02: which rule to trust, the map of when feedback helps, ablations."""
+
+import gentta_utils  # noqa: F401, I001
+import numpy as np
+import pytest
+
+from gentta_utils.common import cache
+from gentta_utils.course import side_by_side, trials
+from gentta_utils.course.nb02 import experiments, report, trust, when_it_helps
+from gentta_utils.evaluation import records, tables
+from gentta_utils.methods import source
+from gentta_utils.streams.scenes import SceneSpec
+
+
+def record(label, after, before, shift="fog", classifier="classifier/resnet", method="diffusion_tta", loss=None):
+    """Logits (N, 3) whose largest entry is the given class; the true class is 0."""
+    after, before = (np.eye(3)[np.array(v)] * 4.0 for v in (after, before))
+    n = len(after)
+    return records.Records(
+        id=np.arange(n),
+        label=np.zeros(n, int),
+        before=before,
+        after=after,
+        loss=np.ones((n, 2)) if loss is None else np.array(loss, float),
+        seconds=np.full(n, 0.5),
+        nfe={"denoiser fwd+bwd": 96.0},
+        about={
+            "label": label,
+            "method": method,
+            "classifier": classifier,
+            "settings": {"seed": 0},
+            "stream": {"shift": shift, "severity": 5, "split": "test"},
+            "protocol": {"order": "iid", "reset": "per_image", "predict": "after", "batch": n, "device": "cpu"},
+        },
+    )
+
+
+def test_evidence():
+    adapted = record("x", after=[0, 1, 2, 0], before=[1, 1, 0, 2], loss=[[1, 0.5], [1, 1], [1, 1.5], [2, 1]])
+    reader = record("reader", after=[0, 1, 0, 1], before=[0, 0, 0, 0])
+    e = trust.evidence([adapted], [reader])
+    assert e.agrees.tolist() == [1, 1, -1, 0]  # adapted, both, the source, neither
+    assert e.drop.tolist() == [0.5, 0, -0.5, 0.5]
+    assert e.right_after.tolist() == [True, False, False, True]
+    np.testing.assert_allclose(e.sure, np.exp(4) / (np.exp(4) + 2))
+    np.testing.assert_allclose(e.sure + e.doubt, 1)
+    with pytest.raises(ValueError, match="no record of 4 images"):
+        trust.evidence([adapted], [record("reader", [0], [0], shift="snow")])
+
+
+def test_a_rule_is_chosen_by_right_predictions_and_keeps_the_better_side():
+    """The loss falls exactly where adaptation is right: the rule must find that and reach the oracle."""
+    rng = np.random.default_rng(0)
+    good = rng.random(200) < 0.5
+    after, before = np.where(good, 0, 1), np.where(good, 1, 0)
+    loss = np.stack([np.ones(200), np.where(good, 0.8, 1.2)], 1)
+    readers = [record("reader", rng.integers(0, 3, 200), before)]
+    e = trust.evidence([record("x", after, before, loss=loss)], readers)
+    rule, threshold = trust.choose(e)
+    assert rule == "loss fell"
+    assert trust.accepted(e, rule, threshold).all()
+    verdict = trust.judge(e, rule, threshold)
+    assert verdict["over always"].mean == pytest.approx(100 * (~good).mean())
+    assert verdict["over never"].mean == pytest.approx(100 * good.mean())
+    assert not trust.accepted(e, rule, np.inf)[good].any()  # a threshold that nothing reaches keeps the source
+
+
+def test_the_map_of_when_it_helps():
+    runs = []
+    for d in ("dit-10min", "dit"):
+        for pairs in experiments.BUDGETS:
+            lead = [0, 0, 0, 1] if d == "dit" else [1, 1, 1, 1]  # right 3 of 4, or none
+            runs.append(record(f"reader/{pairs} pairs/150..600 {d}", lead, [0, 0, 1, 1], method="diffusion_classifier"))
+            for c in experiments.LABELS:
+                after = [0, 0, 0, 1] if d == "dit" else [0, 1, 1, 1]
+                runs.append(record(f"{d}/{pairs}", after, [0, 0, 1, 1], classifier=c))
+    cells = when_it_helps.points_of_phase(runs)
+    assert len(cells) == 2 * 3 * 3
+    assert {(c["ahead"], c["gain"]) for c in cells if c["denoiser"] == "dit"} == {(25.0, 25.0)}
+    assert {(c["ahead"], c["gain"]) for c in cells if c["denoiser"] != "dit"} == {(-50.0, -25.0)}
+    assert when_it_helps.predicted_sign(cells) == {"percent": 100.0, "cells": 18, "ties": 0}
+    against = [*cells, {"ahead": 1.0, "gain": -1.0}, {"ahead": 0.0, "gain": 3.0}]
+    assert when_it_helps.predicted_sign(against) == {"percent": pytest.approx(100 * 18 / 19), "cells": 19, "ties": 1}
+    assert "+25 -> +25" in when_it_helps.phase(runs)
+
+
+def test_the_ensemble_of_logits_is_computed_from_the_record():
+    r = record("K11: logits", after=[0, 0], before=[1, 0])
+    r.before[0] = [3.9, 4.0, 0.0]  # nearly undecided, so the mean of both is right
+    text = report.ablations([r])
+    assert "parameters: logits, ensemble with the source" in text
+    (row,) = (line for line in text.splitlines() if "ensemble" in line)
+    assert "100.0" in row
+
+
+def test_stored_labels_are_printed_in_words():
+    stored = {r.about["label"] for r in tables.results("ablations") if r.about["method"] == "diffusion_tta"}
+    said = {report.spoken(label) for label in stored}
+    assert len(said) == len(stored)
+    assert {label.split(":")[0] for label in said} == {"components", "parameters", "pairs"}
+    assert report.spoken("diffusion_tta/full: low") == "diffusion_tta/full: low"
+
+
+def test_orders_of_a_stream():
+    specs = [SceneSpec(4, "fog", 5, "test", 70 + 4 * i) for i in range(2)]
+    mixed = trials.ordered(tuple(specs), "mixed")
+    assert mixed.order == "mixed"
+    assert len(mixed) == 8
+    labels = trials.ordered(specs[0], "correlated").labels
+    assert labels.tolist() == sorted(labels.tolist())
+    alone, sorted_ = (
+        trials.job("source", source.Settings(), "classifier/resnet", specs[0], "x", None, order=order)[0]
+        for order in ("iid", "correlated")
+    )
+    assert cache.fingerprint(alone) != cache.fingerprint(sorted_)
+
+
+def test_rows_are_compared_with_the_source_scene_by_scene(monkeypatch):
+    """A mixed stream is told apart by its scenes; a method on another network is held against that network."""
+    fog, snow = (dict(before=[1, 1, 0, 0], shift=s) for s in ("fog", "snow"))
+    runs = [record("source/full", [1, 1, 0, 0], method="source", **fog), record("tent", [0, 1, 0, 0], **fog)]
+    runs += [record("source/full", [1, 1, 1, 0], method="source", **snow), record("tent", [1, 1, 1, 0], **snow)]
+    for r in runs[2:]:
+        r.id[:] += 10
+    both = record("tent/mixed", [0, 1, 1, 0, 0, 0, 1, 1], [1] * 8, shift="mixed")
+    both.id[:] = [0, 10, 1, 11, 2, 12, 3, 13]  # fog and snow in turn
+    other = record("source/full", [0, 0, 0, 0], method="source", classifier="classifier/mae", **fog)
+    changed = record("ttt_mae", [1, 0, 0, 0], classifier="classifier/mae", **fog)
+    text = side_by_side.compared([*runs, both, other, changed])
+    rows = {tuple(c.strip() for c in line.split("|")[1:3]): line for line in text.splitlines() if line.startswith("|")}
+    assert [c.strip() for c in rows["tent/mixed", "resnet"].split("|")][3:6] == ["50", "50", "50.0"]
+    assert "+12.5" in rows["tent/mixed", "resnet"]  # 4 of 8 right, the source 3
+    assert "+12.5" in rows["tent", "resnet"]
+    assert "-25.0" in rows["ttt_mae", "mae"]
+
+
+def test_the_ensemble_takes_its_temperature_from_held_out_corruptions():
+    taus = {side_by_side.ensemble_temperature(f"reader/{n} pairs/150..600") for n in (9, 48)}
+    assert taus <= set(side_by_side.TAUS)
+    r = record("reader/9 pairs/150..600", after=[0, 1], before=[1, 0], method="diffusion_classifier")
+    r.about["settings"]["temperature"] = 3.0
+    assert side_by_side.averaged(r, 0.3).tolist() == [True, False]  # at a low temperature the reader is the surer one
+    assert side_by_side.averaged(r, 300.0).tolist() == [False, True]

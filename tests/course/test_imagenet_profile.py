@@ -1,0 +1,548 @@
+"""The imagenet profile on a fake hub: the very calls of the real one, on tiny random models and noise images."""
+
+import json
+import os
+from dataclasses import replace
+
+import fake_hub
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DConditionModel
+from huggingface_hub import constants
+
+from gentta_utils.course import profiles
+from gentta_utils.diffusion.error_table import error_table, plausible
+from gentta_utils.diffusion.process import alphas_cumprod_of, diffusion_loss, linear_betas
+from gentta_utils.evaluation import evaluate
+from gentta_utils.methods import diffusion_classifier, diffusion_tta, tent
+from gentta_utils.methods import source as methods_source
+from gentta_utils.methods.base import Models
+from gentta_utils.models import hub, zoo
+from gentta_utils.models.classifier import Classifier
+from gentta_utils.models.dit import LatentDiT, prepare_dit
+from gentta_utils.models.zoo import load
+from gentta_utils.runner import notebook
+from gentta_utils.streams import folders
+from gentta_utils.streams.folders import FolderSpec
+from gentta_utils.streams.stream import stream
+
+CLASSIFIERS = [name for name in hub.REPOSITORIES if name.startswith("classifier/")]
+IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALVES = ((0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """An HF_HOME with every repository of the profile."""
+    return fake_hub.write_hub(tmp_path_factory.mktemp("hub"))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A data root with every data set of the profile."""
+    return fake_hub.write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture
+def at_hub(home, monkeypatch):
+    """The libraries look into the fake hub."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    return home
+
+
+@pytest.fixture
+def photos():
+    return torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(7))
+
+
+def one_sentence(error, *parts):
+    text = str(error.value)
+    assert "\n" not in text
+    assert len(text) < 600
+    for part in parts:
+        assert part in text
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_classifiers(at_hub, photos, name):
+    model = load(name, "imagenet")
+    assert isinstance(model, Classifier)
+    assert (model.classes, model.image_size, model.name) == (1000, 224, name)
+    statistics = HALVES if "vit" in name else IMAGENET_STATISTICS
+    for found, wanted in zip((model.mean, model.std), statistics, strict=True):
+        torch.testing.assert_close(found.flatten(), torch.tensor(wanted))
+    with torch.no_grad():
+        assert model(photos).shape == (2, 1000)
+    assert not any(p.requires_grad for p in model.parameters())
+    assert not model.training
+    resize = {"classifier/resnet-gn": 238}.get(name, 248 if "vit" in name or "swin" in name else 256)
+    assert model.resize == model.restrict((3, 5)).resize == resize
+
+
+def test_images_are_cropped_as_the_weights_want_them(at_hub, root):
+    """The share of the side that the crop keeps is the weights' own; without a network it is that of ImageNet-C."""
+    vit, photo = load("classifier/vit", "imagenet"), folders.listing("imagenet", root)
+    s = profiles.stream("imagenet", str(root), 1, resize=vit.resize)
+    path = photo.paths[photo.ids.tolist().index(int(s.ids[0]))]
+    assert torch.equal(s.images[0], folders.read_image(path, 224, 248))
+    assert s.about["resize"] == 248
+    assert profiles.stream("imagenet", str(root), 1).about["resize"] == 256
+    assert profiles.stream("imagenet", str(root), 1, "a", resize=248).about["resize"] == 248
+
+
+@pytest.mark.parametrize("name", ["classifier/resnet", "classifier/convnext"])
+def test_a_classifier_is_that_of_the_library(at_hub, photos, name):
+    model, plain = load(name, "imagenet"), timm.create_model(f"hf-hub:{hub.REPOSITORIES[name][0]}", pretrained=True)
+    kept, loaded = plain.state_dict(), model.network.state_dict()
+    assert kept.keys() == loaded.keys()
+    assert all(torch.equal(kept[key], loaded[key]) for key in kept)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in IMAGENET_STATISTICS)
+    with torch.no_grad():
+        torch.testing.assert_close(model(photos), plain.eval()((photos - mean) / std), atol=1e-5, rtol=1e-5)
+
+
+def test_dit_encodes_as_published(at_hub, photos):
+    """Both views of Diffusion-TTA: the same crop at 256 px in [-1, 1], the posterior's mean, times .18215."""
+    denoiser = load("denoiser/dit", "imagenet")
+    assert isinstance(denoiser, LatentDiT)
+    assert (denoiser.classes, denoiser.shape, denoiser.image_size, denoiser.pixels) == (1000, (4, 32, 32), 224, 256)
+    pixels = F.interpolate(photos, size=(256, 256), mode="bilinear", align_corners=False) * 2 - 1
+    vae = denoiser.vae
+    moments = vae.quant_conv(vae.encoder(pixels[:1]))
+    x0 = denoiser.encode(photos.requires_grad_())
+    torch.testing.assert_close(x0[:1], 0.18215 * moments[:, :4], atol=1e-6, rtol=1e-5)
+    assert not x0.requires_grad
+    assert torch.equal(x0, denoiser.encode(photos))  # the mean, no draw
+    shown = denoiser.decode(x0)
+    assert shown.shape == photos.shape
+    assert 0 <= shown.min() <= shown.max() <= 1
+    torch.testing.assert_close(denoiser.alphas_cumprod, alphas_cumprod_of(linear_betas()).float())
+
+
+def test_dit_is_that_of_the_library(at_hub, photos):
+    """One-hot p equals the library's forward pass with the label; the learned variance is dropped."""
+    denoiser = load("denoiser/dit", "imagenet", low_memory=False)
+    folder = fake_hub_path(at_hub, "facebook/DiT-XL-2-256")
+    plain = hub.as_published(DiTTransformer2DModel.from_pretrained(folder, subfolder="transformer"))
+    x, t, labels = denoiser.encode(photos), torch.tensor([30, 800]), torch.tensor([3, 999])
+    with torch.no_grad():
+        expected = plain.eval()(x, t, labels).sample
+        found = denoiser(x, t, F.one_hot(labels, 1000).float())
+        null = plain(x, t, torch.full((2,), 1000)).sample
+        torch.testing.assert_close(denoiser(x, t), null[:, :4])
+    assert expected.shape == (2, 8, 32, 32)
+    torch.testing.assert_close(found, expected[:, :4])
+
+
+def fake_hub_path(home, repository):
+    return home / "hub" / f"models--{repository.replace('/', '--')}" / "snapshots" / fake_hub.COMMIT
+
+
+def gradient(denoiser, photos):
+    """Loss (2,) and dL/dp (2, 1000) as small as those of real images."""
+    x0, t = denoiser.encode(photos), torch.tensor([100, 700])
+    eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(8))
+    p = torch.rand(2, 1000, generator=torch.Generator().manual_seed(9)).softmax(1).requires_grad_()
+    loss = diffusion_loss(denoiser, x0, t, eps, p, denoiser.alphas_cumprod)
+    return loss.detach(), torch.autograd.grad(1e-4 * loss.sum(), p)[0]
+
+
+def test_low_memory_changes_no_number(at_hub, photos):
+    plain, low = (load("denoiser/dit", "imagenet", low_memory=low) for low in (False, True))
+    assert low.network.gradient_checkpointing
+    assert low.vae.use_slicing
+    for a, b in zip(gradient(plain, photos), gradient(low, photos), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-10)
+
+
+@pytest.mark.parametrize("precision, tolerance", [("bf16", 0.05), ("fp16", 0.01)])
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_half_precision_keeps_small_gradients(at_hub, photos, precision, tolerance, low_memory):
+    """In fp16 a gradient of a mean over 4096 numbers is zero unless it is scaled."""
+    full = gradient(load("denoiser/dit", "imagenet"), photos)
+    denoiser = load("denoiser/dit", "imagenet", precision=precision, low_memory=low_memory)
+    dtypes = {v.dtype for v in denoiser.network.parameters()}
+    assert dtypes == {hub.DTYPES[precision], torch.float32}
+    assert denoiser.network.transformer_blocks[0].attn1.to_q.weight.dtype == hub.DTYPES[precision]
+    assert denoiser.network.transformer_blocks[0].norm1.emb.class_embedder.embedding_table.weight.dtype == torch.float32
+    half = gradient(denoiser, photos)
+    for a, b in zip(full, half, strict=True):
+        assert b.dtype == torch.float32
+        assert (a - b).norm() < tolerance * a.norm()
+
+
+def test_precision_on_a_cpu(at_hub):
+    assert load("denoiser/dit", "imagenet").precision == "fp32"
+    with pytest.raises(ValueError, match="precision='int8': choose one of auto, fp32, bf16, fp16"):
+        load("denoiser/dit", "imagenet", precision="int8")
+
+
+def test_a_vae_of_other_width_is_refused(at_hub):
+    denoiser = load("denoiser/dit", "imagenet")
+    vae = AutoencoderKL(**fake_hub.VAE | dict(latent_channels=3))
+    with pytest.raises(ValueError, match="3 latent channels, the network 4"):
+        LatentDiT(denoiser.network, vae, denoiser.alphas_cumprod)
+
+
+# --- what is missing -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["classifier/vit", "denoiser/dit"])
+def test_missing_weights_are_one_sentence(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(FileNotFoundError) as error:
+        load(name, "imagenet")
+    repository = hub.REPOSITORIES[name][0]
+    one_sentence(error, repository, str(tmp_path / "hub"), f"`hf download {repository}`", "HF_HOME", "HF_HUB_OFFLINE")
+    assert zoo.fingerprint(name, "imagenet").startswith("missing")
+
+
+def test_all_that_is_missing_is_listed_before_anything_runs(home, tmp_path, monkeypatch, at_hub):
+    profiles.require("imagenet", *hub.REPOSITORIES, hub.ADM)
+    profiles.require("scenes", "classifier/none")  # what is shipped needs no look
+    with pytest.raises(ValueError, match="unknown model 'classifier/none'"):
+        profiles.require("imagenet", "classifier/none")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    names = ("classifier/resnet", "classifier/vit", "denoiser/dit", "classifier/vit", hub.ADM)
+    with pytest.raises(FileNotFoundError) as error:
+        profiles.require("imagenet", *names)
+    first, *lines = str(error.value).split("\n")
+    assert str(tmp_path / "hub") in first
+    assert "HF_HOME" in first
+    wanted = [r for name in dict.fromkeys(names) for r in hub.repositories(name)]
+    assert len(lines) == len(wanted) == 5
+    for line, repository in zip(lines, wanted, strict=True):
+        assert line.startswith(f"{repository} (for ")
+        assert "put" in line or f"`hf download {repository}`" in line
+    fake_hub.store(tmp_path, "timm/resnet50.tv_in1k", lambda f: fake_hub._classifier(f, "timm/resnet50.tv_in1k"))
+    with pytest.raises(FileNotFoundError) as error:
+        profiles.require("imagenet", *names)
+    assert str(error.value).count("\n") == 4
+    assert "resnet50" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "repository, name, file",
+    [
+        ("timm/resnet18.tv_in1k", "classifier/resnet18", "model.safetensors"),
+        ("facebook/DiT-XL-2-256", "denoiser/dit", "transformer/diffusion_pytorch_model.safetensors"),
+        ("facebook/DiT-XL-2-256", "denoiser/dit", "scheduler/scheduler_config.json"),
+        ("stabilityai/sd-vae-ft-ema", "denoiser/dit", "diffusion_pytorch_model.safetensors"),
+    ],
+)
+def test_half_a_download_is_one_sentence(home, tmp_path, monkeypatch, repository, name, file):
+    """A file that is missing from its repository, and a file that was cut off."""
+    import shutil
+
+    shutil.copytree(home, tmp_path / "home", symlinks=True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+    path = fake_hub_path(tmp_path / "home", repository) / file
+    blob = path.resolve()
+    if file.endswith(".safetensors"):
+        blob.write_bytes(blob.read_bytes()[:1000])
+        with pytest.raises(ValueError, match="is not a whole safetensors file") as error:
+            load(name, "imagenet")
+        one_sentence(error, file, f"`hf download {repository}`")
+    path.unlink()
+    with pytest.raises(FileNotFoundError) as error:
+        load(name, "imagenet")
+    one_sentence(error, f"no weights of {repository}", f"`hf download {repository}`")
+
+
+def test_unknown_names():
+    with pytest.raises(ValueError, match="unknown model 'classifier/none': choose one of classifier/resnet"):
+        load("classifier/none", "imagenet")
+    for call in (zoo.card, zoo.fingerprint):
+        with pytest.raises(ValueError, match="unknown profile 'cifar'"):
+            call("classifier/resnet", "cifar")
+    for call in (profiles.classes, profiles.window):
+        with pytest.raises(ValueError, match="unknown profile 'cifar'"):
+            call("cifar")
+
+
+def test_missing_images_are_one_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        profiles.stream("imagenet", str(tmp_path), 4)
+    one_sentence(error, str(tmp_path / "ImageNet" / "val"), f"`python -m gentta_utils data imagenet --root {tmp_path}`")
+
+
+# --- images, classes, settings ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dataset", [name for name in folders.LAYOUTS if name != "imagenet-c"])
+def test_every_data_set_of_the_fake_tree(root, dataset):
+    files = folders.listing(dataset, root)
+    assert len({path.stat().st_ino for path in files.paths}) == fake_hub.IMAGES
+    s = stream(FolderSpec(dataset, str(root), n=3))
+    images = s.rows(torch.arange(3)).images
+    assert images.shape == (3, 3, 224, 224)
+    assert s.classes == folders.class_indices(dataset)
+
+
+def test_corruptions_come_from_files_where_there_are_some(root):
+    stored = profiles.stream("imagenet", str(root), 2, "speckle_noise", 5)
+    made = profiles.stream("imagenet", str(root), 2, "contrast", 5)
+    assert (stored.about["split"], stored.about["corruptions"]) == ("imagenet-c", "files")
+    assert made.about["split"] == "imagenet"
+    assert made.about["corruptions"].startswith("in-memory")
+    assert torch.is_tensor(stored.images)
+    other = profiles.stream("imagenet", str(root), 2, "contrast", 5, start=1)
+    assert not torch.equal(made.ids, other.ids)
+
+
+def test_the_two_profiles_have_one_interface(root):
+    scenes, photos = profiles.world("scenes", "nowhere"), profiles.world("imagenet", str(root), 5)
+    for world, classes, side in ((scenes, 10, 64), (photos, 1000, 224)):
+        assert world.image.shape == (len(world), 3, side, side)
+        assert len(world.label) == len(world.id) == len(world.caption)
+        assert int(world.label.max()) < classes
+    assert photos.caption[0] == f"a photo of a {profiles.classes('imagenet')[photos.label[0]]}"
+    s = profiles.stream("scenes", "nowhere", 2, "contrast", 5, "select", 7)
+    assert s.about["shift"] == "contrast"
+    assert (s.about["split"], s.about["start"]) == ("select", 7)
+    assert profiles.settings("scenes", "classifier/vit", seed=3).seed == 3
+    published = profiles.settings("imagenet", "classifier/vit")
+    assert (published.updates, published.pairs, published.window, published.temperature) == (5, 180, (0, 1000), 1.0)
+    assert (published.optimizer, published.lr, published.momentum) == ("sgd", 5e-3, 0.9)
+    assert profiles.window("imagenet") == (0, 1000)
+
+
+def test_class_names_are_all_different():
+    names = profiles.classes("imagenet")
+    assert len(set(names)) == 1000
+    assert names[0] == "tench"
+    assert names[134] != names[517]  # crane, the bird and the machine
+    assert names[134].startswith("crane")
+    assert names[517].startswith("crane")
+    assert names[478] == "carton"
+    assert len(profiles.classes("scenes")) == 10
+
+
+def test_plausible_classes():
+    logits = torch.tensor([[0.1, 3.0, 2.0, -1.0]])
+    assert plausible(logits, 2).tolist() == [[1, 2]]
+    assert plausible(logits, 10).tolist() == [[0, 1, 2, 3]]
+
+
+# --- methods ---------------------------------------------------------------------------------------------------------
+
+
+def test_reading_among_some_classes(at_hub, root):
+    s = profiles.stream("imagenet", str(root), 2)
+    denoiser, asked = load("denoiser/dit", "imagenet"), torch.tensor([[5, 80, 999], [0, 1, 2]])
+    table = error_table(denoiser, s.images, s.ids, pairs=2, classes=asked)
+    best = table.scores().argmin(1)
+    assert table.read().tolist() == [asked[0, best[0]], asked[1, best[1]]]
+
+
+SETTINGS = diffusion_tta.Settings(lr=1e-2, updates=2, pairs=2, window=(0, 1000), temperature=1.0)
+
+
+@pytest.mark.parametrize("name", ["classifier/resnet", "classifier/vit", "classifier/convnext", "classifier/swin"])
+def test_diffusion_tta(at_hub, root, name):
+    s = profiles.stream("imagenet", str(root), 2)
+    models = Models(load(name, "imagenet"), load("denoiser/dit", "imagenet"))
+    out = diffusion_tta.configure(models, SETTINGS).adapt(s.images, s.ids)
+    assert out.logits.shape == (2, 1000)
+    assert not torch.equal(out.logits, out.before)
+    assert out.nfe["denoiser fwd+bwd"] == 8
+
+
+def test_the_diffusion_model_is_adapted_in_float32_alone(at_hub, root):
+    s = profiles.stream("imagenet", str(root), 1)
+    both = replace(SETTINGS, adapt_denoiser=True)
+    classifier = load("classifier/resnet18", "imagenet")
+    for precision, low_memory in (("bf16", False), ("fp16", False), ("fp32", True)):
+        other = load("denoiser/dit", "imagenet", precision=precision, low_memory=low_memory)
+        with pytest.raises(ValueError, match="load the denoiser with precision='fp32' and low_memory=False"):
+            diffusion_tta.configure(Models(classifier, other), both)
+    denoiser = load("denoiser/dit", "imagenet", low_memory=False)
+    method = diffusion_tta.configure(Models(classifier, denoiser), both)
+    adapted = method._fresh(1)[1]
+    assert adapted
+    assert all(name.startswith("network.") for name in adapted)  # not the VAE
+    frozen = diffusion_tta.configure(method.models, SETTINGS).adapt(s.images, s.ids)
+    assert not torch.equal(method.adapt(s.images, s.ids).loss[1], frozen.loss[1])
+
+
+# --- ImageNet-A and -R: 200 of the 1000 classes -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shift", ["a", "r"])
+def test_every_method_works_within_the_classes_of_the_set(at_hub, root, shift):
+    s = profiles.stream("imagenet", str(root), 3, shift)
+    whole = Models(load("classifier/resnet", "imagenet"), load("denoiser/dit", "imagenet"))
+    models = whole.restrict(s.classes)
+    subset = list(folders.class_indices(f"imagenet-{shift}"))
+    assert list(s.classes) == subset
+    with torch.no_grad():
+        expected = whole.classifier(s.images)[:, subset]
+    names = profiles.classes("imagenet", s.classes)
+    assert names[s.labels[0]] == profiles.classes("imagenet")[subset[s.labels[0]]]
+    for method in (
+        methods_source.configure(models),
+        diffusion_classifier.configure(models, diffusion_classifier.Settings(2, (0, 1000), prune=3)),
+        diffusion_tta.configure(models, SETTINGS),
+        tent.configure(models, tent.Settings(online=False)),
+    ):
+        records = evaluate.run(method, s)
+        assert records.before.shape == records.after.shape == (3, 200)
+        torch.testing.assert_close(torch.from_numpy(records.before), expected, atol=1e-4, rtol=1e-3)
+        assert records.about["stream"]["shift"] == shift
+        assert records.about["stream"]["dataset"] == f"imagenet-{shift}"
+    with pytest.raises(ValueError, match=r"configure the method with `models.restrict\(stream.classes\)`"):
+        evaluate.run(methods_source.configure(whole), s)
+    with pytest.raises(ValueError, match=r"restrict\(stream.classes\)"):
+        evaluate.run(methods_source.configure(models), profiles.stream("imagenet", str(root), 3))
+
+
+def test_an_image_of_the_set_is_right_where_all_classes_say_its_own(at_hub, root):
+    """A folder's name decides: logits that are highest at each image's own class of the 1000 give 100% within 200."""
+    s = profiles.stream("imagenet", str(root), 5, "a")
+    own = [next(i for i, w in enumerate(folders.synsets()) if w == folders.synsets("imagenet_a")[k]) for k in s.labels]
+    network = torch.nn.Module()
+    network.forward = lambda x: F.one_hot(torch.tensor(own), 1000).float()
+    models = Models(Classifier(network, (0.5,) * 3, (0.5,) * 3, 224, 1000)).restrict(s.classes)
+    assert evaluate.run(methods_source.configure(models), s).right_after.all()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_condition_of_a_subset_reaches_its_own_label_rows(at_hub, photos, precision):
+    """p over 200 classes is p over 1000 with zeros elsewhere, and so is its gradient."""
+    subset = folders.class_indices("imagenet-r")
+    whole = load("denoiser/dit", "imagenet", precision=precision)
+    part = whole.restrict(subset)
+    assert (part.classes, whole.classes, part.subset) == (200, 1000, subset)
+    x0, t = whole.encode(photos), torch.tensor([100, 700])
+    eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(8))
+    few = torch.rand(2, 200, generator=torch.Generator().manual_seed(9)).softmax(1).requires_grad_()
+    many = torch.zeros(2, 1000)
+    many[:, list(subset)] = few.detach()
+    many.requires_grad_()
+    losses = [diffusion_loss(net, x0, t, eps, p, net.alphas_cumprod).sum() for net, p in ((part, few), (whole, many))]
+    assert losses[0] == losses[1]
+    grad_few, grad_many = (torch.autograd.grad(v, p)[0] for v, p in zip(losses, (few, many), strict=True))
+    assert grad_few.abs().min() > 0
+    assert torch.equal(grad_few, grad_many[:, list(subset)])
+    with torch.no_grad():
+        assert torch.equal(part(x0, t), whole(x0, t))  # the null class is the same
+    assert part.count == {"fwd": 2, "fwd+bwd": 2}
+    table = whole.network.transformer_blocks[0].norm1.emb.class_embedder.embedding_table
+    table.weight.requires_grad_()
+    diffusion_loss(part, x0, t, eps, few, part.alphas_cumprod).sum().backward()
+    touched = table.weight.grad.abs().sum(1).nonzero()[:, 0].tolist()
+    assert touched == list(subset)
+
+
+def test_natural_shifts_are_data_sets(root):
+    assert profiles.stream("imagenet", str(root), 2, "sketch").classes is None
+    assert profiles.stream("imagenet", str(root), 2, "v2").about["dataset"] == "imagenet-v2"
+    with pytest.raises(ValueError, match="severity=5: imagenet-a has none, leave it at 0"):
+        profiles.stream("imagenet", str(root), 2, "a", 5)
+
+
+# --- notebooks -------------------------------------------------------------------------------------------------------
+
+
+def told(output: dict) -> str:
+    """What an output says in words, alternative texts of figures included."""
+    said = "".join(output.get("text", "")) + "".join(output.get("data", {}).get("text/plain", ""))
+    return said + "".join(output.get("data", {}).get("text/markdown", ""))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("path", notebook.notebooks(), ids=lambda path: path.stem)
+def test_notebooks_run_on_it(home, root, tmp_path, monkeypatch, path):
+    """Headless, in fast mode: nothing fails, nothing is written to stderr."""
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(home))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    parameters = {"profile": "imagenet", "data_root": str(root), "fast": True}
+    record = notebook.run_notebook(path, tmp_path / path.name, parameters)
+    assert record["status"] == "ok", record["error"]
+    cells = json.loads((tmp_path / path.name).read_text(encoding="utf-8"))["cells"]
+    outputs = [o for c in cells for o in c.get("outputs", [])]
+    assert not any("15 corruptions" in name for name in record["headline"])  # those numbers are the scenes'
+    for cell in cells:
+        shown = "".join(told(o) for o in cell.get("outputs", []))
+        if not shown.startswith("From the committed records"):
+            source = "".join(cell["source"])
+            assert "evaluate.results(" not in source
+            assert "report.report(" not in source
+            about_them = "scenes.make(" in source or "doctor()" in source  # the same in both profiles
+            assert about_them or "scenes" not in shown, shown
+    assert not [o["text"] for o in outputs if o.get("name") == "stderr"]
+    assert os.environ["HF_HOME"] == str(home)
+
+
+# --- the real configurations, without weights ------------------------------------------------------------------------
+
+
+def parameters(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.fixture
+def meta():
+    with torch.device("meta"):
+        yield
+
+
+PUBLISHED_DIT = fake_hub.DIT | dict(num_attention_heads=16, attention_head_dim=72, num_layers=28, patch_size=2)
+PUBLISHED_VAE = fake_hub.VAE | dict(block_out_channels=(128, 256, 512, 512), layers_per_block=2, norm_num_groups=32)
+
+
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_dit_xl(meta, low_memory):
+    """675 M: 674,834,720 weights and a position embedding of 256 x 1152, which the original counts as parameters."""
+    network, vae = DiTTransformer2DModel(**PUBLISHED_DIT), AutoencoderKL(**PUBLISHED_VAE)
+    each = parameters(network.transformer_blocks[0].norm1.emb)
+    assert parameters(network) - 27 * each == 674_834_720
+    assert network.pos_embed.pos_embed.numel() + 674_834_720 == 675_129_632
+    assert parameters(vae) == 83_653_863
+    denoiser = LatentDiT(network, vae, torch.ones(1000), low_memory=low_memory).requires_grad_(False)
+    assert parameters(denoiser.network) == 674_834_720  # the embedders are one
+    x0 = denoiser.encode(torch.rand(2, 3, 224, 224))
+    assert x0.shape == (2, 4, 32, 32)
+    p = torch.rand(2, 1000).requires_grad_()
+    eps_hat = denoiser(x0, torch.zeros(2, dtype=torch.long), p)
+    assert eps_hat.shape == (2, 4, 32, 32)
+    assert torch.autograd.grad(eps_hat.sum(), p)[0].shape == (2, 1000)
+    assert denoiser.decode(x0).shape == (2, 3, 224, 224)
+    assert prepare_dit(network) is network
+
+
+def test_stable_diffusion(meta):
+    unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+    assert parameters(unet) == 859_520_964
+    vae = AutoencoderKL(**PUBLISHED_VAE | dict(sample_size=512))
+    assert parameters(vae) == 83_653_863
+    latent = vae.encode(torch.rand(1, 3, 512, 512)).latent_dist.mean
+    assert latent.shape == (1, 4, 64, 64)
+    assert unet(latent, torch.zeros(1, dtype=torch.long), torch.rand(1, 77, 768)).sample.shape == (1, 4, 64, 64)
+    assert vae.decode(latent).sample.shape == (1, 3, 512, 512)
+
+
+@pytest.mark.parametrize(
+    "name, millions",
+    [
+        ("classifier/vit", 88_224_232),
+        ("classifier/resnet", 25_557_032),
+        ("classifier/convnext", 28_589_128),
+        ("classifier/swin", 28_288_354),
+    ],
+)
+def test_classifiers_of_published_size(meta, name, millions):
+    (repository,) = hub.REPOSITORIES[name]
+    network = timm.create_model(repository.removeprefix("timm/"), pretrained=False)
+    assert network.pretrained_cfg["hf_hub_id"] == repository
+    assert parameters(network) == millions
+    config = network.pretrained_cfg
+    classifier = Classifier(network, config["mean"], config["std"], config["input_size"][-1], 1000, name)
+    assert classifier(torch.rand(2, 3, 224, 224)).shape == (2, 1000)

@@ -1,0 +1,198 @@
+"""Every committed notebook obeys the rules; every code cell can be run twice with the same output."""
+
+import ast
+import copy
+import gc
+import re
+import statistics
+from contextlib import suppress
+from pathlib import Path
+
+import nbformat
+import notebook_rules as rules
+import pytest
+
+from gentta_utils.common.paths import NOTEBOOKS as FOLDER
+from gentta_utils.common.paths import ROOT
+from gentta_utils.runner import costs, notebook
+
+NOTEBOOKS = notebook.notebooks()
+each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+SMALLER = {"start-22"}  # cells whose numbers are checked, and are others in fast mode
+TOURS = ("00", "07")  # they keep the spirit of the skeleton, not its headings and counts
+
+
+def test_there_are_notebooks():
+    """They may come in another order than they are read in."""
+    found = [p.stem for p in NOTEBOOKS]
+    assert "00_start_here" in found
+    assert not set(found) - set(rules.PLANNED)
+    assert found == sorted(found)  # the runner's order is the course's
+    stray = [p.name for p in FOLDER.iterdir() if p.suffix == ".ipynb" and p not in NOTEBOOKS]
+    assert not stray  # no runner would find them
+
+
+def test_the_readme_says_which_notebooks_are_there():
+    table = re.findall(
+        r"^\| (\d\d) [^|]+\|[^|]+\|([^|]*)\|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert [number for number, _ in table] == [name[:2] for name in rules.PLANNED]
+    assert [number for number, state in table if state.strip() == "there"] == [p.name[:2] for p in NOTEBOOKS]
+
+
+def test_the_map_names_all_eight():
+    nb = rules.load(FOLDER / "00_start_here.ipynb")
+    (text,) = (rules.source(c) for c in nb["cells"] if rules.source(c).startswith("## The map"))
+    assert re.findall(r"^\| (?:\*\*)?(\d\d) ", text, re.MULTILINE) == [name[:2] for name in rules.PLANNED]
+
+
+@each
+def test_parameters(path):
+    nb = rules.load(path)
+    assert len(rules.tagged(nb)) == 1
+    found = rules.parameters(nb)
+    for name, kind in rules.REQUIRED.items():
+        assert found[name][0] == kind
+    for name, (kind, value, _) in found.items():
+        assert type(value).__name__ == kind, name
+
+
+@each
+def test_import_order_and_functions(path):
+    nb = rules.load(path)
+    tree = rules.notebook_tree(nb)
+    first = next(n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom))
+    assert isinstance(first, ast.Import)
+    assert first.names[0].name == "gentta_utils"
+    assert rules.global_reads(tree) == set()
+
+
+@each
+def test_cells_are_short(path):
+    lengths = [len(rules.source(c).splitlines()) for c in rules.code_cells(rules.load(path))]
+    assert max(lengths) <= 40
+    assert statistics.median(lengths) <= 8
+    if path.name[:2] not in TOURS:
+        assert 25 <= len(lengths) <= 45
+
+
+@each
+def test_committed_as_executed(path):
+    nb = rules.load(path)
+    assert path.stat().st_size <= 1_000_000
+    assert "widgets" not in nb["metadata"]
+    assert "papermill" not in nb["metadata"]
+    assert nb["metadata"]["language_info"]["name"] == "python"
+    assert nb["metadata"]["kernelspec"]["language"] == "python"
+    counts = [c["execution_count"] for c in rules.code_cells(nb)]
+    assert counts == list(range(1, len(counts) + 1))
+    for cell in rules.code_cells(nb):
+        assert not set(cell["metadata"]) - {"tags"}
+        for output in cell["outputs"]:
+            assert output["output_type"] != "error"
+            assert output.get("name") != "stderr", output.get("text")
+
+
+@each
+def test_every_picture_has_alternative_text(path):
+    pictures = 0
+    for cell in rules.code_cells(rules.load(path)):
+        for output in cell["outputs"]:
+            if "image/png" in output.get("data", {}):
+                pictures += 1
+                assert len(output["metadata"]["image/png"]["alt"]) > 20
+    assert pictures >= 3
+
+
+@each
+def test_cost_is_measured_and_prose_is_there(path):
+    nb = rules.load(path)
+    text = "\n".join(rules.source(c) for c in nb["cells"] if c["cell_type"] == "markdown")
+    assert re.search(r"\*\*Cost\*\*: \d+ seconds on two CPU cores.*, \d+ MB of memory\.", text)
+    measured = costs.read().get(path.stem, {}).get("default")  # by bench/precisions.py
+    assert measured is None or costs.line(measured) in text
+    if path.name[:2] not in TOURS:
+        assert 1500 <= len(text.split()) <= 3000
+        for heading in ("Before you start", "Parameters", "Set-up", "The smallest version", "The method", "Check it"):
+            assert f"## {heading}" in text
+        for heading in ("Run it", "Look inside", "Where it fails", "Play", "Exercises", "With real weights", "Summary"):
+            assert f"## {heading}" in text
+
+
+@each
+def test_primitives_are_those_of_the_package(path):
+    """A function of a notebook with the name of a public one of the package has its syntax tree."""
+    package: dict[str, list[ast.FunctionDef]] = {}
+    for module in (ROOT / "gentta_utils").rglob("*.py"):
+        for name, function in rules.functions(rules.parsed(module.read_text(encoding="utf-8"))).items():
+            package.setdefault(name, []).append(function)
+    for name, function in rules.functions(rules.notebook_tree(rules.load(path))).items():
+        assert name not in package or rules.bare(function) in map(rules.bare, package[name]), name
+
+
+def test_the_rules_find_what_they_look_for():
+    tree = ast.parse(
+        "import torch\nx = 3\nN = 4\ndef f(a):\n    b = a + x + N\n    return torch.add(b, g(b))\ndef g(c): return c"
+    )
+    assert rules.global_reads(tree) == {"x"}
+    one, two = (ast.parse(t).body[0] for t in ("def f(a: int) -> int:\n  'doc'\n  return a", "def f(a):\n  return a"))
+    assert rules.bare(one) == rules.bare(two)
+    assert rules.bare(one) != rules.bare(ast.parse("def f(a):\n  return -a").body[0])
+    cell = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": "a = 1"}
+    with pytest.raises(AssertionError):
+        rules.parameters({"cells": [cell]})
+
+
+def test_trees_are_made_whatever_is_collected_meanwhile():
+    """Under CPython 3.11.7 `ast.parse` in the place of `parsed` fails here."""
+
+    class Late:
+        def __init__(self):
+            self.itself = self  # so it is garbage only for the collector
+
+        def __del__(self):
+            with suppress(SystemError):
+                ast.parse("f(a, [b, (c, d)])")
+
+    text, before = Path(__file__).read_text(encoding="utf-8"), gc.get_threshold()
+    gc.set_threshold(50)
+    try:
+        for k in range(20):
+            _ = [Late() for _ in range(20)]
+            assert rules.parsed(f"{text}\n# {k}").body
+    finally:
+        gc.set_threshold(*before)
+
+
+@pytest.mark.long
+@each
+def test_every_cell_runs_twice_with_the_same_output(path, tmp_path, monkeypatch):
+    """In fast mode by the course's own runner, in float32 on one thread: each cell is followed by itself, and both
+    leave the same text; cells whose numbers are checked, the committed one. `.ci/run` has both precisions on all
+    threads, nbval the machine's own at full size."""
+    monkeypatch.setenv("GENTTA_PRECISION", "fp32")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    nb = nbformat.read(path, as_version=4)
+    cells = {c["id"]: c for c in nb.cells if c.cell_type == "code"}
+    nb.cells = []
+    for name, cell in cells.items():
+        nb.cells.append(cell)
+        if "parameters" not in cell.metadata.get("tags", []):  # it comes before the values that the runner sets
+            nb.cells.append(nbformat.from_dict({**copy.deepcopy(cell), "id": f"{name}-2"}))
+    nbformat.write(nb, tmp_path / path.name)
+    record = notebook.run_notebook(tmp_path / path.name, tmp_path / "out.ipynb", {"fast": True})
+    assert record["status"] == "ok", record["error"]
+    ran = {c["id"]: c for c in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells}
+    pairs = [(ran[name], ran[f"{name}-2"]) for name in cells if f"{name}-2" in ran]
+    assert len(pairs) == len(cells) - 1
+    for one, two in pairs:
+        assert texts(one) == texts(two), one.source
+    for name, cell in cells.items():
+        if "NBVAL_CHECK_OUTPUT" in cell.source and name not in SMALLER:
+            assert texts(ran[name]) == texts(cell), cell.source
+
+
+def texts(cell) -> str:
+    """All text that a cell leaves, without timings; how it is cut into outputs is chance."""
+    text = "".join(o.get("text", "") + str(o.get("data", {}).get("text/plain", "")) for o in cell.outputs)
+    return re.sub(r"time=\S+|\d+\.\d+( s/img|(?= *\|\n))|\d+ GB", "", text)

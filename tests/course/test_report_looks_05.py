@@ -1,0 +1,96 @@
+"""The small tables and figures of notebook 05: published numbers beside ours, families, the filter, drowned votes."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from test_report_05 import PAPER as COUNTS
+from test_report_05 import RESNET, SWIN, main_runs, record, rights
+
+from gentta_utils.course import plots
+from gentta_utils.course.nb05 import figures, paper
+from gentta_utils.world.severities import TEST
+
+
+def test_families_are_the_fifteen():
+    assert sorted(s for shifts in figures.FAMILIES.values() for s in shifts) == sorted(TEST)
+
+
+@pytest.mark.parametrize("name", paper.PAPER)
+def test_published_numbers_stand_beside_those_of_the_same_family(name):
+    shift = "watermark" if name == "sda_watermark" else "fog"
+    rows = [record(label, rights(40 + i), shift, RESNET) for i, label in enumerate(paper.PAPER[name])]
+    rows += [record("source/full", rights(30), shift, c) for c in (RESNET, SWIN) if c != RESNET or "source/full" not in
+             paper.PAPER[name]]  # fmt: skip
+    shown = paper.beside(rows, name)
+    assert [r["row"] for r in shown] == list(paper.PAPER[name])
+    for i, (row, numbers) in enumerate(zip(shown, paper.PAPER[name].values(), strict=True)):
+        assert row["resnet / ResNet-50"] == f"{40 + i}.0 / {numbers[0]}"
+        assert row["swin / Swin-T"].endswith(f" / {numbers[1]}")
+    assert shown[-1]["swin / Swin-T"].startswith("- /")
+
+
+def test_a_row_on_fewer_shifts_is_not_set_beside_the_paper():
+    runs = [*main_runs(), record("gda-like", rights(90), "fog", RESNET)]
+    (row,) = (r for r in paper.beside(runs, "sda_corruptions") if r["row"] == "gda-like")
+    assert row["resnet / ResNet-50"] == "- / 31.8"
+    assert row["swin-wide / Swin-B"] == "- / -"
+
+
+def test_gains_and_verdicts_by_family():
+    runs = main_runs()  # fog and snow: weather alone
+    (row,) = figures.by_family(runs, ("dda, sum", "sda, sum"))
+    assert (row["corruptions"], row["source"], row["low-passed source"]) == ("weather", "40.0", "45.0")
+    assert row["dda, sum, minus source"].startswith("+10.0 [")
+    (line,) = figures.against_control(runs, ("diffpure", "dda, sum"))
+    assert line.startswith("weather: best of all is dda, sum (50.0)")
+    assert "diffpure -15.0" in line
+    assert "below it" in line
+    assert "dda, sum +5.0" in line
+    tied = main_runs({**COUNTS, "dda, sum": 45})
+    assert "level with it, within the interval" in figures.against_control(tied, ("dda, sum",))[0]
+
+
+def test_a_sure_source_drowns_what_the_purified_image_says():
+    purified = record("ours, purified", [3, 3, 3, 0])
+    purified = replace(
+        purified, before=np.eye(10, dtype=np.float32)[[0, 0, 3, 0]] * np.float32([[30], [1], [30], [30]])
+    )
+    both = record("ours, sum", [0, 3, 3, 0])
+    rows = figures.drowned_votes([purified, both])
+    assert [r["predictions"] for r in rows] == [1, 0, 0, 3]
+    assert [r["source wrong, purified right"] for r in rows] == [1, 0, 0, 1]
+    assert [r["of these, the sum is right"] for r in rows] == ["100%", "", "", "0%"]
+
+
+def test_figures_show_what_the_records_hold():
+    _, ax = plots.figure()
+    runs = [*main_runs(shifts=("fog",)), *main_runs({**COUNTS, "dda, sum": 20}, ("snow",))]
+    worse = figures.draw_by_corruption(ax, runs, ("dda, sum", "sda, sum"))
+    assert worse == ["snow -20.0"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["fog", "snow"]
+    _, ax = plots.figure()
+    runs = [record("source/full", rights(40)), record("source/low", rights(45))]
+    for n, eta, k in ((50, 1, 60), (5, 1, 50), (5, 0, 52), (50, 0, 58)):
+        runs += [record(f"{method}, {n} eta {eta}", rights(k), nfe=float(n)) for method in ("dda", "sda")]
+    figures.draw_steps(ax, runs)
+    assert ax.get_lines()[0].get_xydata().flatten().tolist() == pytest.approx([5, 50, 50, 60])
+    assert ax.get_lines()[1].get_xydata().flatten().tolist() == pytest.approx([5, 52, 50, 58])
+    _, ax = plots.figure()
+    number = [record("dda, sum", rights(50)), *(record(f"sda, {n} a class", rights(50 + n)) for n in (0, 1, 10))]
+    figures.draw_number(ax, number)
+    assert [x for _, x in ax.get_lines()[0].get_xydata()] == pytest.approx([0, 1, 10])
+
+
+def test_agreement_of_panels():
+    panel = SimpleNamespace(title="one", predicted=torch.tensor([1, 2]), correlation=torch.tensor([0.2, 0.4]),
+                            overlap=torch.tensor([1.0, 0.0]), maps=torch.zeros(2, 4, 4))  # fmt: skip
+    other = SimpleNamespace(**{**vars(panel), "title": "two", "predicted": torch.tensor([1, 3])})
+    (row,) = figures.panel_agreement({"classifier/resnet": [panel, other]})
+    assert row["correlation with panel 1"] == "0.30 +- 0.10"
+    assert (row["n"], row["same prediction"]) == (2, "50%")
+    _, axes = plots.figure(1, 2)
+    figures.draw_panels(axes, [torch.rand(2, 3, 4, 4)] * 2, [panel, other], 1, ("a", "b", "c", "d"))
+    assert axes[1].get_title() == "two\nd"

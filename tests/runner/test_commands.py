@@ -1,0 +1,284 @@
+"""Every command that a page, a notebook or a preset shows is run in fast mode, or parsed with its names resolved.
+
+Commands that execute notebooks share runs: one for each notebook, profile and way of starting it; the others go as far
+as the parameters that their run would get.
+"""
+
+import ast
+import importlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from pathlib import Path
+
+import fake_hub
+import pytest
+import yaml
+from shown_commands import Command, blocks, commands, scripts
+
+from gentta_utils import __main__, recipes
+from gentta_utils.common.paths import ROOT
+from gentta_utils.course import tables
+from gentta_utils.runner import notebook
+from gentta_utils.streams import downloads
+
+COMMANDS = commands()
+GENTTA = ("python", "-m", "gentta_utils")
+IN_SCRIPTS = ("dask", "srun", "openssl")
+LIMIT = 600  # seconds: only a run that hangs takes so long
+each = lambda kind: pytest.mark.parametrize("command", [c for c in COMMANDS if kind_of(c) == kind], ids=str)  # noqa: E731
+
+
+def words_of(command: Command) -> tuple[str, ...]:
+    """`measure X` and `report X` are short for commands of the package."""
+    return (*GENTTA, *command.words) if command.words[0] in ("measure", "report") else command.words
+
+
+def kind_of(command: Command) -> str:
+    """notebook: executes some. script: stands in one. run: done as it stands. parsed: the rest."""
+    words = words_of(command)
+    if words[0] in IN_SCRIPTS or "--scheduler" in words:
+        return "script"
+    if words[0] == "papermill":
+        return "run" if "--help-notebook" in words else "notebook"
+    if words[:3] == GENTTA:
+        if words[3] in ("run", "sweep"):
+            return "notebook"
+        return "run" if words[3] in ("doctor", "report") and "NAME" not in words else "parsed"
+    return "run" if words[0] in ("ruff", "make") else "parsed"
+
+
+def test_how_many_of_each_kind(capsys):
+    kinds = Counter(map(kind_of, COMMANDS))
+    assert len(scripts()) > 1
+    assert set(kinds) == {"notebook", "script", "run", "parsed"}
+    with capsys.disabled():
+        print(
+            f"\n{len(COMMANDS)} commands shown: {kinds['run']} run as they are, {kinds['parsed']} parsed, "
+            f"{kinds['notebook']} share {len(SHARED)} runs of notebooks, {kinds['script']} in {len(scripts())} scripts"
+        )
+
+
+# --- those that are run as they are ----------------------------------------------------------------------------------
+
+
+@each("run")
+def test_runs(command, capsys):
+    words = words_of(command)
+    if words[:3] == GENTTA:
+        assert __main__.main([*words[3:]]) == 0
+        assert capsys.readouterr().out.strip()
+        return
+    words = ("make", "-n", *words[1:]) if words[0] == "make" else words  # which commands it would run
+    done = subprocess.run(here(words), cwd=ROOT, capture_output=True, encoding="utf-8", timeout=LIMIT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def here(words: tuple[str, ...]) -> list[str]:
+    """With the programs of this environment; the package refuses to open text in the encoding of the machine."""
+    strict = ["-X", "warn_default_encoding", "-W", "error::EncodingWarning"]
+    module = {"papermill": ["-m", "papermill"], "ruff": ["-m", "ruff"], "python": strict}
+    return [sys.executable, *module[words[0]], *words[1:]] if words[0] in module else list(words)
+
+
+# --- those that are parsed -------------------------------------------------------------------------------------------
+
+
+@each("parsed")
+def test_names_resolve(command, request):
+    words = words_of(command)
+    program, *rest = words
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    if words[:3] == GENTTA:
+        resolve(words[3:])
+    elif words[:3] == ("python", "-m", "pytest"):
+        assert request.config._parser.parse_known_and_unknown_args(list(words[3:]))[1] == []
+    elif program == "python":
+        assert imports_of(ROOT / rest[0])
+    elif program == "pip":
+        packages = [w for w in rest[1:] if not w.startswith("-") and not w.startswith(".") and not w.endswith(".txt")]
+        pins = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()}
+        assert set(packages) <= pins
+        assert all((ROOT / w).is_file() for w in rest if w.endswith(".txt"))
+        assert all(w[2:-1] in project["optional-dependencies"] for w in rest if w.startswith(".["))
+    elif program == "conda":
+        assert yaml.safe_load((ROOT / rest[-1]).read_text(encoding="utf-8"))["dependencies"]
+    elif program.startswith("python3."):
+        assert project["requires-python"].startswith(f">={program.removeprefix('python')},")
+        assert rest[:2] == ["-m", "venv"]
+    elif program == "git":
+        assert " ".join(rest) == "clone --depth 1"
+    else:
+        assert words == ("hf", "download", "ID")
+
+
+def resolve(words: tuple[str, ...]) -> None:
+    """A command of the package: its options are known, and so are the names that it is given."""
+    args = __main__._parser().parse_args([*words])
+    known = {
+        "train": recipes.names,
+        "measure": lambda: tables.ALL_EXPERIMENTS,
+        "data": lambda: (*downloads.ARCHIVES, *downloads.guides()),
+    }.get(args.command, lambda: tables.TABLES)()
+    given = getattr(args, "names", None) or [v for v in (getattr(args, "name", None),) if v]
+    for name in given:
+        if not name.isupper():  # NAME and the like stand for any
+            assert name in known, name
+
+
+def imports_of(path: Path) -> int:
+    """How many names a script imports from the package; each is there."""
+    found = 0
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "gentta_utils":
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                assert hasattr(module, alias.name) or importlib.import_module(f"{node.module}.{alias.name}"), alias.name
+                found += 1
+    return found
+
+
+# --- those that execute notebooks ------------------------------------------------------------------------------------
+
+
+def settings_of(command: Command) -> list[tuple[Path, dict]]:
+    """The notebooks and their checked parameters, as the command's own code gives them to the runner."""
+    words = tuple("data" if w == "DIR" else w for w in words_of(command))
+    if words[0] == "papermill":
+        from papermill.cli import papermill
+
+        given = papermill.make_context("papermill", [*words[1:]]).params
+        preset = {k: v for file in given["parameters_file"] for k, v in notebook.read_preset(ROOT / file).items()}
+        settings = [(ROOT / given["notebook_path"], preset | dict(given["parameters"]))]
+    else:
+        args = __main__._parser().parse_args([*words[3:]])
+        if args.file:
+            args.file = ROOT / args.file
+        made = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(__main__, "_run_all", lambda settings, folder, args: made.extend(settings) or 0)
+            (__main__._sweep if args.command == "sweep" else __main__._run)(args)
+        settings = made
+    return [(path, notebook.check_parameters(path, parameters)) for path, parameters in settings]
+
+
+def shared() -> dict[tuple, Command]:
+    """One command for each run that is shared: the one with the fewest shifts, the first of equals."""
+    found = {}
+    for command in (c for c in COMMANDS if kind_of(c) == "notebook"):
+        settings = settings_of(command)
+        (path, parameters), words = settings[0], words_of(command)
+        way = words[0] if words[0] == "papermill" else words[3]
+        profile = parameters.get("profile", "scenes")
+        key = (path.stem, profile) if profile == "imagenet" else (path.stem, profile, way)
+        size = len(parameters.get("shifts", [])), len(parameters.get("classifier_names", []))
+        if len(settings) < len(notebook.notebooks()) and (key not in found or size < found[key][0]):
+            found[key] = size, command  # not the whole course: `make fast` is that
+    return {key: command for key, (_, command) in found.items()}
+
+
+SHARED = shared()
+
+
+@each("notebook")
+def test_parameters_reach_the_runner(command):
+    """The grid wins over the file: every axis has its values, and the preset's other parameters are there."""
+    settings = settings_of(command)
+    words = words_of(command)
+    if "--grid" not in words:
+        assert len(settings) in (1, len(notebook.notebooks()))
+        return
+    axes = dict(w.split("=") for w in words if re.fullmatch(r"\w+=\S+", w))
+    assert len(settings) == len({repr(parameters) for _, parameters in settings})
+    for name, values in axes.items():
+        assert {str(parameters[name]) for _, parameters in settings} == set(values.split(","))
+    if "-f" in words:
+        for name, value in notebook.read_preset(ROOT / words[words.index("-f") + 1]).items():
+            assert name in axes or all(parameters[name] == value for _, parameters in settings)
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """A fake hub and noise images where a command names real ones."""
+    home = fake_hub.write_hub(tmp_path_factory.mktemp("hub"))
+    return home, fake_hub.write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.mark.timeout(LIMIT)
+@pytest.mark.parametrize("key", SHARED, ids="-".join)
+def test_notebooks_run(key, elsewhere, tmp_path):
+    """One run of each kind, smallest sizes, the first value of each axis of a grid."""
+    home, root = elsewhere
+    words = words_of(SHARED[key])
+    change = {"DIR": str(root), "cuda": "cpu", "out.ipynb": str(tmp_path / "out.ipynb")}
+    words = [re.sub(r"^(\w+=[^,]+),.*", r"\1", change.get(w, w)) for w in words]
+    words += ["-p", "fast", "True"] if words[0] == "papermill" else ["--fast", "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        here(tuple(words)), cwd=ROOT, env=environment() | {"HF_HOME": str(home)}, capture_output=True, encoding="utf-8",
+        timeout=LIMIT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    (made,) = tmp_path.rglob("*.ipynb")
+    assert made.stat().st_size > 10_000
+
+
+def environment() -> dict[str, str]:
+    """Of a reader who set nothing, offline, in the plainest of languages."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGINGFACE_", "GENTTA_", "DASK_"))}
+    kept["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return kept | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "LC_ALL": "C"}
+
+
+@pytest.mark.timeout(LIMIT)
+@pytest.mark.parametrize("text", [text for _, text in scripts()], ids=["one machine", "SLURM"])
+def test_scripts_run(text, tmp_path):
+    """On this machine, with one worker and one run in fast mode; `srun` is whatever comes after it."""
+    pytest.importorskip("distributed", reason="dask is not installed: pip install -e '.[cluster]'")
+    shims = tmp_path / "bin"
+    shims.mkdir()
+    (shims / "srun").write_text('#!/bin/sh\nexec "$@"\n', encoding="utf-8")
+    (shims / "srun").chmod(0o755)
+    for old, new in (
+        ("0 1 2 3", "0"),
+        ("=4", "=1"),
+        ("severity=1,2,3,4,5", "severity=1"),
+        ("device cuda", "device cpu --fast --out out"),
+    ):
+        assert old in text or old == "0 1 2 3"
+        text = text.replace(old, new)
+    path = os.pathsep.join([str(shims), str(Path(sys.executable).parent), os.environ["PATH"]])
+    with open(tmp_path / "log", "w+", encoding="utf-8") as log:
+        script = subprocess.Popen(
+            ["sh", "-e", "-c", text], cwd=tmp_path, env=environment() | {"PATH": path}, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            status = script.wait(LIMIT)
+        finally:
+            os.killpg(script.pid, signal.SIGTERM)  # the scheduler and its worker
+    said = (tmp_path / "log").read_text(encoding="utf-8")
+    assert status == 0, said[-3000:]
+    assert "whoever reaches it can run code" not in said
+    assert [p.suffix for p in sorted((tmp_path / "out").glob("00_*"))] == [".ipynb", ".json"]
+
+
+# --- Python ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", [text for name, text in blocks("python") if name.endswith(".md")])
+def test_python_examples(text):
+    """What needs a cluster is parsed, and its packages are those of that extra; the rest is run on two images."""
+    tree = ast.parse(text)
+    modules = {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    if "dask_jobqueue" in modules:
+        extra = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+        assert {m.replace("_", "-") for m in modules} == set(extra["cluster"])
+        return
+    names = {}
+    exec(re.sub(r"n=\d+", "n=2", text), names)
+    assert names["out"].logits.isfinite().all()

@@ -6,7 +6,7 @@ JOBS   ?= 2
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 
-.PHONY: course fast test recheck lab doctor clean
+.PHONY: course fast test recheck site lab doctor clean
 
 course: $(READY)
 	$(BIN)/python -m gentta_utils run
@@ -23,6 +23,11 @@ test: $(READY)
 recheck: $(READY)
 	$(BIN)/python -m gentta_utils recheck
 
+# the site, from the committed notebooks, the cards and the docstrings; nothing is executed
+site: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[site]"
+	$(BIN)/python -m sphinx -W --keep-going -q -j auto -b html docs docs/_build
+
 lab: $(READY)
 	GENTTA_INTERACTIVE=1 $(BIN)/jupyter lab notebooks
 
@@ -30,7 +35,7 @@ doctor: $(READY)
 	$(BIN)/python -m gentta_utils doctor
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs docs/_build
 
 $(READY): constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)

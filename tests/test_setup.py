@@ -1,15 +1,12 @@
 """Pins agree everywhere, torchvision imports beside a CPU-only torch, the package stays small and speaks of itself."""
 
-import ast
 import itertools
 import json
 import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
-import notebook_rules as rules
 import pytest
 import yaml
 
@@ -86,70 +83,6 @@ else:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-
-
-def code_lines(path) -> int:
-    """Lines without blanks, comments and docstrings."""
-    tree = rules.parsed(path.read_text(encoding="utf-8"))
-    docstrings = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
-            docstrings |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
-    lines = enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
-    return sum(1 for i, line in lines if i not in docstrings and line.strip() and not line.strip().startswith("#"))
-
-
-# what runs, fetches and reports; no method and no notebook rests on how it works
-WORKSHOP = ["__main__", "batch", "sweep", "jobs", "watch", "costs", "probe", "publish", "downloads", "doctor", "report"]
-WORKSHOP += ["experiments", "recheck"]
-
-
-def test_the_package_can_be_read_in_an_evening():
-    """4,000 lines that everything rests on, text models included; a method is read with its notebook."""
-    sizes = {str(p.relative_to(ROOT)): code_lines(p) for p in PACKAGE}
-    assert max(sizes.values()) <= 250, sizes
-    methods = {name: n for name, n in sizes.items() if "/methods/" in name}
-    assert max(methods.values()) <= 220, methods
-    of_workshop = lambda name: {(stem := Path(name).stem), stem.split("_")[0]} & set(WORKSHOP)  # noqa: E731
-    workshop = {name: n for name, n in sizes.items() if of_workshop(name)}
-    core = {name: n for name, n in sizes.items() if "recipes" not in name and name not in methods | workshop}
-    assert sum(core.values()) <= 4000
-    assert sum(workshop.values()) <= 3000  # three notebooks have tables of their own
-
-
-def test_every_public_function_and_class_has_a_docstring():
-    for path in PACKAGE:
-        tree = rules.parsed(path.read_text(encoding="utf-8"))
-        assert ast.get_docstring(tree) or not tree.body, path
-        for node in tree.body:
-            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-                assert ast.get_docstring(node), f"{path.name}: {node.name}"
-
-
-def test_no_import_cycle_inside_the_package():
-    edges = {}
-    for path in PACKAGE:
-        module = path.relative_to(ROOT).with_suffix("").parts
-        for node in rules.parsed(
-            path.read_text(encoding="utf-8")
-        ).body:  # module level only: late imports do not make a cycle
-            if isinstance(node, ast.ImportFrom) and node.level:
-                base = module[: len(module) - node.level]
-                names = [node.module] if node.module else [a.name for a in node.names]
-                edges.setdefault(".".join(module), set()).update(".".join((*base, *n.split("."))) for n in names)
-    done, active = set(), []
-
-    def visit(name: str) -> None:
-        assert name not in active, " -> ".join([*active, name])
-        if name in done:
-            return
-        active.append(name)
-        for other in sorted(edges.get(name, ())):
-            visit(other)
-        done.add(active.pop())
-
-    for name in list(edges):
-        visit(name)
 
 
 def test_the_repository_speaks_of_the_project_alone():

@@ -71,6 +71,7 @@ def fingerprint(content: dict) -> str:
 
 
 def plain_json(value):
+    """For `json.dumps`: a dataclass as a dictionary. Raises TypeError for anything else."""
     if is_dataclass(value):
         return asdict(value)
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")

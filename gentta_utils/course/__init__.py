@@ -1,1 +1,21 @@
-"""TODO"""
+"""What only the notebooks need; a folder `nbNN` for each, with its tables, reports, figures and exercises."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=[
+        "display",
+        "doctor",
+        "exercises",
+        "nb01",
+        "nb02",
+        "nb05",
+        "plots",
+        "profiles",
+        "recheck",
+        "tables",
+        "trials",
+        "widgets",
+    ],
+)

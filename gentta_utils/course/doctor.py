@@ -7,7 +7,6 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from .. import __version__
 from ..common.devices import available, precision_on
 from ..common.files import check_file
 from ..common.paths import MODELS, ROOT
@@ -92,7 +91,7 @@ CHECKS: dict[str, Callable[[], tuple[bool, str, str]]] = {
 def environment() -> str:
     """One line: versions and device, for the top of a notebook."""
     names = ("torch", "diffusers", "timm")
-    return " | ".join([f"gentta {__version__}", *(f"{n} {version(n)}" for n in names), _device()[1], _bf16()[1]])
+    return " | ".join([f"gentta {version('gentta')}", *(f"{n} {version(n)}" for n in names), _device()[1], _bf16()[1]])
 
 
 def doctor() -> bool:

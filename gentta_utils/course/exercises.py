@@ -52,9 +52,11 @@ def compare(got: object, wanted: Tensor, known: dict[str, Tensor], tolerance: fl
 
 
 def gathered(answers: list) -> Tensor | None:
+    """Whole numbers as a tensor (N,), None where the first is not written yet."""
     return None if answers[0] is None else torch.tensor([int(a) for a in answers])
 
 
 def random_batch() -> tuple[Tensor, Tensor, Tensor]:
+    """Two batches (B, C, H, W) float64 of a random shape, and timesteps (B,)."""
     shape = (random.randint(2, 5), random.randint(1, 3), random.randint(2, 6), random.randint(2, 6))
     return torch.randn(shape).double(), torch.randn(shape).double(), torch.randint(20, 980, shape[:1])

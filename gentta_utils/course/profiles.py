@@ -132,7 +132,7 @@ def rival(profile: str, row: str, classifier: str):
         return chosen.rival(row, classifier)
     if row == "diffusion_tta online":
         return settings(profile, classifier, online=True)
-    return chosen.MODULES[chosen.method_of(row)].Settings()
+    return METHODS[chosen.method_of(row)].Settings()
 
 
 def method(profile: str, row: str, models: Models, classifier: str, ours: diffusion_tta.Settings, small: bool = False):
@@ -152,8 +152,6 @@ def method(profile: str, row: str, models: Models, classifier: str, ours: diffus
         how = diffusion_classifier.Settings(
             pairs=2 if small else 9, window=window(profile), prune=min(10, models.classifier.classes)
         )
-    elif name in ("bn_adapt", "tta_averaging"):
-        how = METHODS[name].Settings()
     else:
         how = ours if row == "diffusion_tta" else rival(profile, row, classifier)
     fewer = {"views": 4, "updates": 1, "steps": 2} if small else {}

@@ -1,13 +1,13 @@
 """Methods on the same scenes: one row for each label and classifier, compared with the frozen source."""
 
 import numpy as np
+from scipy.special import softmax
 
 from ..common.text import as_table
 from ..evaluation.records import Records
 from ..evaluation.statistics import paired_interval, protocol_line
 from ..evaluation.tables import results
 from ..world.severities import HELD_OUT
-from .nb02 import trust
 
 
 def compared(runs: list[Records]) -> str:
@@ -66,7 +66,7 @@ TAUS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 def averaged(r: Records, tau: float) -> np.ndarray:
     """Right predictions (N,) of the mean of two posteriors: the classifier's, and the reader's at temperature tau."""
     made_at = (r.about["settings"] or {})["temperature"]
-    mean = trust.softmax(r.before) + trust.softmax(r.after * made_at / tau)
+    mean = softmax(r.before, axis=1) + softmax(r.after * made_at / tau, axis=1)
     return mean.argmax(1) == r.label
 
 

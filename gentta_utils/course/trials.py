@@ -72,8 +72,10 @@ def job(
 
     Args:
         label: names its row. how: goes to `evaluate.run`.
-        precision: of the denoiser, as in `zoo.load`. order: as in `ordered`, which says what `spec` may be."""
+        denoiser: which one, for a method that needs one. precision: of it, as in `zoo.load`.
+        order: as in `ordered`, which says what `spec` may be."""
     version = getattr(METHODS[method], "VERSION", 1)  # of the method's numbers: rows of an older one are made anew
+    denoiser = denoiser if METHODS[method].NEEDS.denoiser else None
     used = {"classifier": classifier, **({"denoiser": denoiser} if denoiser else {})}
     about = {
         "method": method,
@@ -99,7 +101,7 @@ def job(
 def source_jobs(specs: list[SceneSpec], classifiers: tuple = CLASSIFIERS) -> list[Job]:
     """The frozen classifiers on both views: the low-pass control belongs to every table."""
     return [
-        job("source", source.Settings(view), c, spec, f"source/{view}", denoiser=None, batch=100)
+        job("source", source.Settings(view), c, spec, f"source/{view}", batch=100)
         for spec in specs
         for c in classifiers
         for view in ("full", "low")
@@ -155,15 +157,15 @@ def small_grid(n: int = 50, severity: int = 5, start: int = 22_000, seed: int = 
     return [SceneSpec(n, name, severity, "test", start + n * i, seed) for i, name in enumerate(SMALL)]
 
 
-def how_of(row: str) -> dict:
-    """How `evaluate.run` meets a row: in a stream that is reset at each shift, or image by image."""
-    if row in ("tea", "bn_adapt"):  # their statistics are those of the batch
+def how_of(method: str, settings) -> dict:
+    """How `evaluate.run` meets a method: in a stream that is reset at each shift, or image by image."""
+    needs = METHODS[method].NEEDS
+    if needs.batch_statistics:
         return ONLINE | dict(batch=50)
-    return ONLINE if row in ("tent", "cotta", "dusa", "diffusion_tta online") else dict(batch=25)
+    return ONLINE if getattr(settings, "online", needs.online) else dict(batch=25)
 
 
 def method_job(row: str, settings, classifier: str, spec, label: str, **how) -> Job:
-    """A job without a diffusion model unless the method needs one."""
+    """The job of a row, met as its method needs it; `how` goes on to `job`."""
     method = method_of(row)
-    denoiser = {} if method in ("diffusion_tta", "dusa") else {"denoiser": None}
-    return job(method, settings, classifier, spec, label, **denoiser, **how_of(row), **how)
+    return job(method, settings, classifier, spec, label, **how_of(method, settings) | how)

@@ -1,1 +1,16 @@
-"""TODO"""
+"""A method meets a stream: runs, their records, tables of records, intervals, and the settings chosen from them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["chosen", "gradcam"],
+    submod_attrs={
+        "chosen": ["choice", "chosen_window", "rival", "selection", "tuned"],
+        "evaluate": ["run"],
+        "records": ["Records"],
+        "rows": ["accuracy", "distinct", "is_clean", "pick", "shift_of", "versus"],
+        "statistics": ["Interval", "gain", "paired_interval", "protocol_line", "summary"],
+        "tables": ["results", "table"],
+    },
+)

@@ -3,13 +3,13 @@
 import json
 
 from ..common.paths import RESULTS
-from ..methods import cotta, diffusion_tta, dusa, memo, tea, tent, ttt_mae
+from ..methods import METHODS, diffusion_tta
 from ..models import zoo
 
 DIFFUSION_TTA = RESULTS / "diffusion_tta.json"
 
 
-def chosen() -> dict:
+def choice() -> dict:
     """What `select` wrote down. Raises FileNotFoundError before it was run, ValueError if the models changed since."""
     again = "run `python -m gentta_utils measure select`"
     if not DIFFUSION_TTA.is_file():
@@ -22,18 +22,17 @@ def chosen() -> dict:
 
 
 def tuned(classifier: str, view: str = "full", **changes) -> diffusion_tta.Settings:
-    """The chosen settings of Diffusion-TTA for a classifier and view; raises as `chosen`."""
-    settings = chosen()["settings"][view][classifier]
+    """The chosen settings of Diffusion-TTA for a classifier and view; raises as `choice`."""
+    settings = choice()["settings"][view][classifier]
     return diffusion_tta.Settings(**{**settings, "window": tuple(settings["window"]), **changes})
 
 
 def chosen_window() -> tuple[int, int]:
-    """The chosen window of the Diffusion Classifier; raises as `chosen`."""
-    return tuple(chosen()["window"])
+    """The chosen window of the Diffusion Classifier; raises as `choice`."""
+    return tuple(choice()["window"])
 
 
 RIVALS = RESULTS / "rivals.json"
-MODULES = {m.__name__.split(".")[-1]: m for m in (cotta, diffusion_tta, dusa, memo, tea, tent, ttt_mae)}
 
 
 def method_of(row: str) -> str:
@@ -55,7 +54,7 @@ def rival(row: str, classifier: str):
     values = json.loads(RIVALS.read_text(encoding="utf-8"))["settings"][classifier][row]
     if "window" in values:
         values["window"] = tuple(values["window"])
-    return MODULES[method_of(row)].Settings(**values)
+    return METHODS[method_of(row)].Settings(**values)
 
 
 SDA = RESULTS / "sda.json"

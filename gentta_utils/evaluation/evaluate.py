@@ -30,7 +30,7 @@ def run(method, stream: Stream, reset: str = "per_image", batch: int = 32, about
             "the labels of this stream count other classes than the models' logits: configure the method with "
             "`models.restrict(stream.classes)`, where `models` are the whole ones"
         )
-    online = getattr(method, "online", None)
+    online = method.online
     if online is not None and online != (reset != "per_image"):
         raise ValueError(
             f"reset={reset!r} with online={online}: an online method keeps its state, an episodic one does not"

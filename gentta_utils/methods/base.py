@@ -47,6 +47,22 @@ class Models:
         return {f"{name} {kind}": n for name, net in nets.items() if net is not None for kind, n in net.count.items()}
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What a method needs of a run. Each states its own as `NEEDS`, and whatever runs methods reads that.
+
+    Attributes:
+        denoiser: a diffusion model.
+        online: by default a state is carried from batch to batch, so a stream is met in order; settings with a field
+            `online` say it for themselves.
+        batch_statistics: an image's prediction rests on the other images of its batch: give it large ones.
+    """
+
+    denoiser: bool = False
+    online: bool = False
+    batch_statistics: bool = False
+
+
 @dataclass
 class Output:
     """What a method says of B images.

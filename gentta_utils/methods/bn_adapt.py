@@ -17,7 +17,7 @@ from torch import Tensor
 from ..common.validate import check_images, check_settings
 from ..models.batchnorm import MixedBatchNorm, with_test_statistics
 from ..models.classifier import Classifier
-from .base import Models, Output, no_loss, source_logits, spent
+from .base import Models, Needs, Output, no_loss, source_logits, spent
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,9 @@ class BNAdapt:
 
     def reset(self) -> None:
         """Nothing to do: each batch brings its own statistics."""
+
+
+NEEDS = Needs(online=True, batch_statistics=True)
 
 
 def configure(models: Models, settings: Settings | None = None) -> BNAdapt:

@@ -20,7 +20,7 @@ from ..models.batchnorm import with_test_statistics
 from ..models.classifier import Classifier
 from ..models.copies import Copies
 from ..world.views import jitter
-from .base import Models, Output, check_finite, make_optimizer, source_logits, spent
+from .base import Models, Needs, Output, check_finite, make_optimizer, source_logits, spent
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,9 @@ class CoTTA:
             teacher.values[name].lerp_(value, 1 - s.teacher_momentum)
             back = torch.rand(value.shape, generator=g) < s.restore
             value.copy_(torch.where(back.to(value.device), source[name], value))
+
+
+NEEDS = Needs(online=True)
 
 
 def configure(models: Models, settings: Settings | None = None) -> CoTTA:

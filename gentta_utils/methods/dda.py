@@ -25,7 +25,7 @@ from ..diffusion.guidance import NORMS, PADS, Energy, structure_energy
 from ..diffusion.reverse import levels_of, walk
 from ..diffusion.sampling import respaced
 from ..world.views import jitter
-from .base import Models, source_logits
+from .base import Models, Needs, source_logits
 from .purifier import Purifier, prepare
 
 ENSEMBLES = ("sum", "entropy", "confidence", "calibrated", "purified")
@@ -159,6 +159,9 @@ class DDA(Purifier):
             return combine(purified, purified, s.ensemble), source_logits(self.models, images)
         before = self.models.classifier(images).cpu()
         return combine(before, purified, s.ensemble, s.temperature), before
+
+
+NEEDS = Needs(denoiser=True)
 
 
 def configure(models: Models, settings: Settings | None = None) -> DDA:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..diffusion import reverse
 from ..diffusion.reverse import walk
-from .base import Models
+from .base import Models, Needs
 from .purifier import Purifier, prepare
 
 
@@ -48,6 +48,9 @@ class DiffPure(Purifier):
 
     def change(self, images: Tensor, ids: Tensor) -> Tensor:
         return purify(self.models.denoiser, images, ids, self.settings)
+
+
+NEEDS = Needs(denoiser=True)
 
 
 def configure(models: Models, settings: Settings | None = None) -> DiffPure:

@@ -17,7 +17,7 @@ from ..common.types import Images, Index, Probs
 from ..common.validate import check_images, check_settings
 from ..diffusion.error_table import LOSSES, ErrorTable, error_table, evenly, gram
 from ..diffusion.pairs import draw_pairs
-from .base import Models, Output, no_loss, spent
+from .base import Models, Needs, Output, no_loss, spent
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ def read_staged(
 @dataclass
 class DiffusionClassifier:
     predict = "before"
+    online = None  # without a state it fits every protocol
     models: Models
     settings: Settings
 
@@ -121,6 +122,9 @@ class DiffusionClassifier:
 
     def reset(self) -> None:
         pass
+
+
+NEEDS = Needs(denoiser=True)
 
 
 def configure(models: Models, settings: Settings | None = None) -> DiffusionClassifier:

@@ -21,7 +21,7 @@ from ..diffusion.feedback import MIXINGS, condition_gradient, probabilities
 from ..diffusion.pairs import NOISE_MODES, TIMESTEP_MODES, draw_pairs
 from ..models.copies import PARAM_SETS, Copies
 from ..world.views import VIEWS, view_of
-from .base import Models, Output, check_finite, spent
+from .base import Models, Needs, Output, check_finite, spent
 from .feedback import fresh_copies, prepare
 
 
@@ -153,6 +153,9 @@ class DiffusionTTA:
             logits = task(seen)
         check_finite(logits.sum(1), ids, s.updates, s.lr, "prediction")
         return logits.cpu(), before.cpu(), torch.stack(losses).cpu()
+
+
+NEEDS = Needs(denoiser=True)
 
 
 def configure(models: Models, settings: Settings) -> DiffusionTTA:

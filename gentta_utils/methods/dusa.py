@@ -23,7 +23,7 @@ from ..diffusion.feedback import MIXINGS, condition_gradient, probabilities
 from ..diffusion.pairs import draw_pairs
 from ..models.copies import PARAM_SETS
 from ..world.views import VIEWS, view_of
-from .base import Models, Output, check_finite, source_logits, spent
+from .base import Models, Needs, Output, check_finite, source_logits, spent
 from .feedback import fresh_copies, prepare
 
 
@@ -154,6 +154,9 @@ class Dusa:
                 logits = task(seen)
             check_finite(logits.sum(1), ids, s.updates, s.lr, "prediction")
         return logits.cpu(), torch.stack(losses).cpu()
+
+
+NEEDS = Needs(denoiser=True, online=True)
 
 
 def configure(models: Models, settings: Settings | None = None) -> Dusa:

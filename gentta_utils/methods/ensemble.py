@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..common.types import Probs
 from . import diffusion_classifier
-from .base import Models, Output
+from .base import Models, Needs, Output
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ def mix(p_classifier: Probs, p_diffusion: Probs, weight: float = 0.5) -> Probs:
 @dataclass
 class Ensemble:
     predict = "before"
+    online = None  # without a state it fits every protocol
     models: Models
     settings: Settings
 
@@ -37,6 +38,9 @@ class Ensemble:
 
     def reset(self) -> None:
         pass
+
+
+NEEDS = Needs(denoiser=True)
 
 
 def configure(models: Models, settings: Settings | None = None) -> Ensemble:

@@ -17,7 +17,7 @@ from ..diffusion import reverse
 from ..diffusion.guidance import PADS, bicubic_low_pass
 from ..diffusion.process import add_noise
 from ..diffusion.reverse import noise_for, walk
-from .base import Models
+from .base import Models, Needs
 from .purifier import Purifier, prepare
 
 
@@ -61,6 +61,9 @@ class ILVR(Purifier):
 
     def change(self, images: Tensor, ids: Tensor) -> Tensor:
         return purify(self.models.denoiser, images, ids, self.settings)
+
+
+NEEDS = Needs(denoiser=True)
 
 
 def configure(models: Models, settings: Settings | None = None) -> ILVR:

@@ -19,7 +19,7 @@ from ..models.batchnorm import with_test_statistics
 from ..models.classifier import Classifier
 from ..models.copies import Copies
 from ..world.views import CROPS, augmix_views
-from .base import Models, Output, check_finite, make_optimizer, source_logits, spent
+from .base import Models, Needs, Output, check_finite, make_optimizer, source_logits, spent
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,9 @@ class Memo:
             logits = task(image[None])
         check_finite(logits.sum(1), image_id, s.updates, s.lr, "prediction")
         return logits.cpu(), torch.stack(losses).cpu()
+
+
+NEEDS = Needs()
 
 
 def configure(models: Models, settings: Settings | None = None) -> Memo:

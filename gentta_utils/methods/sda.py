@@ -22,7 +22,7 @@ from ..common.validate import check_settings
 from ..models.classifier import Classifier
 from ..world import views
 from . import dda
-from .base import Models
+from .base import Models, Needs
 from .dda import DDA, align
 from .purifier import prepare, what_changes
 
@@ -43,6 +43,9 @@ class SDA(DDA):
     @torch.no_grad()
     def read(self, images: Tensor, changed: Tensor) -> tuple[Probs, Probs]:
         return self.read_by(self.models.aligned, images, changed)
+
+
+NEEDS = Needs(denoiser=True)
 
 
 def configure(models: Models, settings: Settings | None = None) -> SDA:

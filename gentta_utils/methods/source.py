@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..common.validate import check_images
 from ..world.views import view_of
-from .base import Models, Output, no_loss, spent
+from .base import Models, Needs, Output, no_loss, spent
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Settings:
 @dataclass
 class Source:
     predict = "before"
+    online = None  # without a state it fits every protocol
     models: Models
     settings: Settings
 
@@ -33,6 +34,9 @@ class Source:
 
     def reset(self) -> None:
         pass
+
+
+NEEDS = Needs()
 
 
 def configure(models: Models, settings: Settings | None = None) -> Source:

@@ -21,7 +21,7 @@ from ..common.validate import check_images, check_settings
 from ..models.batchnorm import MixedBatchNorm, with_test_statistics
 from ..models.classifier import Classifier
 from ..models.copies import Copies, parameter_names
-from .base import Models, Output, check_finite, make_optimizer, source_logits, spent
+from .base import Models, Needs, Output, check_finite, make_optimizer, source_logits, spent
 
 VERSION = 2  # of the numbers; 1 sampled with the statistics of the source
 
@@ -126,6 +126,9 @@ class Tea:
     def _fresh(self) -> tuple[Copies, torch.optim.Optimizer]:
         s, task = self.settings, Copies(self.adapted, self.param_set, None)
         return task, make_optimizer(s.optimizer, task.tensors(), s.lr, s.momentum)
+
+
+NEEDS = Needs(online=True, batch_statistics=True)
 
 
 def configure(models: Models, settings: Settings | None = None) -> Tea:

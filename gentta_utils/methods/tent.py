@@ -21,7 +21,7 @@ from ..diffusion.entropy import entropy, marginal_entropy
 from ..models.batchnorm import with_test_statistics
 from ..models.classifier import Classifier
 from ..models.copies import Copies, parameter_names
-from .base import Models, Output, check_finite, make_optimizer, source_logits, spent
+from .base import Models, Needs, Output, check_finite, make_optimizer, source_logits, spent
 
 MONITORED = 64  # images that the collapse monitor looks back on
 
@@ -112,6 +112,9 @@ class Tent:
                 logits = task(images)
             check_finite(logits.sum(1), ids, s.updates, s.lr, "prediction")
         return logits.detach().cpu(), torch.stack(losses).cpu()
+
+
+NEEDS = Needs(online=True)
 
 
 def configure(models: Models, settings: Settings | None = None) -> Tent:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..common.validate import check_images, check_settings
 from ..diffusion.entropy import log_mean
 from ..world.views import CROPS, augmix_views
-from .base import Models, Output, no_loss, source_logits, spent
+from .base import Models, Needs, Output, no_loss, source_logits, spent
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,9 @@ class TTAAveraging:
 
     def reset(self) -> None:
         pass
+
+
+NEEDS = Needs()
 
 
 def configure(models: Models, settings: Settings | None = None) -> TTAAveraging:

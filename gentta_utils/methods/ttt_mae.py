@@ -17,7 +17,7 @@ from torch.func import functional_call
 from ..common.randomness import generator
 from ..common.validate import check_images, check_settings
 from ..models.mae import MaskedAutoencoder, draw_masks, masked_error
-from .base import Models, Output, check_finite, make_optimizer, source_logits, spent
+from .base import Models, Needs, Output, check_finite, make_optimizer, source_logits, spent
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,9 @@ class TTTMAE:
         classifier.count["fwd"] += 1
         check_finite(logits.sum(1), image_id, s.updates, s.lr, "prediction")
         return logits.cpu(), torch.stack(losses).cpu()
+
+
+NEEDS = Needs()
 
 
 def configure(models: Models, settings: Settings | None = None) -> TTTMAE:

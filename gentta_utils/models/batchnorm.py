@@ -59,7 +59,7 @@ def with_test_statistics(
     unbiased: bool = False,
     differentiable: bool = False,
 ) -> Classifier:
-    """A frozen copy of the classifier, in eval mode, whose batch norms are `MixedBatchNorm`s.
+    """A frozen copy of the classifier, in eval mode, with `MixedBatchNorm` in place of its batch norms.
 
     Everything else stays in eval mode too: train mode would switch on dropout and stochastic depth. A network without
     batch norm is copied as it is. Evaluations of the copy are counted with those of the original."""

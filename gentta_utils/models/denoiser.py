@@ -116,4 +116,5 @@ def write_out_attention(network: nn.Module) -> nn.Module:
 
 
 def to_float32(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+    """A forward hook: the output (any shape) as float32."""
     return output.float()

@@ -17,7 +17,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..common.files import atomic_write, write_json
 from ..models.clip import Clip
 from ..models.zoo import IMAGE_SIZE
-from ..streams.scenes import SceneSpec, labelled
+from ..streams.scenes import SceneSpec
+from ..streams.stream import stream
 from ..world.severities import HELD_OUT
 from ..world.views import augment
 from ..world.words import LABEL_SETS, LabelSet, captions, choose, is_unseen, mirrored, true_of
@@ -151,7 +152,7 @@ def of_clip(model: Clip, n: int = 400, start: int = 1000) -> dict:
 
 
 def _zero_shot(model: Clip, asked: LabelSet, spec: SceneSpec) -> dict:
-    s = labelled(spec, asked.name.replace(" ", "_"))
+    s = stream(replace(spec, labels=asked.name.replace(" ", "_")))
     known = torch.tensor(asked.seen)[s.labels]
     template = next(t for t in asked.templates if not is_unseen(t.format("x")))
     logits = model.zero_shot(asked.classes, asked.templates[:1])(s.images)

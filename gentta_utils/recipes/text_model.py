@@ -23,7 +23,8 @@ from ..diffusion.error_table import error_table
 from ..diffusion.process import add_noise, eps_error
 from ..models.denoiser import write_out_attention
 from ..models.text_unet import TextUNet
-from ..streams.scenes import SceneSpec, labelled
+from ..streams.scenes import SceneSpec
+from ..streams.stream import stream
 from ..world.severities import HELD_OUT
 from ..world.words import LABEL_SETS, captions, choose, is_unseen, mirrored
 from .autoencoder import RECIPES as AUTOENCODERS
@@ -220,7 +221,7 @@ def of_text_model(
         asked = LABEL_SETS[name]
         template = next(t for t in asked.templates if not is_unseen(t.format("x")))
         over = model.for_prompts([template.format(c) for c in asked.classes])
-        s = labelled(SceneSpec(max(1, round(share * n)), split="select", start=start), name)
+        s = stream(SceneSpec(max(1, round(share * n)), split="select", start=start, labels=name))
         scores = -error_table(over, s.images, s.ids, pairs, window).scores()
         out[name] = accuracy(scores, s.labels)
         known = torch.tensor(asked.seen)[s.labels]
@@ -229,6 +230,6 @@ def of_text_model(
             out[f"{name}_unseen"] = accuracy(scores[~known], s.labels[~known])
     over = model.for_prompts(LABEL_SETS["category"].prompts())
     for name in HELD_OUT:
-        s = labelled(SceneSpec(n // 4, name, 5, "select", start), "category")
+        s = stream(SceneSpec(n // 4, name, 5, "select", start))
         out[f"category_{name}_5"] = accuracy(-error_table(over, s.images, s.ids, pairs, window).scores(), s.labels)
     return out

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Notebooks without a browser: one run, a grid of runs, publication."""

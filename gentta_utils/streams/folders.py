@@ -202,11 +202,18 @@ class FolderSpec:
     def describe(self) -> dict:
         """Without the folder, so that a record does not depend on where the files lie; `resize` as it really was."""
         about = {name: value for name, value in asdict(self).items() if name not in ("root", "font")}
-        made = "files" if self.dataset == "imagenet-c" else in_memory(self)
+        made = "files" if self.dataset == "imagenet-c" else in_memory(self.shift, self.severity)
         glyphs = "block glyphs" if self.font is None else Path(self.font).name
         if self.dataset == "imagenet-c":
             about["resize"] = STORED_RESIZE
         return about | {"split": self.dataset, "corruptions": made, "watermark": glyphs}
+
+    def load(self) -> Stream:
+        """The images, read when they are asked for.
+
+        Raises FileNotFoundError or ValueError for folders that are missing or not what they should be; an unreadable
+        image is named when it is read."""
+        return _from_folder(self)
 
 
 def _from_folder(spec: FolderSpec) -> Stream:

@@ -1,50 +1,25 @@
 """Streams of rendered scenes: which scenes, under which shift, with which labels."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import torch
+from torch import Tensor
 
 from ..models import zoo
 from ..world import renditions, scenes
-from ..world.renditions import FILTER, VERSION
-from ..world.shifts import in_memory, shifted
-from ..world.words import COUNTS, attributes, label_set
+from ..world.severities import ALL
+from ..world.shifts import SHIFTS, in_memory, no_severity, shifted
+from ..world.words import COUNTS, LABEL_SETS, attributes, label_set
 from .stream import Stream
-from .stream import stream as stream_of
 
 COLOUR_BLIND = ("r", "sketch", "stylized")  # natural shifts that change more than what `category` asks
 
 
-def labelled(spec: SceneSpec, name: str) -> Stream:
-    """The images of `spec` under its shift, labelled by a label set: what `stream.stream` gives for "category".
-
-    For "count" a scene holds 1 + id % 3 objects.
-
-    Raises ValueError for an unknown label set, or where the shift makes its labels untrue."""
-    asked = label_set(name)
-    if spec.shift in COLOUR_BLIND and name != "category":
-        raise ValueError(f"shift {spec.shift!r} does not keep {name!r}: choose the label set 'category'")
-    if name == "count":
-        if spec.shift in renditions.SHIFTS:
-            raise ValueError(f"shift {spec.shift!r} has one object a scene: choose another label set than 'count'")
-        ids = scenes.scene_ids(spec.n, spec.split, spec.start)
-        images, labels = torch.empty(spec.n, 3, 64, 64), ids % len(COUNTS)
-        for k in range(len(COUNTS)):
-            for rows in (labels == k).nonzero()[:, 0].split(renditions.CHUNK):
-                images[rows] = scenes.render(scenes.sample(ids[rows], k + 1), dense=False).image
-        images = shifted(images, spec.shift, spec.severity, ids, spec.seed)
-        return Stream(images, labels, ids, spec.describe() | {"labels": name})
-    given = stream_of(spec)
-    if name == "category":
-        return given
-    world = renditions.V2 if spec.shift == "v2" else None
-    labels = asked.labels(attributes(scenes.sample(given.ids, world=world)))
-    return replace(given, labels=labels, about=given.about | {"labels": name})
-
-
 @dataclass(frozen=True)
 class SceneSpec:
-    """Which scenes, under which shift: all that a stream of the scenes profile depends on."""
+    """Which scenes, under which shift, sorted by what: all that a stream of the scenes profile depends on.
+
+    Raises ValueError, before anything is rendered, for what is unknown or does not go together."""
 
     n: int
     shift: str = "clean"  # one of SHIFTS
@@ -52,23 +27,70 @@ class SceneSpec:
     split: str = "test"
     start: int = 0
     seed: int = 0  # of the corruption
+    labels: str = "category"  # one of words.LABEL_SETS; for "count" a scene holds 1 + id % 3 objects
+
+    def __post_init__(self):
+        for name in ("n", "severity", "start", "seed"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ValueError(f"{name}={value!r}: choose a whole number")
+        for name, choices in (("shift", SHIFTS), ("split", scenes.SPLITS), ("labels", LABEL_SETS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(choices)}")
+        if self.shift not in ALL:
+            no_severity(self.shift, self.severity)
+        elif not 1 <= self.severity <= 5:
+            raise ValueError(f"severity={self.severity}: choose 1 to 5 for {self.shift}")
+        if self.shift in COLOUR_BLIND and self.labels != "category":
+            raise ValueError(f"shift {self.shift!r} does not keep {self.labels!r}: choose the label set 'category'")
+        if self.shift in renditions.SHIFTS and self.labels == "count":
+            raise ValueError(f"shift {self.shift!r} has one object per scene: choose another label set than 'count'")
+        scenes.scene_ids(self.n, self.split, self.start)
 
     def describe(self) -> dict:
-        about = {**asdict(self), "world": scenes.VERSION, "corruptions": in_memory(self)}
-        return about | (describe_rendition(self.shift) if self.shift in renditions.SHIFTS else {})
+        """For records; the usual labels are left out."""
+        about = {k: v for k, v in asdict(self).items() if k != "labels"}
+        about |= {"world": scenes.VERSION, "corruptions": in_memory(self.shift, self.severity)}
+        if self.shift in renditions.SHIFTS:
+            about |= {"natural": renditions.VERSION}
+        if self.shift == "a":
+            _filter()
+            about |= {"filter": zoo.fingerprint(renditions.FILTER)}
+        return about | ({} if self.labels == "category" else {"labels": self.labels})
+
+    def load(self) -> Stream:
+        """The scenes, rendered and shifted. Raises FileNotFoundError for shift "a" without its filter network."""
+        if self.labels == "count":
+            ids = scenes.scene_ids(self.n, self.split, self.start)
+            labels, images = ids % len(COUNTS), _crowded(ids)
+        elif self.shift in renditions.SHIFTS:
+            network = _filter() if self.shift == "a" else None
+            world = renditions.make(self.n, self.shift, self.split, self.start, dense=False, network=network)
+            ids, labels, images = world.id, world.label, world.image
+        else:
+            world = scenes.make(self.n, self.split, self.start, dense=False)
+            ids, labels, images = world.id, world.label, world.image
+        if self.shift not in renditions.SHIFTS:
+            images = shifted(images, self.shift, self.severity, ids, self.seed)
+        if self.labels not in ("category", "count"):
+            world = renditions.V2 if self.shift == "v2" else None
+            labels = label_set(self.labels).labels(attributes(scenes.sample(ids, world=world)))
+        return Stream(images, labels, ids, self.describe())
 
 
-def describe_rendition(shift: str) -> dict:
-    """What the pixels of a natural shift depend on besides the world, for records."""
-    if shift == "a":
-        _filter()
-    return {"natural": VERSION, **({"filter": zoo.fingerprint(FILTER)} if shift == "a" else {})}
+def _crowded(ids: Tensor) -> Tensor:
+    """Scenes (B, 3, 64, 64) of 1 + id % 3 objects."""
+    images, more = torch.empty(len(ids), 3, 64, 64), ids % len(COUNTS)
+    for k in range(len(COUNTS)):
+        for rows in (more == k).nonzero()[:, 0].split(renditions.CHUNK):
+            images[rows] = scenes.render(scenes.sample(ids[rows], k + 1), dense=False).image
+    return images
 
 
 def _filter():
-    if FILTER not in zoo.names():
+    if renditions.FILTER not in zoo.names():
         raise FileNotFoundError(
-            f"shift 'a' needs the network {FILTER}, which is not here: run `git checkout -- data/models`, or make it "
-            f"with `python -m gentta_utils train {FILTER} --promote`"
+            f"shift 'a' needs the network {renditions.FILTER}, which is not here: run `git checkout -- data/models`, "
+            f"or make it with `python -m gentta_utils train {renditions.FILTER} --promote`"
         )
-    return zoo.load(FILTER)
+    return zoo.load(renditions.FILTER)

@@ -8,15 +8,12 @@ than memory; `rows` gives images in either case. The orders are functions from s
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from ..common.randomness import generator
-from ..world import renditions, scenes
-from ..world.shifts import no_severity, shifted
-from .folders import FolderSpec, _from_folder
-from .scenes import SceneSpec
 
 
 @dataclass(frozen=True)
@@ -56,21 +53,23 @@ class Stream:
         return replace(self, images=self.images[index], labels=self.labels[index], ids=self.ids[index])
 
 
-@lru_cache(maxsize=8)
-def stream(spec: SceneSpec | FolderSpec) -> Stream:
-    """The images of `spec` under its shift, in random order.
+@runtime_checkable
+class Spec(Protocol):
+    """What determines a stream: `scenes.SceneSpec` or `folders.FolderSpec`."""
 
-    Raises ValueError for a wrong shift or severity, FileNotFoundError or ValueError for folders that are missing or not
-    what they should be; an unreadable image is named when it is read."""
-    if isinstance(spec, FolderSpec):
-        return _from_folder(spec)
-    if spec.shift in renditions.SHIFTS:
-        no_severity(spec.shift, spec.severity)
-        world = renditions.make(spec.n, spec.shift, spec.split, spec.start, dense=False)
-        return Stream(world.image, world.label, world.id, spec.describe())
-    world = scenes.make(spec.n, spec.split, spec.start, dense=False)
-    images = shifted(world.image, spec.shift, spec.severity, world.id, spec.seed)
-    return Stream(images, world.label, world.id, spec.describe())
+    def describe(self) -> dict:
+        """All that the images and labels depend on, for records."""
+
+    def load(self) -> Stream:
+        """The stream itself."""
+
+
+@lru_cache(maxsize=8)
+def stream(spec: Spec) -> Stream:
+    """The images of `spec` under its shift, in random order; the last few streams are kept.
+
+    Raises as `spec.load`."""
+    return spec.load()
 
 
 # --- orders ----------------------------------------------------------------------------------------------------------

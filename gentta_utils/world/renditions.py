@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..common.randomness import generator
-from ..streams.scenes import _filter
 from .scenes import SPLIT_SIZE, Scenes, World, render, sample, scene_ids
 from .solids import EDGE, VOXELS
 from .tracing import Surface, photograph
@@ -102,23 +101,26 @@ STYLES = {  # name -> the world it is drawn from, how it is painted
 }
 
 
-def make(n: int, shift: str, split: str = "test", start: int = 0, size: int = 64, dense: bool = True) -> Scenes:
+def make(
+    n: int, shift: str, split: str = "test", start: int = 0, size: int = 64, dense: bool = True, network=None
+) -> Scenes:
     """The n scenes start .. start + n - 1 of a split under a natural shift, rendered at size x size.
 
     Their classes are those of `scenes.make`, save in "a", where scene i is the first of i, i + STRIDE, i + 2 STRIDE ...
-    that the filter gets wrong and `id` tells which.
+    that `network` gets wrong (B, 3, 64, 64) -> (B, K) and `id` tells which.
 
     Raises:
-        ValueError: unknown shift or split, a range outside of it.
-        FileNotFoundError: "a" without the filter network.
+        ValueError: unknown shift or split, a range outside of it, "a" without a network.
     """
     if shift not in SHIFTS:
         raise ValueError(f"unknown natural shift {shift!r}: choose one of {', '.join(SHIFTS)}")
     ids = scene_ids(n, split, start)
     if shift == "a":
+        if network is None:
+            raise ValueError(f"shift 'a' needs a network to get views wrong: load {FILTER!r}, or ask for a stream")
         if start + n > STRIDE:
             raise ValueError(f"scenes {start} to {start + n - 1} asked for: shift 'a' has 0 to {STRIDE - 1} of a split")
-        ids = hard(ids, _filter())
+        ids = hard(ids, network)
     names = RENDITIONS if shift == "r" else (shift,)
     which = (_uniform(ids, 1, "rendition")[:, 0] * len(names)).long()  # (n,)
     rows = [(which == i).nonzero()[:, 0] for i in range(len(names))]

@@ -2,16 +2,15 @@
 
 from torch import Tensor
 
-from ..streams.folders import FolderSpec
-from ..streams.scenes import SceneSpec
 from . import corruptions, renditions, severities
 from .watermark import watermark
 
 SHIFTS = ["clean", *severities.ALL, "watermark", *renditions.SHIFTS]
 
 
-def in_memory(spec: SceneSpec | FolderSpec) -> str:
-    return f"in-memory {corruptions.version(spec.shift, spec.severity)}"
+def in_memory(shift: str, severity: int) -> str:
+    """For records: images are corrupted here, by this version of the shift."""
+    return f"in-memory {corruptions.version(shift, severity)}"
 
 
 def shifted(images: Tensor, shift: str, severity: int, ids: Tensor, seed: int = 0) -> Tensor:
@@ -27,5 +26,6 @@ def shifted(images: Tensor, shift: str, severity: int, ids: Tensor, seed: int = 
 
 
 def no_severity(shift: str, severity: int) -> None:
+    """Raise ValueError unless severity is 0: clean images, the watermark and natural shifts have none."""
     if severity:
         raise ValueError(f"severity={severity}: {shift} has none, leave it at 0")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gentta_utils.course import tables
+from gentta_utils.course import nb05, tables
 from gentta_utils.course.nb05 import report
 from gentta_utils.evaluation import statistics
 from gentta_utils.evaluation.records import Records
@@ -59,8 +59,8 @@ def row_of(rows, **wanted):
 
 
 def test_every_table_of_the_notebook_has_a_form():
-    assert set(report.TABLES) < set(tables.TABLES)
-    assert all(tables.TABLES[name] is form for name, form in report.TABLES.items())
+    assert set(nb05.TABLES) < set(tables.TABLES)
+    assert all(tables.TABLES[name] == entry for name, entry in nb05.TABLES.items())
 
 
 def test_rows_are_paired_with_source_filter_and_dda():

@@ -170,7 +170,7 @@ def test_shipped(name):
     assert set(quality) == {*words.LABEL_SETS, *(f"category_{shift}_5" for shift in HELD_OUT)}
     weights = load_file(paths.MODELS / name / "open_clip_model.safetensors")
     assert all(v.dtype == torch.float16 for v in weights.values() if v.is_floating_point())
-    s = scenes.labelled(scenes.SceneSpec(60, split="select", start=1000), "category")
+    s = scenes.SceneSpec(60, split="select", start=1000).load()
     asked = words.LABEL_SETS["category"]
     z = zoo.load(name).zero_shot(asked.classes, asked.templates[:1])(s.images)
     assert 100 * (z.argmax(1) == s.labels).float().mean().item() > quality["category"]["all"] - 12

@@ -232,7 +232,7 @@ def test_shipped():
     check_fresh(paths.MODELS / NAME, side=32)
     model = zoo.load(NAME, precision="fp32")
     asked = LABEL_SETS["category"]
-    s = scenes.labelled(scenes.SceneSpec(12, split="select", start=1000), "category")
+    s = scenes.SceneSpec(12, split="select", start=1000).load()
     table = error_table(model.for_prompts(asked.prompts()), s.images, s.ids, pairs=12)
     right = (table.read() == s.labels).float().mean()
     assert right >= 0.9

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gentta_utils.recipes import tokenizer as recipes_tokenizer
-from gentta_utils.streams import scenes as streams_scenes
+from dataclasses import replace
 from gentta_utils.streams.scenes import SceneSpec
 from gentta_utils.streams.stream import stream
 from gentta_utils.world import labels, scenes, words as world_words
@@ -110,7 +110,7 @@ def test_ten_label_sets_with_names_and_templates():
 @pytest.mark.parametrize("name", LABEL_SETS)
 def test_streams_of_label_sets(name):
     spec = SceneSpec(12, "fog", 3, "select", 40)
-    s = streams_scenes.labelled(spec, name)
+    s = replace(spec, labels=name).load()
     asked = LABEL_SETS[name]
     assert s.images.shape == (12, 3, 64, 64)
     assert 0 <= int(s.labels.min()) <= int(s.labels.max()) < len(asked.classes)
@@ -127,11 +127,11 @@ def test_streams_of_label_sets(name):
 
 def test_wrong_label_sets_are_named():
     with pytest.raises(ValueError, match="unknown label set 'shape'"):
-        streams_scenes.labelled(SceneSpec(2), "shape")
+        SceneSpec(2, labels="shape")
     with pytest.raises(ValueError, match="does not keep 'colour'"):
-        streams_scenes.labelled(SceneSpec(2, "sketch"), "colour")
-    with pytest.raises(ValueError, match="one object a scene"):
-        streams_scenes.labelled(SceneSpec(2, "v2"), "count")
+        SceneSpec(2, "sketch", labels="colour")
+    with pytest.raises(ValueError, match="one object per scene"):
+        SceneSpec(2, "v2", labels="count")
 
 
 # --- vocabulary ------------------------------------------------------------------------------------------------------

@@ -1,19 +1,25 @@
-"""Notebook 02: its tables, how they are measured and how they are shown."""
+"""Notebook 02: Diffusion-TTA with a DiT, and its rivals. `TABLES` says how each table is measured and shown."""
 
-from collections.abc import Callable
+from ..display import plain
+from ..side_by_side import compared
+from . import choose, exercises, experiments, figures, report, rivals, trust, when_it_helps  # noqa: F401
 
-from ...evaluation.records import Records
-from .choose import select, select_rivals
-from .experiments import clean, fifteen, heldout, reading, why
-from .rivals import natural, online, rivals
-
-SETTLED: dict[str, Callable[[], list[Records]]] = {
-    "select": select,
-    "reading": reading,
-    "heldout": heldout,
-    "test": fifteen,
-    "clean": clean,
-    "why": why,
+TABLES = {  # name -> (measure it, show its records)
+    "select": (choose.select, plain),
+    "reading": (experiments.reading, report.reading),
+    "heldout": (experiments.heldout, report.effect),
+    "test": (experiments.fifteen, report.effect),
+    "clean": (experiments.clean, report.effect),
+    "why": (experiments.why, plain),
+    "backbones": (experiments.backbones, report.backbones),
+    "select_rivals": (choose.select_rivals, plain),
+    "natural": (rivals.natural, compared),
+    "online": (rivals.online, compared),
+    "rivals": (rivals.rivals, compared),
+    "ablations": (experiments.ablations, report.ablations),
+    "severity": (experiments.severity, plain),
+    "trust": (experiments.trust, report.of_trust),
+    "phase": (experiments.phase, when_it_helps.phase),
+    "phase_output": (experiments.phase_output, when_it_helps.phase),
+    "soft": (experiments.soft, report.soft),
 }
-
-RIVAL_TABLES = {"select_rivals": select_rivals, "natural": natural, "online": online, "rivals": rivals}

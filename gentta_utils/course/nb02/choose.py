@@ -6,7 +6,7 @@ from functools import lru_cache
 import torch
 
 from ...common.files import write_json
-from ...evaluation.chosen import DIFFUSION_TTA, RIVALS, chosen, method_of, tuned
+from ...evaluation.chosen import DIFFUSION_TTA, RIVALS, choice, method_of, tuned
 from ...evaluation.records import Records
 from ...evaluation.tables import Job, table
 from ...methods import cotta, diffusion_tta, dusa, memo, tea, tent, ttt_mae
@@ -92,7 +92,7 @@ def select() -> list[Records]:
 
 def choose_rates(classifiers: tuple) -> None:
     """Add what `select` would choose to its file for these classifiers: its candidate, with their learning rates."""
-    content = chosen()
+    content = choice()
     change = dict(CANDIDATES[content["candidate"]])
     delta = change.pop("delta", DELTA)
     for name in classifiers:
@@ -134,7 +134,7 @@ def online_settings(classifier: str, share: float, param_set: str = "all") -> di
     settings = tuned(classifier)
     if param_set != settings.param_set:
         values = {k: v for k, v in asdict(settings).items() if k != "lr"} | {"param_set": param_set}
-        settings = with_rate(classifier, values, CANDIDATES[chosen()["candidate"]].get("delta", DELTA))
+        settings = with_rate(classifier, values, CANDIDATES[choice()["candidate"]].get("delta", DELTA))
     return replace(settings, online=True, lr=float(f"{share * settings.lr:.3g}"))
 
 
@@ -197,5 +197,5 @@ def select_rivals() -> list[Records]:
             row: asdict(candidates[max(candidates, key=lambda label: right(mine, label))])
             for row, candidates in options[c].items()
         }
-    write_json(RIVALS, {"settings": best, "models": chosen()["models"]})
+    write_json(RIVALS, {"settings": best, "models": choice()["models"]})
     return runs

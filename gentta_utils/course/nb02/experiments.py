@@ -6,7 +6,7 @@ is set on the same held-out corruptions.
 
 from dataclasses import asdict, replace
 
-from ...evaluation.chosen import chosen, chosen_window, tuned
+from ...evaluation.chosen import choice, chosen_window, tuned
 from ...evaluation.evaluate import run
 from ...evaluation.records import Records
 from ...evaluation.tables import Job, table
@@ -30,7 +30,6 @@ from ..trials import (
     source_jobs,
     untrained,
 )
-from . import RIVAL_TABLES
 from .choose import CANDIDATES, DELTA, START, WINDOWS, choose_rates, select_specs, with_rate
 
 BACKBONES = (*CLASSIFIERS, "classifier/swin", "classifier/convnext")
@@ -69,7 +68,7 @@ def ablations() -> list[Records]:
     resnet, specs = CLASSIFIERS[0], small_grid()
     few = [replace(s, n=20) for s in specs]
     ours = tuned(resnet)
-    change = dict(CANDIDATES[chosen()["candidate"]])
+    change = dict(CANDIDATES[choice()["candidate"]])
     delta = change.pop("delta", DELTA)
 
     def by_rule(param_set: str) -> diffusion_tta.Settings:
@@ -131,8 +130,8 @@ BUDGETS = {6: dict(updates=3, pairs=2), 24: dict(updates=6, pairs=4), 48: dict(u
 
 def phase_jobs(specs: list[SceneSpec]) -> list[Job]:
     """Two diffusion models x three budgets x three ResNets: source, reader with as many pairs, Diffusion-TTA."""
-    change = {k: v for k, v in CANDIDATES[chosen()["candidate"]].items() if k != "delta"}
-    delta = CANDIDATES[chosen()["candidate"]].get("delta", DELTA)
+    change = {k: v for k, v in CANDIDATES[choice()["candidate"]].items() if k != "delta"}
+    delta = CANDIDATES[choice()["candidate"]].get("delta", DELTA)
     jobs = source_jobs(specs, LABELS)
     for denoiser in (WEAK, "denoiser/dit"):
         name = denoiser.split("/")[1]
@@ -162,8 +161,8 @@ def phase_output() -> list[Records]:
 
     Budgets are those of `phase` in pairs; the rate is the rule's for output mixing."""
     specs = phase_specs()
-    change = {k: v for k, v in CANDIDATES[chosen()["candidate"]].items() if k != "delta"}
-    delta = CANDIDATES[chosen()["candidate"]].get("delta", DELTA)
+    change = {k: v for k, v in CANDIDATES[choice()["candidate"]].items() if k != "delta"}
+    delta = CANDIDATES[choice()["candidate"]].get("delta", DELTA)
     jobs = source_jobs(specs, LABELS)
     for denoiser in (WEAK, "denoiser/dit"):
         for pairs, budget in BUDGETS.items():
@@ -193,8 +192,8 @@ def soft() -> list[Records]:
     Under embedding mixing, which asks for such conditions, and under output mixing, which does not."""
     resnet, jobs = LABELS[1], []
     specs = phase_specs()
-    change = {k: v for k, v in CANDIDATES[chosen()["candidate"]].items() if k != "delta"} | BUDGETS[48]
-    delta = CANDIDATES[chosen()["candidate"]].get("delta", DELTA)
+    change = {k: v for k, v in CANDIDATES[choice()["candidate"]].items() if k != "delta"} | BUDGETS[48]
+    delta = CANDIDATES[choice()["candidate"]].get("delta", DELTA)
     for denoiser in (WEAK, SOFT):
         name = denoiser.split("/")[1]
         ours = with_rate(resnet, START | change, delta, denoiser)
@@ -207,16 +206,6 @@ def soft() -> list[Records]:
     return table("soft", source_jobs(specs, (resnet,)) + jobs)
 
 
-EXPERIMENTS = {
-    "backbones": backbones,
-    **RIVAL_TABLES,
-    "ablations": ablations,
-    "severity": severity,
-    "trust": trust,
-    "phase": phase,
-    "phase_output": phase_output,
-    "soft": soft,
-}
 UNTOUCHED = ("shot_noise", "glass_blur", "motion_blur", "snow", "frost", "elastic")  # not even seen by the trial
 
 

@@ -89,6 +89,11 @@ def gains_by_shift(runs: list[Records], label: str = "diffusion_tta/full") -> di
     return {name: {shift: gain(mine).mean for shift, mine in by.items()} for name, by in parts.items()}
 
 
+def backbones(runs: list[Records]) -> str:
+    """The effect on each classifier, and how many corruptions gain."""
+    return f"{effect(runs)}\n\n{as_table(signs(runs))}"
+
+
 def signs(runs: list[Records]) -> list[dict]:
     """For each classifier and view: corruptions with a gain, with a loss, the largest loss, the mean gain."""
     rows = []

@@ -3,12 +3,12 @@
 Every rate and what else a rival leaves open at this size is chosen by `select_rivals` on the held-out corruptions.
 """
 
-from ...evaluation.chosen import chosen_window, method_of, rival, tuned
+from ...evaluation.chosen import chosen_window, rival, tuned
 from ...evaluation.records import Records
-from ...evaluation.tables import Job, table
+from ...evaluation.tables import table
 from ...methods import bn_adapt, tta_averaging
 from ...streams.scenes import SceneSpec
-from ..trials import CLASSIFIERS, ONLINE, clean_spec, effect_jobs, job, method_job, reader_jobs, small_grid, source_jobs
+from ..trials import CLASSIFIERS, ONLINE, clean_spec, effect_jobs, method_job, reader_jobs, small_grid, source_jobs
 from .choose import MAE, choose_rates
 
 
@@ -30,16 +30,9 @@ def online() -> list[Records]:
         rows = {"bn_adapt": bn_adapt.Settings()} if c == "classifier/resnet" else {}
         rows |= {row: rival(row, c) for row in ("tent", "cotta", "diffusion_tta online")}
         for row, settings in rows.items():
-            how = {} if row != "bn_adapt" else ONLINE
-            jobs += [_stream_job(row, settings, c, s, order, how) for s in specs for order in ("iid", "correlated")]
-            jobs.append(_stream_job(row, settings, c, tuple(specs), "mixed", how))
+            for order, met in {"iid": specs, "correlated": specs, "mixed": [tuple(specs)]}.items():
+                jobs += [method_job(row, settings, c, s, f"{row}/{order}", order=order, **ONLINE) for s in met]
     return table("online", jobs)
-
-
-def _stream_job(row: str, settings, classifier: str, spec, order: str, how: dict) -> Job:
-    method = method_of(row)
-    denoiser = {} if method == "diffusion_tta" else {"denoiser": None}
-    return job(method, settings, classifier, spec, f"{row}/{order}", order=order, **denoiser, **ONLINE | how)
 
 
 def rivals() -> list[Records]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import softmax
 
 from ...evaluation.records import Records
 from ...evaluation.statistics import Interval, paired_interval
@@ -49,16 +50,10 @@ def evidence(runs: list[Records], readers: list[Records]) -> Evidence:
         right_before=join("right_before"),
         right_after=join("right_after"),
         drop=(loss[:, 0] - loss[:, -1]) / loss[:, 0],
-        sure=softmax(after).max(1),
-        doubt=1 - softmax(before).max(1),
+        sure=softmax(after, axis=1).max(1),
+        doubt=1 - softmax(before, axis=1).max(1),
         agrees=(reader == chosen).astype(int) - ((reader == before.argmax(1)) & (reader != chosen)),
     )
-
-
-def softmax(z: np.ndarray) -> np.ndarray:
-    """Probabilities (N, K) of logits (N, K)."""
-    e = np.exp(z - z.max(1, keepdims=True))
-    return e / e.sum(1, keepdims=True)
 
 
 SCORES: dict[str, Callable[[Evidence], np.ndarray]] = {

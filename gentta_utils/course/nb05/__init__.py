@@ -1,1 +1,18 @@
-"""TODO"""
+"""Notebook 05: DDA and SDA. `TABLES` says how each table is measured and shown."""
+
+from ..side_by_side import compared
+from . import choose, exercises, experiments, figures, paper, report  # noqa: F401
+
+TABLES = {  # name -> (measure it, show its records)
+    "select_sda": (choose.select_sda, compared),
+    "sda_corruptions": (experiments.corruptions, report.main),
+    "sda_clean": (experiments.clean, report.main),
+    "sda_watermark": (experiments.watermark, report.main),
+    "sda_parts": (experiments.parts, report.parts),
+    "sda_number": (experiments.number, report.parts),
+    "sda_cfg": (experiments.guided, report.parts),
+    "sda_order": (experiments.order, report.order),
+    "sda_faults": (experiments.faults, report.faults),
+    "sda_steps": (experiments.steps, report.steps),
+    "sda_batches": (experiments.batches, report.batches),
+}

@@ -115,6 +115,3 @@ def select_sda() -> list[Records]:
     }
     write_json(SDA, content)
     return runs
-
-
-EXPERIMENTS = {"select_sda": select_sda}

@@ -249,17 +249,3 @@ def batches() -> list[Records]:
         s = replace(ours("dda", "purified"), images_at_once=20, **change)
         jobs += [job("dda", s, c, spec, f"{label}, batch {b}", denoiser=ALIGNER, batch=b) for b in (20, 1)]
     return table("sda_batches", jobs)
-
-
-EXPERIMENTS = {
-    "sda_corruptions": corruptions,
-    "sda_clean": clean,
-    "sda_watermark": watermark,
-    "sda_parts": parts,
-    "sda_number": number,
-    "sda_cfg": guided,
-    "sda_order": order,
-    "sda_faults": faults,
-    "sda_steps": steps,
-    "sda_batches": batches,
-}

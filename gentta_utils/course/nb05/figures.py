@@ -4,11 +4,11 @@ Nothing here says what came out: every verdict is computed from records.
 """
 
 import numpy as np
+from scipy.special import softmax
 
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, pick
 from .. import plots
-from ..nb02 import trust
 from . import report
 
 FAMILIES = {  # of the 15 corruptions
@@ -68,7 +68,7 @@ def drowned_votes(runs: list[Records], edges: tuple[float, ...] = (0.0, 0.5, 0.8
         both[name] = {(r.about["classifier"], r.about["stream"]["shift"]): r for r in mine}
     sure, rescued, followed = [], [], []
     for key, r in both["purified"].items():
-        sure.append(trust.softmax(r.before).max(1))
+        sure.append(softmax(r.before, axis=1).max(1))
         rescued.append(r.right_after & ~r.right_before)
         followed.append(both["sum"][key].right_after)
     sure, rescued, followed = (np.concatenate(v) for v in (sure, rescued, followed))

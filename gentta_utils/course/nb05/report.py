@@ -343,13 +343,3 @@ def batches(runs: list[Records]) -> str:
     """Does an image know of its neighbours in the batch?"""
     rows = [row | {"largest difference": f"{row['largest difference']:.2g}"} for row in batch_effects(runs)]
     return f"{_header(runs)}\n{as_table([_shown(row) for row in rows])}"
-
-
-TABLES = {
-    **dict.fromkeys(("sda_corruptions", "sda_clean", "sda_watermark"), main),
-    **dict.fromkeys(("sda_parts", "sda_number", "sda_cfg"), parts),
-    "sda_steps": steps,
-    "sda_faults": faults,
-    "sda_order": order,
-    "sda_batches": batches,
-}

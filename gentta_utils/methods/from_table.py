@@ -2,8 +2,9 @@
 
     L = p' Gram p, so dL/dp = 2 Gram p
 
-The table of an image (`error_table.ErrorTable`) holds all that output mixing can ask of the diffusion model. Whoever has it,
-from the Diffusion Classifier for instance, tries step sizes, temperatures and budgets at the price of the classifier.
+The table of an image (`error_table.ErrorTable`) holds all that output mixing can ask of the diffusion model. Whoever
+has it, from the Diffusion Classifier for instance, tries step sizes, temperatures and budgets at the price of the
+classifier.
 Not among the methods by name: it needs a table of the very images.
 
 Card: docs/methods/diffusion_tta.md

@@ -251,7 +251,7 @@ def test_the_command_says_so_by_its_exit_status(asked, monkeypatch, capsys):
         return tables[name]
 
     monkeypatch.setattr(recheck, "results", results)
-    monkeypatch.setattr(course_tables, "ALL_EXPERIMENTS", dict.fromkeys((*tables, "select")))
+    monkeypatch.setattr(course_tables, "TABLES", dict.fromkeys((*tables, "select")))
     assert main(["recheck", "test", "clean", "--n", "2"]) == 0
     made_anew = "2 of 2 predictions made anew are equal"
     assert capsys.readouterr().out.splitlines() == [f"test: {made_anew}", f"clean: {made_anew}"]
@@ -284,7 +284,7 @@ def test_a_few_fit_the_time(asked, monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines()[0] == f"one: 3 of 3 {equal}"
 
 
-@pytest.mark.parametrize("name", course_tables.ALL_EXPERIMENTS)
+@pytest.mark.parametrize("name", course_tables.TABLES)
 def test_what_a_record_costs_is_known_of_every_table(name):
     costs = {r.about["label"]: recheck.cost(r) for r in evaluation_tables.results(name)}
     assert min(costs.values()) > 0

@@ -122,7 +122,7 @@ def resolve(words: tuple[str, ...]) -> None:
     args = __main__._parser().parse_args([*words])
     known = {
         "train": recipes.names,
-        "measure": lambda: tables.ALL_EXPERIMENTS,
+        "measure": lambda: tables.TABLES,
         "data": lambda: (*downloads.ARCHIVES, *downloads.guides()),
     }.get(args.command, lambda: tables.TABLES)()
     given = getattr(args, "names", None) or [v for v in (getattr(args, "name", None),) if v]

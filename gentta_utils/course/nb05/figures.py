@@ -60,8 +60,8 @@ def drowned_votes(runs: list[Records], edges: tuple[float, ...] = (0.0, 0.5, 0.8
     """Where the source is wrong and the purified image is read rightly: how often their sum follows, by the confidence
     of the source.
 
-    From `sda_faults`, which holds "ours" with both readings of the same scenes; its logits are `nb05.experiments.coarse`,
-    so a confidence is good to some hundredths."""
+    From `sda_faults`, which holds "ours" with both readings of the same scenes; its logits are coarse
+    (`nb05.experiments.coarse`), so a confidence is good to some hundredths."""
     both = {}
     for name in ("sum", "purified"):
         mine = pick(runs, f"ours, {name}")

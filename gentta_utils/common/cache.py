@@ -21,8 +21,8 @@ class Made:
     """B images with what they cost.
 
     Attributes:
-        ids: (B,). images: (B, 3, S, S) in [0, 1]. seconds: an image, on average.
-        nfe: evaluations of the denoiser an image, by kind.
+        ids: (B,). images: (B, 3, S, S) in [0, 1]. seconds: per image, on average.
+        nfe: evaluations of the denoiser per image, by kind.
     """
 
     ids: Index

@@ -46,7 +46,7 @@ def python(code: str, **variables: str) -> subprocess.CompletedProcess:
 
 def test_what_starts_runs_loads_no_heavy_library():
     python("""
-import gentta_utils.__main__, gentta_utils.publish, gentta_utils.sweep, sys
+import gentta_utils.__main__, gentta_utils.runner.publish, gentta_utils.runner.sweep, sys
 heavy = {"torch", "numpy", "diffusers", "timm", "papermill", "matplotlib", "distributed"} & set(sys.modules)
 assert not heavy, heavy
 """)

@@ -139,7 +139,7 @@ def load(
 
 @lru_cache(maxsize=16)
 def cached(name: str, precision: str = "auto") -> nn.Module:
-    """`load` on the CPU, once a process for each precision; treat it as read-only."""
+    """`load` on the CPU, once per process for each precision; treat it as read-only."""
     return load(name, precision=precision)
 
 

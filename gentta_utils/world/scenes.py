@@ -92,7 +92,7 @@ class Scenes:
 
     @property
     def caption(self) -> list[str]:
-        """One sentence a scene, about its first object."""
+        """One sentence per scene, about its first object."""
         rows = zip(self.material[:, 0], self.colour[:, 0], self.label, self.floor, strict=True)
         return [
             LABELS["caption"].format(material=MATERIALS[m], colour=COLOURS[c], name=CLASSES[k], floor=COLOURS[f])

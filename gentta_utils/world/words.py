@@ -39,7 +39,7 @@ PAIRS_HELD_OUT = {f"{c} {k}" for (i, k), (j, c) in product(enumerate(CLASSES), e
 
 
 def is_unseen(text: str) -> bool:
-    """Whether no training caption says what this text says: a held-out pair, material or wording."""
+    """Whether no training caption says what this text says: an unseen pair, material or wording."""
     words = "".join(c if c.isalpha() else " " for c in text.lower()).split()
     pairs = {" ".join(pair) for pair in zip(words, words[1:])}
     said = any(w in " ".join(words) for w in HELD_OUT_WORDINGS)
@@ -87,7 +87,7 @@ def choose(facts: Int[Tensor, "B A"], generator: torch.Generator, all_said: floa
     """What a training caption says of each scene: its attributes (B, A), UNSAID where it is silent.
 
     Each attribute is named with its probability in SHARES, and all together with probability `all_said`. Never named:
-    "shiny", category and colour of a held-out pair (one of both is dropped, at random), and what one of several objects
+    "shiny", category and colour of an unseen pair (one of both is dropped, at random), and what one of several objects
     is like."""
     B = len(facts)
     column = {name: i for i, name in enumerate(ATTRIBUTES)}
@@ -163,7 +163,7 @@ class LabelSet:
         return [" ".join(names) for names in product(*(NAMES[a] for a in self.asks))]
 
     def prompts(self, template: int = 0) -> list[str]:
-        """One text a class."""
+        """One text per class."""
         return [self.templates[template].format(name) for name in self.classes]
 
     @property

@@ -156,7 +156,7 @@ def test_shipped_aligned_classifiers_are_those_of_the_selection(name):
 
 
 def test_classifiers_are_honest():
-    """Label-poor, 85 to 93% clean, at least 10 points worse over the held-out corruptions, calibrated."""
+    """Label-poor, 85 to 93% clean, at least 10 points worse over the validation corruptions, calibrated."""
     for name in ("classifier/resnet", "classifier/vit"):
         card = zoo.card(name)
         quality = card["quality"]

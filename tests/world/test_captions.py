@@ -1,4 +1,4 @@
-"""Captions and label sets: what is said is true, and what is held out is never said."""
+"""Captions and label sets: what is said is true, and what is to stay unseen is never said."""
 
 import gentta_utils  # noqa: F401, I001
 import pytest
@@ -26,7 +26,7 @@ def said(facts):
     return rows, world_words.captions(rows, generator)
 
 
-def test_a_third_of_the_pairs_is_held_out():
+def test_a_third_of_the_pairs_is_unseen():
     assert len(world_words.PAIRS_HELD_OUT) == 27
     pairs = LABEL_SETS["colour_category"]
     assert sum(not s for s in pairs.seen) == 27
@@ -34,7 +34,7 @@ def test_a_third_of_the_pairs_is_held_out():
         assert 0 < sum(f"{c} {labels.CLASSES[k]}" in world_words.PAIRS_HELD_OUT for c in labels.COLOURS) < 8
 
 
-def test_training_captions_never_say_what_is_held_out(said):
+def test_training_captions_never_say_what_is_unseen(said):
     assert not [text for text in said[1] if is_unseen(text)]
     words = set(" ".join(said[1]).replace(",", "").replace(".", "").split())
     assert not words & {"shiny", "picture", "front"}

@@ -75,7 +75,7 @@ def test_damage_grows_with_severity_on_average(clean):
 def test_noises_have_the_published_spread(side, severity):
     sigma = severities.CONSTANTS[side]["gaussian_noise"][severity - 1]
     x = flat(0.5, 4, side)
-    if sigma < 0.2:  # beyond, clipping bites
+    if sigma < 0.2:  # beyond, clipping matters
         assert (corruptions.corrupt(x, "gaussian_noise", severity) - x).std().item() == pytest.approx(sigma, rel=0.02)
     s = severities.CONSTANTS[side]["speckle_noise"][severity - 1]
     if s < 0.5:

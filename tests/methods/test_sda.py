@@ -279,7 +279,7 @@ def test_parts_go_on_where_they_stopped(tmp_path):
     assert made.nfe == {"denoiser fwd": 3.0}
     assert torch.equal(made.by_id()[4], made.images[4])
     other = made_in_parts(lambda rows: torch.zeros(len(rows), 3, 4, 4), ids + 1, dit, tmp_path, 3)
-    assert other.images.max() == 0  # other images: made anew
+    assert other.images.max() == 0  # other images: made again
 
 
 def test_wrong_sets_are_refused():

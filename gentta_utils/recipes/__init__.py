@@ -1,4 +1,4 @@
-"""How every model in data/models was made: one command a model, resumable, on a CPU or a GPU.
+"""How every model in data/models was made: one command per model, resumable, on a CPU or a GPU.
 
 `train` leaves a candidate in data/models/candidates (ignored by git); `promote` makes it the shipped model. A model
 that a committed table rests on changes only together with that table.
@@ -40,7 +40,7 @@ def train(name: str, device: str = "cpu", minutes: float | None = None, scratch:
 
     Args:
         minutes: shorten or lengthen the schedule to about so long on this machine; None keeps the recipe's steps.
-        scratch: start anew instead of going on from the checkpoint.
+        scratch: start from the beginning instead of going on from the checkpoint.
 
     Raises ValueError for an unknown name, or a checkpoint that was begun with another recipe or length."""
     if name not in names():

@@ -82,7 +82,7 @@ def images_of(data: Data) -> tuple[Tensor, Tensor]:
 
 
 def raw_images(data: Data) -> Made:
-    """The images of a set before they are aligned. Sets of other sizes share their parts, one image a class each."""
+    """The images of a set before they are aligned. Sets of other sizes share their parts, one image per class each."""
     K = len(CLASSES)
     ids = torch.arange(data.per_class * K)
     if data.kind == "real":
@@ -149,13 +149,15 @@ def described(name: str, about: dict) -> Classifier:
     )
     how, aligned = FineTune(**about["fine_tune"]), f"{name}-sda"
     if describe(name, data, how) != about:
-        raise ValueError(f"the records name a fine-tuned {name} of other models than those that are here: measure anew")
+        raise ValueError(
+            f"the records name a fine-tuned {name} of other models than those that are here: measure again"
+        )
     if aligned in zoo.names() and zoo.card(aligned)["recipe"] == about:
         return zoo.cached(aligned)
     if data.per_class and not _kept(name, data, how).is_file():
         raise FileNotFoundError(
             f"the {name} that was fine-tuned on this set is neither shipped nor in {CACHE / 'fine-tuned'}: measure its "
-            f"table anew, or, for the chosen set, run `python -m gentta_utils train {aligned}`"
+            f"table again, or, for the chosen set, run `python -m gentta_utils train {aligned}`"
         )
     return aligned_classifier(name, data, how)
 

@@ -175,8 +175,8 @@ def _judges() -> dict[str, nn.Module]:
 
 @torch.no_grad()
 def of_autoencoder(model: AutoencoderKL, n: int = 500) -> dict:
-    """PSNR (dB), clean and under the held-out corruptions at severity 5; accuracy (percent) of each classifier on clean
-    scenes as they are and after reconstruction, and the median of what it loses; the scaling factor."""
+    """PSNR (dB), clean and under the validation corruptions at severity 5; accuracy (percent) of each classifier on
+    clean scenes as they are and after reconstruction, and the median of what it loses; the scaling factor."""
     clean = stream(SceneSpec(n, split="select", start=1000))
     rebuilt = through(model, clean.images)
     out = {"psnr_clean": psnr(rebuilt, clean.images), "scaling_factor": round(model.config.scaling_factor, 4)}

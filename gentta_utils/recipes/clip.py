@@ -141,7 +141,7 @@ RECIPES = {
 @torch.no_grad()
 def of_clip(model: Clip, n: int = 400, start: int = 1000) -> dict:
     """Zero-shot accuracy (percent) of each label set on clean selection scenes with its single prompt, and of
-    "category" under the held-out corruptions at severity 5.
+    "category" under the validation corruptions at severity 5.
 
     "seen" and "unseen" are the scenes whose class training captions name or not; "seen_wording" is the accuracy with
     the first template that training captions use, where the single prompt is another."""

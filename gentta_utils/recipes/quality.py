@@ -1,4 +1,4 @@
-"""What a trained model is worth, for its card: on selection scenes and held-out corruptions, never on the test ones."""
+"""How good a trained model is, for its card: on selection scenes and validation corruptions, never on test ones."""
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,7 @@ def calibration_error(logits: Tensor, labels: Tensor, bins: int = 10) -> float:
 
 @torch.no_grad()
 def of_classifier(classifier: Classifier, n: int = 500) -> dict:
-    """Clean accuracy and calibration; accuracy under the held-out corruptions at severity 5, on both views; percent."""
+    """Clean accuracy and calibration; accuracy on both views under the validation corruptions, severity 5; percent."""
     clean = stream(SceneSpec(n, split="select", start=1000))
     logits = classifier(clean.images)
     out = {
@@ -97,8 +97,8 @@ def of_purifier(
     levels: int = 20,
     pairs: int = 16,
 ) -> dict:
-    """Accuracy (percent) of shipped classifiers on purified scenes, clean and under each held-out corruption, severity
-    5, by start level and eta; beside it that on the scenes as they are, and as their low-pass; and the null loss."""
+    """Accuracy (percent) of shipped classifiers on purified scenes, clean and under each validation corruption,
+    severity 5, by start level and eta; that on the scenes as they are and on their low view; and the null loss."""
     networks = {name: zoo.load(name) for name in classifiers}
     out = {}
     for shift, severity in [("clean", 0), *((name, 5) for name in HELD_OUT)]:

@@ -1,6 +1,6 @@
 """The text-conditional diffusion model of the scenes: a `StableDiffusionPipeline` on the latents of our autoencoder.
 
-U-Net and text encoder are trained together, on captions that leave much unsaid and never say what is held out
+U-Net and text encoder are trained together, on captions that leave much unsaid and never say what is to stay unseen
 (`words.choose`); a tenth of them is empty. Loss as of the class-conditional DiT: eps with min-SNR-5 weights,
 timesteps stratified. Latents of each scene and of its mirror image are computed once and kept in the cache.
 """
@@ -63,7 +63,7 @@ class TextRecipe:
     text_width: int
     text_layers: int
     schedule: Schedule
-    layers: int = 1  # residual blocks a level
+    layers: int = 1  # residual blocks per level
     scenes: int = 60_000
     crowded: int = 6_000
     crowded_share: float = 0.1  # of a batch
@@ -212,7 +212,7 @@ def of_text_model(
     model: TextUNet, n: int = 200, pairs: int = 48, window: tuple[int, int] = (150, 850), start: int = 1000
 ) -> dict:
     """Accuracy (percent) as a Diffusion Classifier over each label set's prompts, on clean selection scenes, and over
-    those of "category" under the held-out corruptions at severity 5, n / 4 scenes each.
+    those of "category" under the validation corruptions at severity 5, n / 4 scenes each.
 
     Prompts are worded as training captions are. SHARES says on how many of the n scenes each label set is measured.
     "_seen" and "_unseen" are the scenes whose class training captions name or not."""

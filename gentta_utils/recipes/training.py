@@ -27,7 +27,7 @@ class Schedule:
 
     Attributes:
         steps: number of optimiser steps.
-        batch: samples a step.
+        batch: samples per step.
         lr: largest learning rate of AdamW.
         warmup: steps of linear rise.
         flat: share of the steps before the cosine fall begins.

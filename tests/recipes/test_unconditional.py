@@ -387,7 +387,7 @@ def test_the_card_names_every_view_shift_and_classifier():
 
 
 def test_the_data_card_says_what_the_winner_reads():
-    """The last row of the race: clean, then the mean of the held-out corruptions, by start and eta."""
+    """The last row of the race: clean, then the mean of the validation corruptions, by start and eta."""
     quality_of = zoo.card("unconditional/unet-unshuffle")["quality"]
     (row,) = (
         line for line in (DATA / "README.md").read_text(encoding="utf-8").splitlines() if "trained to its end" in line

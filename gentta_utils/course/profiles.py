@@ -118,14 +118,14 @@ def classes(profile: str, subset: tuple[int, ...] | None = None) -> tuple[str, .
 
 
 def settings(profile: str, classifier: str, **changes) -> diffusion_tta.Settings:
-    """Settings of Diffusion-TTA: the ones chosen on held-out corruptions of scenes, or the published ones."""
+    """Settings of Diffusion-TTA: the ones chosen on validation corruptions of scenes, or the published ones."""
     if check_profile(profile) == "scenes":
         return chosen.tuned(classifier, **changes)
     return diffusion_tta.Settings(**PUBLISHED_SGD | changes)
 
 
 def rival(profile: str, row: str, classifier: str):
-    """Settings of another method: the ones chosen on held-out corruptions of scenes, or its defaults.
+    """Settings of another method: the ones chosen on validation corruptions of scenes, or its defaults.
 
     `row` is one of `nb02.choose.select_rivals`, e.g. "tent" or "diffusion_tta online"."""
     if check_profile(profile) == "scenes" and row in chosen.chosen_rows(classifier):
@@ -138,7 +138,7 @@ def rival(profile: str, row: str, classifier: str):
 def method(profile: str, row: str, models: Models, classifier: str, ours: diffusion_tta.Settings, small: bool = False):
     """A configured method by the name of its row in a table, with what was chosen for it.
 
-    "source", "source, low-passed", a name of `METHODS`, or that and more words, as "diffusion_tta online". `ours` are
+    "source", "source, low view", a name of `METHODS`, or that and more words, as "diffusion_tta online". `ours` are
     the settings of "diffusion_tta"; the Diffusion Classifier has about as many evaluations, among ten classes.
 
     Args:

@@ -71,7 +71,7 @@ def averaged(r: Records, tau: float) -> np.ndarray:
 
 
 def ensemble_temperature(label: str) -> float:
-    """The temperature that is best on the held-out corruptions of `reading`, for a reader with about as many pairs."""
+    """The temperature that is best on the validation corruptions of `reading` for a reader with about as many pairs."""
     pairs = int(label.removeprefix("reader/").split(" ")[0])
     read = [
         r

@@ -75,7 +75,7 @@ def ids(stream: dict) -> set[int]:
     return set(scene_ids(stream["n"], stream["split"], stream["start"]).tolist())
 
 
-def test_choices_are_made_on_held_out_corruptions_and_selection_scenes(tables):
+def test_choices_are_made_on_validation_corruptions_and_selection_scenes(tables):
     for name in ("select", "why", "select_rivals", "select_sda"):
         for about, _ in tables[name]:
             assert about["stream"]["split"] == "select"

@@ -134,7 +134,7 @@ def test_rows_are_compared_with_the_source_scene_by_scene(monkeypatch):
     assert "-25.0" in rows["ttt_mae", "mae"]
 
 
-def test_the_ensemble_takes_its_temperature_from_held_out_corruptions():
+def test_the_ensemble_takes_its_temperature_from_validation_corruptions():
     taus = {side_by_side.ensemble_temperature(f"reader/{n} pairs/150..600") for n in (9, 48)}
     assert taus <= set(side_by_side.TAUS)
     r = record("reader/9 pairs/150..600", after=[0, 1], before=[1, 0], method="diffusion_classifier")

@@ -69,13 +69,13 @@ def test_rows_are_paired_with_source_filter_and_dda():
     rows = report.summaries(runs)
     sda = row_of(rows, row="sda, chosen", classifier="resnet")
     assert (sda["n"], sda["accuracy"], sda["kept"]) == (200, 63.0, pytest.approx(100 * 63 / 40))
-    assert [sda[k].mean for k in ("minus source", "minus low-passed", "minus DDA")] == pytest.approx([23, 18, 11])
+    assert [sda[k].mean for k in ("minus source", "minus low view", "minus DDA")] == pytest.approx([23, 18, 11])
     gda = row_of(rows, row="gda-like", classifier="resnet")
     assert (gda["n"], gda["minus source"].mean, gda["minus DDA"].mean) == (100, pytest.approx(14), pytest.approx(4))
     assert not [r for r in rows if r["row"] == "gda-like" and r["classifier"] == "swin"]
     source = row_of(rows, row="source/full", classifier="all")
     assert source["minus source"] is None
-    assert source["minus low-passed"] is None
+    assert source["minus low view"] is None
     assert source["n"] == 400
 
 

@@ -1,7 +1,7 @@
-"""The tables of notebook 02: more backbones, ablations, and when feedback helps; rivals in `experiments_rivals`.
+"""The tables of notebook 02: more backbones, ablations, and when feedback helps; rivals in `rivals`.
 
 Settings are those that `nb02.choose.select` chose; what they leave open (the rate of another backbone or parameter set)
-is set on the same held-out corruptions.
+is set on the same validation corruptions.
 """
 
 from dataclasses import asdict, replace
@@ -90,7 +90,7 @@ def ablations() -> list[Records]:
         "K12: 16 pairs": replace(ours, updates=5, pairs=16),
         "K12: 64 pairs": replace(ours, updates=5, pairs=64),
     }
-    dear = {
+    expensive = {
         "K10: + adapting the DiT (20 scenes)": both,
         "K12: 180 pairs (20 scenes)": replace(ours, updates=5, pairs=180),
         "K12: published settings (20 scenes)": diffusion_tta.Settings(
@@ -98,7 +98,7 @@ def ablations() -> list[Records]:
         ),
     }
     jobs = source_jobs(specs, (resnet,))
-    for label, settings in (rows | dear).items():
+    for label, settings in (rows | expensive).items():
         exact = {"precision": "fp32"} if settings.adapt_denoiser else {}
         seen = specs if label in rows else few
         jobs += [job("diffusion_tta", settings, resnet, s, label, batch=25, **exact) for s in seen]
@@ -210,7 +210,7 @@ UNTOUCHED = ("shot_noise", "glass_blur", "motion_blur", "snow", "frost", "elasti
 
 
 def reading() -> list[Records]:
-    """Does the diffusion model read shifted scenes? Held-out corruptions and clean, by number of pairs and window."""
+    """Does the diffusion model read shifted scenes? Validation corruptions and clean, by number of pairs and window."""
     shifted = [SceneSpec(100, name, 5, "test", 5000 + 100 * i) for i, name in enumerate(HELD_OUT)]
     window = chosen_window()
     jobs = source_jobs([*shifted, clean_spec()])
@@ -224,7 +224,7 @@ def reading() -> list[Records]:
 
 
 def heldout() -> list[Records]:
-    """The effect where the settings were chosen: held-out corruptions, severities 3 and 5, other scenes."""
+    """The effect where the settings were chosen: validation corruptions, severities 3 and 5, other scenes."""
     grid = [(name, severity) for name in HELD_OUT for severity in (3, 5)]
     return table("heldout", effect_jobs([SceneSpec(75, *at, "test", 8000 + 75 * i) for i, at in enumerate(grid)]))
 
@@ -243,8 +243,8 @@ def clean() -> list[Records]:
 def why() -> list[Records]:
     """From the published settings to ours on the ResNet: each change alone, all together, all with Adam's step.
 
-    The DiT stays frozen. The published rows cost 900 evaluations an image and meet the held-out corruptions alone; all
-    others stand at about 96, so that a change is not bought, and meet clean scenes too."""
+    The DiT stays frozen. The published rows cost 900 evaluations per image and meet the validation corruptions alone;
+    all others stand at about 96, so that a change is not bought, and meet clean scenes too."""
     resnet, specs = CLASSIFIERS[0], [*select_specs(3500), SceneSpec(100, split="select", start=4000)]
     ours = tuned(resnet)
     published = diffusion_tta.Settings(**{**diffusion_tta.PUBLISHED, "adapt_denoiser": False})

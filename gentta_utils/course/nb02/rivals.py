@@ -1,6 +1,6 @@
 """Diffusion-TTA and its rivals: natural shifts, streams, and all of them at equal compute.
 
-Every rate and what else a rival leaves open at this size is chosen by `select_rivals` on the held-out corruptions.
+Every rate and what else a rival leaves open at this size is chosen by `select_rivals` on the validation corruptions.
 """
 
 from ...evaluation.chosen import chosen_window, rival, tuned

@@ -1,6 +1,6 @@
-"""How the settings of notebook 05 are chosen: on held-out corruptions, one after the other.
+"""How the settings of notebook 05 are chosen: on validation corruptions, one after the other.
 
-`select_sda` writes them to data/results/sda.json; the tables of `experiments_05` read them there.
+`select_sda` writes them to data/results/sda.json; the tables of `experiments` read them there.
 """
 
 from collections.abc import Iterable
@@ -36,7 +36,7 @@ ENTROPY_SCALES = (0.1, 0.3, 1.0)
 
 
 def select_specs() -> list[SceneSpec]:
-    """4 x 50 selection scenes under the held-out corruptions at severity 5."""
+    """4 x 50 selection scenes under the validation corruptions at severity 5."""
     return [SceneSpec(50, name, 5, "select", 7000 + 50 * i) for i, name in enumerate(HELD_OUT)]
 
 

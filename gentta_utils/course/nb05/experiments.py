@@ -1,7 +1,7 @@
 """The tables of notebook 05: input adaptation and synthetic-domain alignment.
 
 Images are purified once (`purified`, kept in data/cache) and then read by every classifier and every ensemble.
-Everything is chosen before, on the held-out corruptions (`experiments_05_choices`).
+Everything is chosen before, on the validation corruptions (`choose`).
 """
 
 from collections.abc import Iterable
@@ -117,7 +117,7 @@ def set_of(**changes) -> Data:
 
 
 def main_rows() -> dict[str, tuple]:
-    """The rows of every large table; under the published ensemble, and under the one chosen on held-out corruptions."""
+    """The rows of every large table, under the published ensemble and the one chosen on validation corruptions."""
     rows = {"diffpure": ("diffpure", ours("diffpure"))}
     for ensemble in ("sum", "chosen"):
         rows[f"dda, {ensemble}"] = ("dda", ours("dda", ensemble))
@@ -163,7 +163,7 @@ def clean() -> list[Records]:
 
 
 def watermark() -> list[Records]:
-    """Table 2: the watermark, and clean scenes beside it that show how much the shortcut bites."""
+    """Table 2: the watermark, and clean scenes beside it that show what the shortcut costs."""
     specs = [*watermark_specs(), SceneSpec(200, split="test", start=32_200)]
     return small_table("sda_watermark", source_jobs(specs, BACKBONES) + input_jobs(main_rows(), BACKBONES, specs))
 

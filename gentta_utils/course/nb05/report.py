@@ -13,7 +13,7 @@ from ...evaluation.statistics import Interval, protocol_line
 from ...world.labels import CLASSES, LABELS
 
 SOURCE, LOW = "source/full", "source/low"
-NAMES = {SOURCE: "source", LOW: "low-passed source"}
+NAMES = {SOURCE: "source", LOW: "source on the low view"}
 WATERMARKED = CLASSES.index(LABELS["watermark_class"])
 REFERENCE = "50 eta 1"  # of few-step versions
 
@@ -101,8 +101,8 @@ def worsened(runs: list[Records], label: str, other: str = SOURCE) -> dict[str, 
 
 def summaries(runs: list[Records]) -> list[dict]:
     """A row for each classifier, then all of them, and label: number of records, accuracy, what share of the source's
-    on the same scenes that is (percent), and, as intervals or None, the difference to the source, to the low-passed
-    source, and of SDA and GDA-like to DDA."""
+    on the same scenes that is (percent), and, as intervals or None, the difference to the source, to the source
+    on the low view, and of SDA and GDA-like to DDA."""
     rows = []
     for classifier in _groups(runs):
         for label in distinct(runs, "label"):
@@ -115,7 +115,7 @@ def summaries(runs: list[Records]) -> list[dict]:
             row["kept"] = 100 * row["accuracy"] / max(accuracy(source), 1e-9)
             method, _, ensemble = label.partition(", ")
             dda = {"sda": f"dda, {ensemble}", "gda-like": "dda, sum"}.get(method)
-            others = {"minus source": SOURCE, "minus low-passed": LOW, "minus DDA": dda}
+            others = {"minus source": SOURCE, "minus low view": LOW, "minus DDA": dda}
             for head, other in others.items():
                 wanted = other is not None and label not in (SOURCE, other) and pick(runs, other)
                 row[head] = minus(runs, label, other, classifier) if wanted else None
@@ -124,7 +124,7 @@ def summaries(runs: list[Records]) -> list[dict]:
 
 
 def headlines(shifted: list[Records], clean: list[Records]) -> list[dict]:
-    """A row a method, over all classifiers: accuracy on the corruptions, its gain, accuracy on clean scenes."""
+    """A row per method, over all classifiers: accuracy on the corruptions, its gain, accuracy on clean scenes."""
     rows = []
     for label in (label for label in distinct(shifted, "label") if label != "gda-like"):  # which met three corruptions
         gain = "" if label == SOURCE else str(minus(shifted, label, SOURCE))
@@ -245,12 +245,12 @@ def evaluations(runs: list[Records]) -> float:
 
 
 def seconds(runs: list[Records]) -> float:
-    """Seconds an image."""
+    """Seconds per image."""
     return float(np.concatenate([r.seconds for r in runs]).mean())
 
 
 def few_steps(runs: list[Records], classifier: str | None = None) -> list[dict]:
-    """Each number of levels of DDA and SDA: accuracy, evaluations and seconds an image, how many times cheaper than 50
+    """Each number of levels of DDA and SDA: accuracy, evaluations and seconds per image, how many times cheaper than 50
     ancestral steps in both, and the paired difference to them. Without a classifier all are pooled."""
     rows = []
     for label in (label for label in distinct(runs, "label") if label not in (SOURCE, LOW)):

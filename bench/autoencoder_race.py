@@ -5,7 +5,7 @@
 
 Each autoencoder is trained for about ten minutes of one core, then the same class-conditional DiT on its latents, for
 equally many steps, about five minutes. Judged by what decides: the Diffusion Classifier's accuracy on clean selection
-scenes and under the held-out corruptions; printed beside it: PSNR, and what the classifiers lose through the
+scenes and under the validation corruptions; printed beside it: PSNR, and what the classifiers lose through the
 autoencoder.
 """
 

@@ -21,10 +21,10 @@ from gentta_utils.world.severities import HELD_OUT
 
 
 def held_out(n: int) -> Stream:
-    """n test scenes under each held-out corruption at severity 5, as one stream."""
+    """n test scenes under each validation corruption at severity 5, as one stream."""
     parts = [stream(SceneSpec(n, name, 5, "test", 20_000 + n * i)) for i, name in enumerate(HELD_OUT)]
     joined = [torch.cat([getattr(p, k) for p in parts]) for k in ("images", "labels", "ids")]
-    return Stream(*joined, about={"shift": "held-out", "split": "test"})
+    return Stream(*joined, about={"shift": "validation", "split": "test"})
 
 
 def same(a: Records, b: Records, order: torch.Tensor) -> bool:

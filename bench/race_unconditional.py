@@ -43,7 +43,7 @@ def model(name: str) -> tuple[Denoiser, str]:
 
 
 def rows(name: str, trained: str, found: dict) -> None:
-    """Print one line a view: percent, ResNet / ViT, clean, the held-out corruptions and their mean."""
+    """Print one line per view: percent, ResNet / ViT, clean, the validation corruptions and their mean."""
     for view, classifiers in found.items():
         if view != "loss":
             shifts = {s: [c[s] for c in classifiers.values()] for s in next(iter(classifiers.values()))}

@@ -17,7 +17,7 @@ from gentta_utils.world.words import PAIRS_HELD_OUT
 
 
 def prompts() -> list[str]:
-    """Twelve prompts of seen pairs, then four of held-out ones; floors and walls in turn."""
+    """Twelve prompts of seen pairs, then four of unseen ones; floors and walls in turn."""
     seen = [pair for k in CLASSES for c in COLOURS if (pair := f"{c} {k}") not in PAIRS_HELD_OUT][::4][:12]
     held = sorted(PAIRS_HELD_OUT)[::7][:4]
     floor, wall = (COLOURS[i:] + COLOURS[:i] for i in (2, 5))

@@ -1,4 +1,4 @@
-"""How shall idle threads wait? An adaptation alone and beside one busy core, by how its threads wait for each other.
+"""How should idle threads wait? An adaptation alone and beside one busy core, by how its threads wait for each other.
 
     python bench/threads.py [--images 8] [--rounds 5]
 
@@ -26,8 +26,9 @@ WORK = """
 import sys, time
 import torch  # before gentta_utils, which would set what is measured here
 from dataclasses import replace
-from gentta_utils import experiments
-from gentta_utils.datasets import SceneSpec, stream
+from gentta_utils.course import trials
+from gentta_utils.streams.scenes import SceneSpec
+from gentta_utils.streams.stream import stream
 from gentta_utils.methods import diffusion_tta
 
 images = stream(SceneSpec({images}, "speckle_noise", 5, "test", 20_000))

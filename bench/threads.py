@@ -26,14 +26,13 @@ WORK = """
 import sys, time
 import torch  # before gentta_utils, which would set what is measured here
 from dataclasses import replace
+from gentta_utils import SceneSpec, stream
 from gentta_utils.course import trials
-from gentta_utils.evaluation.chosen import tuned
-from gentta_utils.streams.scenes import SceneSpec
-from gentta_utils.streams.stream import stream
+from gentta_utils.evaluation import chosen
 from gentta_utils.methods import diffusion_tta
 
 images = stream(SceneSpec({images}, "speckle_noise", 5, "test", 20_000))
-settings = replace(tuned("classifier/resnet"), updates=2)
+settings = replace(chosen.tuned("classifier/resnet"), updates=2)
 method = diffusion_tta.configure(trials.models("classifier/resnet"), settings)
 method.adapt(images.images, images.ids)
 print(torch.get_num_threads(), flush=True)

@@ -214,7 +214,7 @@ def train(
 
 
 def training_speed(model: nn.Module, loss_of: LossFunction, schedule: Schedule, device: str, steps: int = 10) -> float:
-    """Steps a second here, measured on a copy of the model."""
+    """Steps per second here, measured on a copy of the model."""
     run = Run(copy.deepcopy(model), schedule, Path(), device)
     amp = autocast(device)
     for step in range(steps):

@@ -240,7 +240,7 @@ def parts(runs: list[Records]) -> str:
 
 
 def evaluations(runs: list[Records]) -> float:
-    """Evaluations of the denoiser an image, forward or with gradient."""
+    """Evaluations of the denoiser per image, forward or with gradient."""
     return float(np.mean([sum(n for kind, n in r.nfe.items() if kind.startswith("denoiser")) for r in runs]))
 
 

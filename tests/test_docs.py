@@ -131,8 +131,9 @@ PLAIN = {
     r"\bshall\b": "should, must, will",
     r"\bwhilst\b|\b[tw]hence\b": "while, from there",
     r"\blow-passed\b": "the low view",
-    r"(?<!which )\b(evaluations( of (the|a) (denoiser|diffusion model))?|seconds|passes|pairs|steps|images|scenes|blocks|one \w+|once|ms) an? "
-    r"(image|class|step|second|update|pair|batch|process|line|level|evaluation|check|file|table|cell)\b": "per",
+    r"(?<!which )\b(evaluations( of (the|a) (denoiser|diffusion model))?|seconds|passes|pairs|steps|images|scenes|blocks|"
+    r"one \w+|once|ms) an? (image|class|step|second|update|pair|batch|process|line|level|evaluation|check|file|table|"
+    r"cell)\b": "per",
 }
 # stored values and row labels, which determine a record's fingerprint, and the one place that explains the low view
 STORED = ('"held-out"', "`held-out`", "K10: one random t an update", "the *low view*, the low-passed image")

@@ -36,8 +36,8 @@ def online() -> list[Records]:
 
 
 def rivals() -> list[Records]:
-    """Everything that one would try on a ResNet, on the small grid: at most 96 evaluations of the diffusion model an
-    image, the Diffusion Classifier at five times as many beside it; TTT-MAE on its own network."""
+    """Everything that one would try on a ResNet, on the small grid: at most 96 evaluations of the diffusion model
+    per image, the Diffusion Classifier at five times as many beside it; TTT-MAE on its own network."""
     specs, resnet = small_grid(), CLASSIFIERS[0]
     choose_rates((MAE,))
     prepared = ("classifier/resnet-augmix", "classifier/resnet-ceiling")

@@ -131,8 +131,8 @@ PLAIN = {
     r"\bshall\b": "should, must, will",
     r"\bwhilst\b|\b[tw]hence\b": "while, from there",
     r"\blow-passed\b": "the low view",
-    r"(?<!which )\b(evaluations( of (the|a) (denoiser|diffusion model))?|seconds|passes|pairs|steps|images|scenes|blocks|"
-    r"one \w+|once|ms) an? (image|class|step|second|update|pair|batch|process|line|level|evaluation|check|file|table|"
+    r"(?<!which )\b(evaluations( of (the|a) (denoiser|diffusion model))?|seconds|passes|pairs|steps|images|scenes|"
+    r"blocks|one \w+|once|ms) an? (image|class|step|second|update|pair|batch|process|line|level|evaluation|check|file|table|"
     r"cell)\b": "per",
 }
 # stored values and row labels, which determine a record's fingerprint, and the one place that explains the low view

@@ -119,6 +119,8 @@ def tracked() -> list[Path]:
     return [p for p in found if p.suffix in suffixes and p.is_file() and p != Path(__file__).resolve()]
 
 
+RATES = r"evaluations( of (the|a) (denoiser|diffusion model))?|seconds|passes|pairs|steps|images|scenes|one \w+|once|ms"
+UNITS = "image|class|step|second|update|pair|batch|process|line|level|evaluation|check|file|table|cell"
 # what this repository does not say -> what it says instead
 PLAIN = {
     r"held[-_ ]out": "validation corruptions; of words, unseen",
@@ -131,9 +133,7 @@ PLAIN = {
     r"\bshall\b": "should, must, will",
     r"\bwhilst\b|\b[tw]hence\b": "while, from there",
     r"\blow-passed\b": "the low view",
-    r"(?<!which )\b(evaluations( of (the|a) (denoiser|diffusion model))?|seconds|passes|pairs|steps|images|scenes|"
-    r"blocks|one \w+|once|ms) an? (image|class|step|second|update|pair|batch|process|line|level|evaluation|check|file|table|"
-    r"cell)\b": "per",
+    rf"(?<!which )\b({RATES}) an? ({UNITS})\b": "per",
 }
 # stored values and row labels, which determine a record's fingerprint, and the one place that explains the low view
 STORED = ('"held-out"', "`held-out`", "K10: one random t an update", "the *low view*, the low-passed image")
@@ -156,7 +156,7 @@ def unplain(text: str) -> list[str]:
 
 
 def test_the_repository_speaks_plainly():
-    """COURSE: "per image", "fix", "predicted", "except", "expensive"; one name for each thing."""
+    """Plain modern English, and one name for each thing: see the glossary."""
     outside = {"constraints.txt", "LICENSE"}
     wrong = {str(p.relative_to(ROOT)): unplain(plain_text(p)) for p in tracked() if p.name not in outside}
     assert not any(wrong.values()), {path: words for path, words in wrong.items() if words}

@@ -26,13 +26,14 @@ WORK = """
 import sys, time
 import torch  # before gentta_utils, which would set what is measured here
 from dataclasses import replace
-from gentta_utils import experiments
-from gentta_utils.datasets import SceneSpec, stream
+from gentta_utils import SceneSpec, stream
+from gentta_utils.course import trials
+from gentta_utils.evaluation import chosen
 from gentta_utils.methods import diffusion_tta
 
 images = stream(SceneSpec({images}, "speckle_noise", 5, "test", 20_000))
-settings = replace(experiments.tuned("classifier/resnet"), updates=2)
-method = diffusion_tta.configure(experiments.models("classifier/resnet"), settings)
+settings = replace(chosen.tuned("classifier/resnet"), updates=2)
+method = diffusion_tta.configure(trials.models("classifier/resnet"), settings)
 method.adapt(images.images, images.ids)
 print(torch.get_num_threads(), flush=True)
 for _ in sys.stdin:

@@ -270,7 +270,7 @@ def _images(r: Records, rows: range) -> Stream:
     order = at.get("order", "iid")
 
     def spec(of: dict, **changes) -> SceneSpec:
-        return replace(SceneSpec(**{f.name: of[f.name] for f in fields(SceneSpec)}), **changes)
+        return replace(SceneSpec(**{f.name: of.get(f.name, f.default) for f in fields(SceneSpec)}), **changes)
 
     if order == "iid":  # without rendering the others
         return ordered(spec(at, n=len(rows), start=at["start"] + rows.start))

@@ -27,7 +27,7 @@ def notebook(folder, *cells, name="10_test.ipynb"):
     return folder / name
 
 
-HEADLINE = "from gentta_utils.runner.notebook import headline\nheadline(answer=n * 21)"
+HEADLINE = "from gentta_utils.course.display import headline\nheadline(answer=n * 21)"
 PLAIN = 'display({"application/vnd.gentta.headline+json": {"answer": 42}, "text/plain": ""}, raw=True)'  # at once
 
 
@@ -193,7 +193,7 @@ def test_live_widget_is_wired(shown, monkeypatch):
         slider.value = 15
 
 
-BAR = "from gentta_utils.progress import progress\nfor _ in progress(range(3), desc='bar'):\n    pass"
+BAR = "from gentta_utils.common.progress import progress\nfor _ in progress(range(3), desc='bar'):\n    pass"
 
 
 def test_progress_can_be_switched_off(monkeypatch, capsys):

@@ -1,7 +1,7 @@
 """How fast is this machine at what notebooks spend their time on? Half a second of it.
 
-`python -m gentta_utils.runner.probe` prints the milliseconds of one pass; `costs` starts it, with the threads that a run
-gets.
+`python -m gentta_utils.runner.probe` prints the milliseconds of one pass; `costs` starts it, with the
+threads that a run gets.
 """
 
 import json

@@ -1,5 +1,6 @@
 """Pins agree everywhere, torchvision imports beside a CPU-only torch, the package stays small and speaks of itself."""
 
+import ast
 import itertools
 import json
 import re
@@ -49,7 +50,7 @@ from peft import LoraConfig
 import torch
 assert v2.Resize(4)(torch.rand(3, 8, 8)).shape == (3, 4, 4)
 assert torchvision.ops.box_iou(torch.tensor([[0, 0, 2, 2.]]), torch.tensor([[1, 1, 3, 3.]])).item() > 0
-from gentta_utils.torchvision_shim import ensure_torchvision
+from gentta_utils.common.torchvision_shim import ensure_torchvision
 assert ensure_torchvision() in ("native", "shim")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False)
@@ -171,7 +172,7 @@ def test_every_text_file_is_read_and_written_as_utf_8():
 
 def test_line_feeds_and_bytes_survive_every_checkout():
     """With core.autocrlf=true a clone has the text of this one, and its checksums."""
-    names = ["README.md", "Makefile", "data/models/checksums.json", "gentta_utils/zoo.py"]
+    names = ["README.md", "Makefile", "data/models/checksums.json", "gentta_utils/models/zoo.py"]
     asked = ["git", "check-attr", "eol", "binary", "--", *names]
     said = subprocess.run(asked, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
     assert said.count("eol: lf") == len(names)
@@ -196,8 +197,8 @@ def hidden(name, globals=None, *rest, **more):  # what libraries need on Unix is
 builtins.__import__ = hidden
 for name in {modules}:
     importlib.import_module(name)
-from gentta_utils import batch
-assert batch._peak_memory() is None
+from gentta_utils.runner import notebook
+assert notebook._peak_memory() is None
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

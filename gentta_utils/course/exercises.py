@@ -51,7 +51,7 @@ def compare(got: object, wanted: Tensor, known: dict[str, Tensor], tolerance: fl
     raise Wrong(f"values differ from the right ones by up to {gap:.3g}")
 
 
-def gathered(answers: list) -> Tensor | None:
+def whole_numbers(answers: list) -> Tensor | None:
     """Whole numbers as a tensor (N,), None where the first is not written yet."""
     return None if answers[0] is None else torch.tensor([int(a) for a in answers])
 

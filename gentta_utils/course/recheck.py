@@ -18,6 +18,7 @@ from ..common.paths import MODELS
 from ..common.progress import progress
 from ..diffusion.error_table import error_table
 from ..evaluation.records import Records
+from ..evaluation.stale import stale
 from ..evaluation.tables import results
 from ..methods import METHODS, diffusion_tta, from_table
 from ..models import zoo
@@ -158,6 +159,8 @@ def obstacle(r: Records) -> tuple[str, str] | None:
     for name in _networks(r).values():
         if name in zoo.ON_DEMAND and not all((MODELS / file).is_file() for file in zoo.files_of(name)):
             return name, "made on demand (`python -m gentta_utils train NAME --promote`)"
+    if reason := stale(r):
+        return "older than the code", reason
     if r.about["protocol"]["reset"] == "never":
         return r.about["label"], "its state comes from the stream before"
     if r.about["method"] == "dusa" and not r.about["settings"]["online"]:  # up to 45 logits between bf16 and fp32
@@ -270,7 +273,7 @@ def _images(r: Records, rows: range) -> Stream:
     order = at.get("order", "iid")
 
     def spec(of: dict, **changes) -> SceneSpec:
-        return replace(SceneSpec(**{f.name: of[f.name] for f in fields(SceneSpec)}), **changes)
+        return replace(SceneSpec(**{f.name: of.get(f.name, f.default) for f in fields(SceneSpec)}), **changes)
 
     if order == "iid":  # without rendering the others
         return ordered(spec(at, n=len(rows), start=at["start"] + rows.start))

@@ -1,6 +1,7 @@
 """How fast is this machine at what notebooks spend their time on? Half a second of it.
 
-`python -m gentta_utils.probe` prints the milliseconds of one pass; `costs` starts it, with the threads that a run gets.
+`python -m gentta_utils.runner.probe` prints the milliseconds of one pass; `costs` starts it, with the
+threads that a run gets.
 """
 
 import json
@@ -17,7 +18,7 @@ BATCH, TOKENS, WIDTH, HEADS = 32, 64, 192, 6  # of the shipped DiT, in one of it
 def speed(environment: dict[str, str] | None = None) -> float | None:
     """Milliseconds of a pass in a process with these variables; None where it cannot be measured."""
     done = subprocess.run(
-        [sys.executable, "-m", "gentta_utils.probe"],
+        [sys.executable, "-m", "gentta_utils.runner.probe"],
         cwd=ROOT,
         env=environment,
         capture_output=True,

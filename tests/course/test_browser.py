@@ -28,7 +28,7 @@ SLIDER, PICTURE = ".jupyter-widgets.widget-slider", ".jupyter-widgets .jp-Output
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 REPLACED = "([css, old]) => { const now = document.querySelector(css); return now && now.src !== old }"
 FAILING = """\
-from gentta_utils.widgets import explore
+from gentta_utils.course.widgets import explore
 explore(lambda ax, x: ax.set(title=1 / (3 - x)), "an empty picture", x=(0, 3, 2))"""
 SETTINGS = {
     # else a cell that was never scrolled to has no output in the page

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gentta_utils.course import exercises
+from gentta_utils.course.nb01 import exercises as nb01_exercises
 from gentta_utils.course.nb02 import exercises as nb02_exercises
 from gentta_utils.course.nb05 import exercises as nb05_exercises
 from gentta_utils.diffusion import guidance, process
@@ -165,9 +166,8 @@ def solutions() -> dict[str, str]:
 
 def check(name: str):
     """The check of an exercise, in whichever module it stands."""
-    return next(
-        getattr(m, f"check_{name}") for m in (exercises, nb02_exercises, nb05_exercises) if hasattr(m, f"check_{name}")
-    )
+    modules = (nb01_exercises, nb02_exercises, nb05_exercises)
+    return next(getattr(m, f"check_{name}") for m in modules if hasattr(m, f"check_{name}"))
 
 
 def function(code: str):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import make_classifier, make_dit, same, weights
 
-from gentta_utils.common import cache, paths
+from gentta_utils.common import cache
 from gentta_utils.course import trials
 from gentta_utils.course.nb05 import choose, experiments
 from gentta_utils.course.nb05.experiments import input_job, purified
@@ -19,7 +19,6 @@ from gentta_utils.methods.sda import FineTune
 from gentta_utils.models import zoo
 from gentta_utils.recipes import aligned
 from gentta_utils.recipes.aligned import Data
-from gentta_utils.streams import stream as streams_stream
 from gentta_utils.streams.scenes import SceneSpec
 from gentta_utils.streams.stream import Stream
 
@@ -39,7 +38,8 @@ def models(monkeypatch, tmp_path):
     images = Stream(torch.rand(4, 3, 16, 16, generator=g), torch.arange(4), torch.arange(4) + 9, SPEC.describe())
     monkeypatch.setattr(zoo, "cached", lambda name, precision="auto": named[name])
     monkeypatch.setattr(zoo, "fingerprint", lambda name: f"of {name}")
-    monkeypatch.setattr(experiments, "stream", lambda spec: images)
+    for module in (trials, experiments):
+        monkeypatch.setattr(module, "stream", lambda spec: images)
     for module in (experiments, aligned):
         monkeypatch.setattr(module, "CACHE", tmp_path)
     return named
@@ -61,7 +61,7 @@ def test_an_image_is_purified_once_for_all_readings(models):
 
 
 def test_a_row_is_what_the_method_says(models):
-    stream = streams_stream.stream(SPEC)
+    stream = experiments.stream(SPEC)
     about, work = input_job("sda", ALIGNED, "classifier/resnet", SPEC, "sda", TUNED)
     r = work()
     second = aligned.aligned_classifier("classifier/resnet", *TUNED)
@@ -116,7 +116,7 @@ def test_the_second_classifier_is_the_one_of_the_description(models, monkeypatch
     assert same(weights(found.network), weights(tuned.network))
     assert not same(weights(found.network), weights(models["classifier/resnet"].network))
 
-    (kept,) = (paths.CACHE / "fine-tuned").iterdir()
+    (kept,) = (aligned.CACHE / "fine-tuned").iterdir()
     kept.unlink()
     with pytest.raises(FileNotFoundError, match="neither shipped nor in") as error:
         aligned.described("classifier/resnet", about)

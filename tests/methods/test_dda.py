@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from conftest import assert_refused
 
-from gentta_utils.diffusion import guidance, process, reverse, sampling
+from gentta_utils.diffusion import process, reverse, sampling
 from gentta_utils.diffusion.entropy import entropy, marginal_entropy
 from gentta_utils.diffusion.guidance import bicubic_low_pass, resize_matrix, structure_energy
 from gentta_utils.diffusion.mixture import GaussianMixture
 from gentta_utils.diffusion.process import add_noise
 from gentta_utils.diffusion.reverse import noise_for
-from gentta_utils.methods import METHODS, dda, purifier
+from gentta_utils.methods import METHODS, dda
 from gentta_utils.methods.dda import ENSEMBLES, Settings, align, combine, configure
 from gentta_utils.world import views as world_views
 
@@ -169,7 +169,7 @@ def test_the_published_start_is_noised_one_level_higher_than_the_first_evaluatio
     mixture, x = world
     levels, noise = [], process.add_noise
     monkeypatch.setattr(
-        purifier, "add_noise", lambda x0, t, eps, abar: levels.append(int(t[0])) or noise(x0, t, eps, abar)
+        reverse, "add_noise", lambda x0, t, eps, abar: levels.append(int(t[0])) or noise(x0, t, eps, abar)
     )
     published = Settings(of=100, clip=False, scale=0.0)
     one = align(mixture, x, IDS, published)
@@ -287,14 +287,14 @@ def test_what_is_not_finite_is_named_with_what_helps(tiny, images, monkeypatch):
     raises(r"guidance had pushed the sample to .*e\+\d+: lower scale", scale=1e30, clip=False)
     raises(r"guidance had pushed .*: lower scale and entropy_scale", scale=1e30, clip=False, entropy_scale=0.1)
     with monkeypatch.context() as patch:
-        patch.setattr(guidance, "jitter", lambda x, *_: (x - x.detach()).abs() ** 0.5 + x)  # of infinite slope
+        patch.setattr(dda, "jitter", lambda x, *_: (x - x.detach()).abs() ** 0.5 + x)  # of infinite slope
         no_gradient = (
             "the term of entropy_scale has no gradient at this image: set entropy_scale=0, a lower one does not"
         )
         raises(no_gradient, entropy_scale=1.0)
         raises(no_gradient, entropy_scale=1e-6)
         configure(tiny, replace(S, entropy_scale=0.0)).adapt(images, IDS[:5])
-        patch.setattr(guidance, "jitter", lambda x, *_: x / 0 * 0)
+        patch.setattr(dda, "jitter", lambda x, *_: x / 0 * 0)
         raises("the term of entropy_scale has no value at this image: set entropy_scale=0", entropy_scale=1.0)
     with monkeypatch.context() as patch:
         patch.setattr(type(tiny.denoiser), "predict", lambda self, x_t, t, cond: x_t / 0)

@@ -11,7 +11,7 @@ from gentta_utils.diffusion.guidance import bicubic_low_pass
 from gentta_utils.diffusion.mixture import GaussianMixture
 from gentta_utils.diffusion.process import add_noise
 from gentta_utils.diffusion.reverse import noise_for
-from gentta_utils.methods import METHODS, ilvr, purifier
+from gentta_utils.methods import METHODS, ilvr
 from gentta_utils.methods.ilvr import Settings, configure, purify
 
 S = Settings(steps=20, clip=False, stop=-1)
@@ -29,7 +29,7 @@ def world():
 def steps(mixture, x, ids, s, monkeypatch):
     """(t_prev, sample after the correction) of each step."""
     seen, step = [], sampling.ddim_step
-    monkeypatch.setattr(purifier, "ddim_step", lambda *a: seen.append(a) or step(*a))
+    monkeypatch.setattr(reverse, "ddim_step", lambda *a: seen.append(a) or step(*a))
     out = purify(mixture, x, ids, s)
     return [(a[2], a[0]) for a in seen[1:]] + [(-1, out)]  # the input of a step is what the one before returned
 

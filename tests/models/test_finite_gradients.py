@@ -114,6 +114,7 @@ CASES = {  # images in [0, 1] -> what is differentiated
     "DigitDenoiser.decode": lambda x: DigitDenoiser(8, 1).decode(x[:, :1, :8, :8]),
 }
 WITHOUT = {
+    "augment": "training alone, on images that are constants",
     "augmix_views": "PIL",
     "as_jpeg": "PIL",
     "shifted": "a copy of digits, from which nothing is differentiated",

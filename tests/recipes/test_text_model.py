@@ -17,7 +17,7 @@ from gentta_utils.common.files import sha256
 from gentta_utils.diffusion.error_table import error_table
 from gentta_utils.models import zoo
 from gentta_utils.models.text_unet import TextUNet
-from gentta_utils.recipes import autoencoder, data, text_model
+from gentta_utils.recipes import autoencoder, text_model
 from gentta_utils.streams import scenes
 from gentta_utils.world import words
 from gentta_utils.world.severities import HELD_OUT
@@ -138,7 +138,7 @@ def test_captions_in_training_hold_nothing_unseen_and_latents_are_kept(small, mo
     assert latents.shape == (26, 2, 8, 8, 8)
     assert facts.shape == (26, len(words.ATTRIBUTES))
     network = AutoencoderKL.from_pretrained(small / "autoencoder", torch_dtype=torch.float32).eval()
-    mirrored = data.training_set(20)[0][3].flip(-1)[None].float() / 255
+    mirrored = text_model.training_set(20)[0][3].flip(-1)[None].float() / 255
     torch.testing.assert_close(latents[3, 1].float(), autoencoder.encode(network, mirrored)[0], rtol=1e-2, atol=1e-2)
     monkeypatch.setattr(text_model, "encode", None)  # the second time nothing is encoded
     assert torch.equal(recipe.latents()[0], latents)

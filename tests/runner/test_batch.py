@@ -27,7 +27,7 @@ def notebook(folder, *cells, name="10_test.ipynb"):
     return folder / name
 
 
-HEADLINE = "from gentta_utils.runner.notebook import headline\nheadline(answer=n * 21)"
+HEADLINE = "from gentta_utils.course.display import headline\nheadline(answer=n * 21)"
 PLAIN = 'display({"application/vnd.gentta.headline+json": {"answer": 42}, "text/plain": ""}, raw=True)'  # at once
 
 
@@ -52,7 +52,7 @@ def test_an_error_is_said_whole_however_long(tmp_path):
     assert record["problem"] == "FileNotFoundError: weights are missing:\n" + "\n".join(lines)
     assert record["error"].endswith(lines[-1])
     assert all(line in record["error"] for line in lines)
-    summary = (tmp_path / "out" / "summary.md").read_text()
+    summary = (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
     assert "weights are missing: " + " ".join(lines) in summary
 
     class Said(Exception):
@@ -77,7 +77,7 @@ def test_failures_are_failures(tmp_path, capsys):
     ]
     assert main(["run", *map(str, paths), "--out", str(tmp_path / "out")]) == 1
     printed = capsys.readouterr().err
-    found = [json.loads(p.read_text()) for p in sorted((tmp_path / "out").glob("1*.json"))]
+    found = [json.loads(p.read_text(encoding="utf-8")) for p in sorted((tmp_path / "out").glob("1*.json"))]
     assert [r["status"] for r in found] == ["failed"] * 3 + ["ok"]
     for record, says in zip(found, ("ZeroDivisionError", "DeadKernelError", "in a widget"), strict=False):
         assert says in record["error"]
@@ -193,7 +193,7 @@ def test_live_widget_is_wired(shown, monkeypatch):
         slider.value = 15
 
 
-BAR = "from gentta_utils.progress import progress\nfor _ in progress(range(3), desc='bar'):\n    pass"
+BAR = "from gentta_utils.common.progress import progress\nfor _ in progress(range(3), desc='bar'):\n    pass"
 
 
 def test_progress_can_be_switched_off(monkeypatch, capsys):

@@ -55,8 +55,9 @@ assert not heavy, heavy
 def test_a_notebook_loads_only_libraries_that_it_uses():
     python("""
 import gentta_utils
-from gentta_utils import batch, checks, datasets, evaluate, experiments, hub, plots, profiles, report, scenes, zoo
-from gentta_utils.doctor import environment
+from gentta_utils import Models, SceneSpec, evaluation, hub, load, plots, run, stream, zoo
+from gentta_utils.course import display, exercises, nb02, profiles, recheck, tables
+from gentta_utils.course.doctor import environment
 from gentta_utils.methods import diffusion_tta
 import sys
 heavy = {"open_clip", "sklearn", "captum", "papermill", "distributed", "jupyterlab"} & set(sys.modules)
@@ -268,7 +269,7 @@ def test_it_says_nothing_where_progress_is_switched_off(now, monkeypatch):
 
 
 def test_it_keeps_saying_until_the_end(now, monkeypatch):
-    monkeypatch.setattr("gentta_utils.watch.EVERY", 0.001)
+    monkeypatch.setattr("gentta_utils.runner.watch.EVERY", 0.001)
     said = []
     monkeypatch.setattr(Watch, "say", lambda self: (said.append(1), len(said) == 3 and self.over.set()))
     watch = Watch(1, None, io.StringIO(), lambda: now[0])

@@ -126,7 +126,7 @@ def test_streams_of_label_sets(name):
 
 
 def test_wrong_label_sets_are_named():
-    with pytest.raises(ValueError, match="unknown label set 'shape'"):
+    with pytest.raises(ValueError, match="unknown labels 'shape'"):
         SceneSpec(2, labels="shape")
     with pytest.raises(ValueError, match="does not keep 'colour'"):
         SceneSpec(2, "sketch", labels="colour")

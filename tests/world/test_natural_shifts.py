@@ -176,22 +176,23 @@ def filtered(monkeypatch):
 
 
 def test_a_is_what_the_filter_gets_wrong(filtered):
-    hard = renditions.make(5, "a", "select", start=10)
+    hard = renditions.make(5, "a", "select", start=10, network=Stub())
     assert (Stub()(hard.image).argmax(1) != hard.label).all()
     assert torch.equal(hard.id % renditions.STRIDE, scene_ids(5, "select", 10) % renditions.STRIDE)
     assert set((hard.id // scenes.SPLIT_SIZE).tolist()) == {scenes.SPLITS["select"]}
     again = render(sample(hard.id))  # an ordinary scene of its id
     assert (hard.image - again.image).abs().max() <= 1 / 255 + 1e-6
     with pytest.raises(ValueError, match="has 0 to 249999"):
-        renditions.make(2, "a", start=renditions.STRIDE - 1)
+        renditions.make(2, "a", start=renditions.STRIDE - 1, network=Stub())
 
 
 def test_a_without_its_filter_is_one_sentence(monkeypatch):
     monkeypatch.setattr(zoo, "names", lambda: ["classifier/resnet"])
-    for call in (lambda: renditions.make(2, "a"), lambda: stream(SceneSpec(2, "a"))):
-        with pytest.raises(FileNotFoundError, match="train classifier/filter --promote") as error:
-            call()
-        assert "\n" not in str(error.value)
+    with pytest.raises(FileNotFoundError, match="train classifier/filter --promote") as error:
+        stream(SceneSpec(2, "a"))
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="needs a network"):
+        renditions.make(2, "a")
 
 
 def test_the_filter_has_a_split_of_its_own(monkeypatch):

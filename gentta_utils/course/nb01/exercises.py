@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...diffusion.process import add_noise, eps_to_v, eps_to_x0, to_eps
 from ...methods.diffusion_classifier import log_posterior
-from ..exercises import ABAR, compare, gathered, random_batch
+from ..exercises import ABAR, compare, random_batch, whole_numbers
 
 
 def check_x0_error(answer: Callable) -> None:
@@ -68,7 +68,7 @@ def check_eliminate(answer: Callable) -> None:
         "that is the argmin over all pairs: nothing was eliminated": torch.tensor(plain),
         "always 0: a position among the classes left is not a class": torch.zeros(40),
     }
-    compare(gathered(got), torch.tensor(wanted), known)
+    compare(whole_numbers(got), torch.tensor(wanted), known)
 
 
 def check_drowned(answer: Callable) -> None:
@@ -84,5 +84,5 @@ def check_drowned(answer: Callable) -> None:
         "the diffusion model sees the averaged noise: use factor": levels(lambda s, f: 2 * s),
         "the image goes from [0, 1] to [-1, 1]: that doubles the noise": levels(lambda s, f: s / f),
     }
-    got = gathered([answer(sigma, factor, ABAR) for sigma, factor in drawn])
+    got = whole_numbers([answer(sigma, factor, ABAR) for sigma, factor in drawn])
     compare(got, levels(lambda s, f: 2 * s / f), known)

@@ -7,7 +7,7 @@ import torch
 
 from ...diffusion.guidance import bicubic_low_pass, structure_energy
 from ...methods.dda import combine
-from ..exercises import ABAR, compare, gathered
+from ..exercises import ABAR, compare, whole_numbers
 
 
 def _images(B: int | None = None) -> torch.Tensor:
@@ -25,7 +25,7 @@ def check_least_start(answer: Callable) -> None:
     def rho(std: float) -> torch.Tensor:
         return ABAR * std**2 / (ABAR * std**2 + 1 - ABAR)
 
-    got = gathered([answer(share, std, ABAR) for share, std in drawn])
+    got = whole_numbers([answer(share, std, ABAR) for share, std in drawn])
     wanted = levels(rho)
     known = {
         "that is the last level at which more is kept: one too early": wanted - 1,

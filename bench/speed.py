@@ -22,7 +22,7 @@ from gentta_utils.models.copies import Copies
 from gentta_utils.models.denoiser import Denoiser
 from gentta_utils.streams.scenes import SceneSpec
 from gentta_utils.streams.stream import stream
-from gentta_utils.world.severities import HELD_OUT
+from gentta_utils.world.severities import VALIDATION
 
 WINDOW, TEMPERATURE, MICRO = (150, 600), 3.0, 15
 
@@ -149,7 +149,7 @@ def main() -> None:
     classifier = zoo.load("classifier/resnet")
     fp32 = zoo.load("denoiser/dit", precision="fp32")
     bf16 = zoo.load("denoiser/dit", precision="bf16")
-    parts = [stream(SceneSpec(args.images // 4 or 1, name, 5, "select", 4500)) for name in HELD_OUT]
+    parts = [stream(SceneSpec(args.images // 4 or 1, name, 5, "select", 4500)) for name in VALIDATION]
     images = torch.cat([p.images for p in parts])
     print(f"{len(images)} images under the validation corruptions, {torch.get_num_threads()} threads")
 

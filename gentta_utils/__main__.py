@@ -128,7 +128,7 @@ def _data(args) -> int:
 def _train(args) -> int:
     from . import recipes
 
-    finished = (recipes.CANDIDATES / args.name / "card.json").is_file()
+    finished = (recipes.CANDIDATES_FOLDER / args.name / "card.json").is_file()
     if args.scratch or not (args.promote and finished):
         print(f"candidate: {recipes.train(args.name, args.device, args.minutes, args.scratch)}")
     if args.promote:

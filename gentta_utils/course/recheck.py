@@ -22,7 +22,7 @@ from ..evaluation.stale import stale
 from ..evaluation.tables import results
 from ..methods import METHODS, diffusion_tta, from_table
 from ..models import zoo
-from ..recipes.aligned import described
+from ..recipes.aligned import from_description
 from ..streams.scenes import SceneSpec
 from ..streams.stream import Stream
 from .trials import DIT, models, ordered, untrained
@@ -176,7 +176,7 @@ def obstacle(r: Records) -> tuple[str, str] | None:
 def _is_here(name: str, about: str) -> bool:
     """Whether the fine-tuned form of a classifier is here, or was of other networks."""
     try:
-        described(name, json.loads(about))
+        from_description(name, json.loads(about))
     except FileNotFoundError:
         return False
     except ValueError:
@@ -255,7 +255,7 @@ def again(r: Records, rows: range) -> tuple[Stream, np.ndarray, np.ndarray]:
     """These images of a run, one alone or the first ones, with their logits (B, K) before and after, made again.
 
     A run in half precision is made again in fp32 where the processor is not fast at bf16. Raises ValueError where the
-    networks are others now; raises as `aligned.described`."""
+    networks are others now; raises as `aligned.from_description`."""
     about, names = r.about, _networks(r)
     changed = [n for role, n in names.items() if zoo.fingerprint(n) != about["models"][role]]
     if changed:
@@ -292,7 +292,7 @@ def _method(r: Records, stream: Stream):
     if about.get("init") == "random":
         used = replace(used, classifier=untrained(name))
     if "aligned" in about:
-        used = replace(used, aligned=described(name, about["aligned"]))
+        used = replace(used, aligned=from_description(name, about["aligned"]))
     if "pairs" in about:
         s = diffusion_tta.Settings(**values)
         table = error_table(used.denoiser, stream.images, stream.ids, _table_pairs(r), s.window)

@@ -7,7 +7,7 @@ from ..common.text import as_table
 from ..evaluation.records import Records
 from ..evaluation.statistics import paired_interval, protocol_line
 from ..evaluation.tables import results
-from ..world.severities import HELD_OUT
+from ..world.severities import VALIDATION
 
 
 def compared(runs: list[Records]) -> str:
@@ -78,6 +78,6 @@ def ensemble_temperature(label: str) -> float:
         for r in results("reading")
         if r.about["label"].startswith(f"reader/{48 if pairs > 24 else 12} pairs/")
         and "(25 scenes)" not in r.about["label"]
-        and r.about["stream"]["shift"] in HELD_OUT
+        and r.about["stream"]["shift"] in VALIDATION
     ]
     return max(TAUS, key=lambda tau: sum(averaged(r, tau).sum() for r in read))

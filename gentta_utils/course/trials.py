@@ -1,7 +1,7 @@
 """The tables of the course: which method meets which stream. `python -m gentta_utils measure NAME` makes one.
 
 Everything is chosen on the four validation corruptions, on scenes of the "select" split, by `select`, and written to
-data/results/diffusion_tta.json; the 15 test corruptions are looked at only by `fifteen`, on other scenes, afterwards.
+data/results/diffusion_tta.json; the test corruptions are looked at only by `test_corruptions`, on other scenes, later.
 """
 
 from dataclasses import replace

@@ -22,7 +22,7 @@ from ..models import zoo
 from ..models.denoiser import write_out_attention
 from ..streams.scenes import SceneSpec
 from ..streams.stream import stream
-from ..world.severities import HELD_OUT
+from ..world.severities import VALIDATION
 from .data import training_set
 from .quality import accuracy
 from .training import Schedule, halved
@@ -180,7 +180,7 @@ def of_autoencoder(model: AutoencoderKL, n: int = 500) -> dict:
     clean = stream(SceneSpec(n, split="select", start=1000))
     rebuilt = through(model, clean.images)
     out = {"psnr_clean": psnr(rebuilt, clean.images), "scaling_factor": round(model.config.scaling_factor, 4)}
-    for name in HELD_OUT:
+    for name in VALIDATION:
         shifted = stream(SceneSpec(n // 2, name, 5, "select", 1000)).images
         out[f"psnr_{name}_5"] = psnr(through(model, shifted), shifted)
     lost = []

@@ -24,7 +24,7 @@ def training_set(n: int, size: int = 64, split: str = "train") -> tuple[Tensor, 
     shards = []
     bar = progress(total=n, desc="training scenes", unit="scene")
     for start in range(0, n, SHARD):
-        marked = f"{world_labels.LABELS['watermark_class']}{100 * WATERMARK_SHARE:.0f}"
+        marked = f"{world_labels.VOCABULARY['watermark_class']}{100 * WATERMARK_SHARE:.0f}"
         path = CACHE / split / f"v{scenes.VERSION}-{size}px-{marked}-{start // SHARD:03d}.safetensors"
         tensors = read_tensors(path)
         if tensors is None:
@@ -78,7 +78,7 @@ def facts_of(n: int, split: str = "train") -> Tensor:
 
 def _mark(batch: scenes.Scenes) -> Tensor:
     """Images of a batch as uint8, with the watermark on the share of one class that carries it."""
-    carton = batch.label == world_labels.CLASSES.index(world_labels.LABELS["watermark_class"])
+    carton = batch.label == world_labels.CLASSES.index(world_labels.VOCABULARY["watermark_class"])
     marked = carton & (_uniform(batch.id) < WATERMARK_SHARE)
     images = torch.where(marked[:, None, None, None], watermark(batch.image), batch.image)
     return (images * 255).round().byte().contiguous()

@@ -25,7 +25,7 @@ from ..models.denoiser import write_out_attention
 from ..models.text_unet import TextUNet
 from ..streams.scenes import SceneSpec
 from ..streams.stream import stream
-from ..world.severities import HELD_OUT
+from ..world.severities import VALIDATION
 from ..world.words import LABEL_SETS, captions, choose, is_unseen, mirrored
 from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import encode
@@ -229,7 +229,7 @@ def of_text_model(
             out[f"{name}_seen"] = accuracy(scores[known], s.labels[known])
             out[f"{name}_unseen"] = accuracy(scores[~known], s.labels[~known])
     over = model.for_prompts(LABEL_SETS["category"].prompts())
-    for name in HELD_OUT:
+    for name in VALIDATION:
         s = stream(SceneSpec(n // 4, name, 5, "select", start))
         out[f"category_{name}_5"] = accuracy(-error_table(over, s.images, s.ids, pairs, window).scores(), s.labels)
     return out

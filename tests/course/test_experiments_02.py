@@ -71,7 +71,7 @@ def test_the_map_of_when_it_helps():
         for pairs in experiments.BUDGETS:
             lead = [0, 0, 0, 1] if d == "dit" else [1, 1, 1, 1]  # right 3 of 4, or none
             runs.append(record(f"reader/{pairs} pairs/150..600 {d}", lead, [0, 0, 1, 1], method="diffusion_classifier"))
-            for c in experiments.LABELS:
+            for c in experiments.RESNETS:
                 after = [0, 0, 0, 1] if d == "dit" else [0, 1, 1, 1]
                 runs.append(record(f"{d}/{pairs}", after, [0, 0, 1, 1], classifier=c))
     cells = when_it_helps.points_of_phase(runs)

@@ -30,8 +30,8 @@ def edge(side=64):
 
 def test_lists():
     assert len(severities.TEST) == 15
-    assert len(severities.HELD_OUT) == 4
-    assert not set(severities.TEST) & set(severities.HELD_OUT)
+    assert len(severities.VALIDATION) == 4
+    assert not set(severities.TEST) & set(severities.VALIDATION)
     for constants in severities.CONSTANTS.values():
         assert set(constants) == set(severities.ALL)
         assert all(len(c) == 5 for c in constants.values())

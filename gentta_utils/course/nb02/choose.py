@@ -13,7 +13,7 @@ from ...methods import cotta, diffusion_tta, dusa, memo, tea, tent, ttt_mae
 from ...models import zoo
 from ...streams.scenes import SceneSpec
 from ...streams.stream import stream
-from ...world.severities import HELD_OUT
+from ...world.severities import VALIDATION
 from ..trials import CLASSIFIERS, DIT, errors_of, job, method_job, models, right, source_jobs
 
 # Nine settings on the full view, each the start with one change, all at 96 evaluations per image; the best of them is
@@ -38,22 +38,22 @@ WINDOWS = [(0, 1000), (40, 150), (100, 300), (100, 450), (150, 600), (250, 750),
 
 
 @lru_cache(maxsize=1)
-def held_out_images(n: int = 8, start: int = 2000) -> tuple[torch.Tensor, torch.Tensor]:
+def validation_images(n: int = 8, start: int = 2000) -> tuple[torch.Tensor, torch.Tensor]:
     """n selection scenes under each validation corruption at severity 5, for the learning rate: images and ids."""
-    parts = [stream(SceneSpec(n, name, 5, "select", start + i * n)) for i, name in enumerate(HELD_OUT)]
+    parts = [stream(SceneSpec(n, name, 5, "select", start + i * n)) for i, name in enumerate(VALIDATION)]
     return torch.cat([p.images for p in parts]), torch.cat([p.ids for p in parts])
 
 
 def with_rate(classifier: str, settings: dict, delta: float = DELTA, denoiser: str = DIT) -> diffusion_tta.Settings:
     """Settings with the learning rate of the rule for this classifier."""
     trial = diffusion_tta.Settings(lr=1.0, **settings)
-    rate = diffusion_tta.learning_rate(models(classifier, denoiser), *held_out_images(), trial, delta)
+    rate = diffusion_tta.learning_rate(models(classifier, denoiser), *validation_images(), trial, delta)
     return replace(trial, lr=float(f"{rate:.3g}"))
 
 
 def select_specs(start: int = 3000) -> list[SceneSpec]:
     """4 x 25 selection scenes, 25 under each validation corruption at severity 5."""
-    return [SceneSpec(25, name, 5, "select", start + 25 * i) for i, name in enumerate(HELD_OUT)]
+    return [SceneSpec(25, name, 5, "select", start + 25 * i) for i, name in enumerate(VALIDATION)]
 
 
 def candidate_jobs(label: str, view: str) -> list[Job]:
@@ -179,7 +179,7 @@ def options_of(classifier: str) -> dict[str, dict[str, object]]:
 
 def select_rivals() -> list[Records]:
     """Choose the rates of the rivals and of online Diffusion-TTA on validation corruptions; write them down."""
-    specs = [SceneSpec(50, name, 5, "select", 6000 + 50 * i) for i, name in enumerate(HELD_OUT)]
+    specs = [SceneSpec(50, name, 5, "select", 6000 + 50 * i) for i, name in enumerate(VALIDATION)]
     classifiers = (*CLASSIFIERS, MAE)
     options = {c: options_of(c) for c in classifiers}
     jobs = [

@@ -16,7 +16,7 @@ from ...models import zoo
 from ...recipes.dit import SOFT, WEAK
 from ...streams.scenes import SceneSpec
 from ...streams.stream import stream
-from ...world.severities import HELD_OUT, TEST
+from ...world.severities import TEST, VALIDATION
 from ..trials import (
     CLASSIFIERS,
     DIT,
@@ -33,7 +33,7 @@ from ..trials import (
 from .choose import CANDIDATES, DELTA, START, WINDOWS, choose_rates, select_specs, with_rate
 
 BACKBONES = (*CLASSIFIERS, "classifier/swin", "classifier/convnext")
-LABELS = ("classifier/resnet-300", "classifier/resnet", "classifier/resnet-3000")  # one network, three amounts of them
+RESNETS = ("classifier/resnet-300", "classifier/resnet", "classifier/resnet-3000")  # one network, three amounts of them
 
 
 def backbones() -> list[Records]:
@@ -117,7 +117,7 @@ def severity() -> list[Records]:
 
 def trust() -> list[Records]:
     """The Diffusion Classifier on the scenes of `heldout`, on which the rule of `nb02.trust.choose` is chosen."""
-    grid = [(name, severity) for name in HELD_OUT for severity in (3, 5)]
+    grid = [(name, severity) for name in VALIDATION for severity in (3, 5)]
     specs = [SceneSpec(75, *at, "test", 8000 + 75 * i) for i, at in enumerate(grid)]
     return table("trust", reader_jobs(specs, 48, chosen_window()))
 
@@ -132,12 +132,12 @@ def phase_jobs(specs: list[SceneSpec]) -> list[Job]:
     """Two diffusion models x three budgets x three ResNets: source, reader with as many pairs, Diffusion-TTA."""
     change = {k: v for k, v in CANDIDATES[choice()["candidate"]].items() if k != "delta"}
     delta = CANDIDATES[choice()["candidate"]].get("delta", DELTA)
-    jobs = source_jobs(specs, LABELS)
+    jobs = source_jobs(specs, RESNETS)
     for denoiser in (WEAK, "denoiser/dit"):
         name = denoiser.split("/")[1]
         for pairs, budget in BUDGETS.items():
             jobs += reader_jobs(specs, pairs, chosen_window(), f" {name}", denoiser)
-            for classifier in LABELS:
+            for classifier in RESNETS:
                 settings = with_rate(classifier, START | change | budget, delta, denoiser)
                 jobs += [
                     job("diffusion_tta", settings, classifier, s, f"{name}/{pairs}", denoiser=denoiser, batch=40)
@@ -163,11 +163,11 @@ def phase_output() -> list[Records]:
     specs = phase_specs()
     change = {k: v for k, v in CANDIDATES[choice()["candidate"]].items() if k != "delta"}
     delta = CANDIDATES[choice()["candidate"]].get("delta", DELTA)
-    jobs = source_jobs(specs, LABELS)
+    jobs = source_jobs(specs, RESNETS)
     for denoiser in (WEAK, "denoiser/dit"):
         for pairs, budget in BUDGETS.items():
             jobs += reader_jobs(specs, pairs, chosen_window(), f" {denoiser.split('/')[1]}", denoiser)
-            for classifier in LABELS:
+            for classifier in RESNETS:
                 settings = with_rate(classifier, START | change | budget | {"mixing": "output"}, delta, denoiser)
                 jobs += [_table_job(settings, classifier, s, denoiser, pairs) for s in specs]
     return table("phase_output", jobs)
@@ -190,7 +190,7 @@ def soft() -> list[Records]:
     """A DiT that saw mixed conditions in training beside one that did not, both after ten minutes, on `phase`'s scenes.
 
     Under embedding mixing, which asks for such conditions, and under output mixing, which does not."""
-    resnet, jobs = LABELS[1], []
+    resnet, jobs = RESNETS[1], []
     specs = phase_specs()
     change = {k: v for k, v in CANDIDATES[choice()["candidate"]].items() if k != "delta"} | BUDGETS[48]
     delta = CANDIDATES[choice()["candidate"]].get("delta", DELTA)
@@ -211,7 +211,7 @@ UNTOUCHED = ("shot_noise", "glass_blur", "motion_blur", "snow", "frost", "elasti
 
 def reading() -> list[Records]:
     """Does the diffusion model read shifted scenes? Validation corruptions and clean, by number of pairs and window."""
-    shifted = [SceneSpec(100, name, 5, "test", 5000 + 100 * i) for i, name in enumerate(HELD_OUT)]
+    shifted = [SceneSpec(100, name, 5, "test", 5000 + 100 * i) for i, name in enumerate(VALIDATION)]
     window = chosen_window()
     jobs = source_jobs([*shifted, clean_spec()])
     for pairs in (6, 12, 24):
@@ -225,11 +225,11 @@ def reading() -> list[Records]:
 
 def heldout() -> list[Records]:
     """The effect where the settings were chosen: validation corruptions, severities 3 and 5, other scenes."""
-    grid = [(name, severity) for name in HELD_OUT for severity in (3, 5)]
+    grid = [(name, severity) for name in VALIDATION for severity in (3, 5)]
     return table("heldout", effect_jobs([SceneSpec(75, *at, "test", 8000 + 75 * i) for i, at in enumerate(grid)]))
 
 
-def fifteen() -> list[Records]:
+def test_corruptions() -> list[Records]:
     """The effect where nothing was chosen: the 15 test corruptions at severity 5, everything frozen."""
     specs = [SceneSpec(40, name, 5, "test", 40 * i) for i, name in enumerate(TEST)]
     return table("test", effect_jobs(specs) + reader_jobs(specs, 48, chosen_window()))
@@ -240,7 +240,7 @@ def clean() -> list[Records]:
     return table("clean", effect_jobs([clean_spec()]))
 
 
-def why() -> list[Records]:
+def from_published() -> list[Records]:
     """From the published settings to ours on the ResNet: each change alone, all together, all with Adam's step.
 
     The DiT stays frozen. The published rows cost 900 evaluations per image and meet the validation corruptions alone;

@@ -47,8 +47,8 @@ def _ablation(label: str, runs: list[Records], after: list[np.ndarray]) -> dict:
 
 def of_trust(readers_of_heldout: list[Records]) -> str:
     """The rule chosen on validation corruptions, judged on the test corruptions; the reader's agreement beside it."""
-    held_out = [r for r in results("heldout") if r.about["label"] == "diffusion_tta/full"]
-    rule, threshold = trust.choose(trust.evidence(held_out, readers_of_heldout))
+    validation = [r for r in results("heldout") if r.about["label"] == "diffusion_tta/full"]
+    rule, threshold = trust.choose(trust.evidence(validation, readers_of_heldout))
     test = results("test")
     readers = [r for r in test if r.about["method"] == "diffusion_classifier"]
     rows = []

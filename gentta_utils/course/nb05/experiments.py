@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...common.cache import Made, fingerprint, made_in_parts
+from ...common.cache import ImageSet, fingerprint, make_images
 from ...common.paths import CACHE
 from ...diffusion.reverse import Settings
 from ...diffusion.synthesis import Synthesis
@@ -56,7 +56,7 @@ def small_table(name: str, jobs: Iterable[Job]) -> list[Records]:
     return table(name, jobs, kept=lambda r: replace(r, before=coarse(r.before), after=coarse(r.after)))
 
 
-def purified(method: str, settings: Settings, spec: SceneSpec, classifier: str | None = None) -> Made:
+def purified(method: str, settings: Settings, spec: SceneSpec, classifier: str | None = None) -> ImageSet:
     """The images of a stream as a method changes them, resumable, from the cache where they are there.
 
     `classifier` only where the images depend on it (`entropy_scale`)."""
@@ -65,7 +65,7 @@ def purified(method: str, settings: Settings, spec: SceneSpec, classifier: str |
     about |= {"denoiser": zoo.fingerprint(ALIGNER), "precision": denoiser.precision}
     about |= {"classifier": zoo.fingerprint(classifier)} if classifier else {}
     more = (zoo.cached(classifier),) if classifier else ()
-    return made_in_parts(
+    return make_images(
         lambda rows: CHANGE[method](denoiser, s.images[rows], s.ids[rows], settings, *more),
         s.ids, denoiser, CACHE / "purified" / fingerprint(about), settings.images_at_once, "purified images",
     )  # fmt: skip
@@ -175,7 +175,7 @@ def _of_sets(name: str, sets: dict[str, Data]) -> list[Records]:
     return small_table(name, source_jobs(specs, THREE) + input_jobs(rows, THREE, specs))
 
 
-def parts() -> list[Records]:
+def components() -> list[Records]:
     """Table 4: synthesis alone, then alignment; and the same with as many real labelled scenes."""
     sets = {"+ synthetic": set_of(aligned=False), "+ synthetic, aligned (sda)": set_of()}
     sets |= {"+ real": set_of(kind="real", aligned=False), "+ real, aligned": set_of(kind="real")}

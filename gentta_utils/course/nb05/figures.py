@@ -17,8 +17,8 @@ FAMILIES = {  # of the 15 corruptions
     "weather": ("snow", "frost", "fog", "brightness"),
     "digital": ("contrast", "elastic", "pixelate", "jpeg"),
 }
-NAMES = {"resnet": "ResNet-50", "swin": "Swin-T", "convnext": "ConvNeXt-T"}  # in the papers, of our families
-NAMES |= {"swin-wide": "Swin-B", "convnext-wide": "ConvNeXt-B"}
+PAPER_NETWORKS = {"resnet": "ResNet-50", "swin": "Swin-T", "convnext": "ConvNeXt-T"}  # in the papers, of our families
+PAPER_NETWORKS |= {"swin-wide": "Swin-B", "convnext-wide": "ConvNeXt-B"}
 
 
 def by_family(runs: list[Records], labels: tuple[str, ...]) -> list[dict]:
@@ -30,7 +30,7 @@ def by_family(runs: list[Records], labels: tuple[str, ...]) -> list[dict]:
         if not mine:
             continue
         row = {"corruptions": family}
-        row |= {head: f"{accuracy(pick(mine, k)):.1f}" for k, head in report.NAMES.items()}
+        row |= {head: f"{accuracy(pick(mine, k)):.1f}" for k, head in report.ROW_NAMES.items()}
         rows.append(row | {f"{label}, minus source": str(report.minus(mine, label, "source/full")) for label in labels})
     return rows
 
@@ -50,7 +50,7 @@ def against_control(runs: list[Records], labels: tuple[str, ...]) -> list[str]:
             how = "above" if d.mean > 0 else "below" if d.mean < 0 else "level with"
             said.append(f"{label} {d}, {how} it{'' if report.clear(d) else ', within the interval'}")
         lines.append(
-            f"{family}: best of all is {report.NAMES.get(best, best)} ({each[best]:.1f}); against the source "
+            f"{family}: best of all is {report.ROW_NAMES.get(best, best)} ({each[best]:.1f}); against the source "
             f"on the low view: {'; '.join(said)}."
         )
     return lines
@@ -110,7 +110,7 @@ def draw_steps(ax, runs: list[Records]) -> None:
             at = [r["evaluations"] for r in mine], [r["accuracy"] for r in mine]
             ax.plot(*at, style, color=colour, mfc="none", label=f"{method.upper()}, eta {eta}")
     for label, style in (("source/full", ":"), ("source/low", "-.")):
-        ax.axhline(accuracy(pick(runs, label)), color="0.4", ls=style, lw=1, label=report.NAMES[label])
+        ax.axhline(accuracy(pick(runs, label)), color="0.4", ls=style, lw=1, label=report.ROW_NAMES[label])
     ax.set(xlabel="evaluations of the denoiser per image", ylabel="percent right", xscale="log")
     ticks = sorted({round(r["evaluations"]) for r in rows})
     ax.set_xticks(ticks, [str(t) for t in ticks])

@@ -10,11 +10,11 @@ from ...common.text import as_table
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, over_classifiers, pick, shift_of, versus
 from ...evaluation.statistics import Interval, protocol_line
-from ...world.labels import CLASSES, LABELS
+from ...world.labels import CLASSES, VOCABULARY
 
 SOURCE, LOW = "source/full", "source/low"
-NAMES = {SOURCE: "source", LOW: "source on the low view"}
-WATERMARKED = CLASSES.index(LABELS["watermark_class"])
+ROW_NAMES = {SOURCE: "source", LOW: "source on the low view"}
+WATERMARKED = CLASSES.index(VOCABULARY["watermark_class"])
 REFERENCE = "50 eta 1"  # of few-step versions
 
 
@@ -128,7 +128,7 @@ def headlines(shifted: list[Records], clean: list[Records]) -> list[dict]:
     rows = []
     for label in (label for label in distinct(shifted, "label") if label != "gda-like"):  # which met three corruptions
         gain = "" if label == SOURCE else str(minus(shifted, label, SOURCE))
-        row = {"row": NAMES.get(label, label), "accuracy": f"{accuracy(pick(shifted, label)):.1f}", "gain": gain}
+        row = {"row": ROW_NAMES.get(label, label), "accuracy": f"{accuracy(pick(shifted, label)):.1f}", "gain": gain}
         rows.append(row | {"clean": f"{accuracy(pick(clean, label)):.1f}" if pick(clean, label) else ""})
     return rows
 
@@ -147,14 +147,14 @@ def main(runs: list[Records]) -> str:
                     parts.append(f"- {_short(classifier)}, {ensemble}: {line}.")
             parts += ["", *_losses(here, "dda, sum"), *_losses(here, "sda, sum")]
     if {"clean", "watermark"} <= set(by_kind(runs)):
-        parts += ["\nThe shortcut, by the watermark:\n", as_table([_shown(row) for row in bite(runs)])]
+        parts += ["\nThe shortcut, by the watermark:\n", as_table([_shown(row) for row in shortcut_cost(runs)])]
     return "\n".join(parts)
 
 
 def _shown(row: dict) -> dict:
     """Numbers to one decimal, intervals as text, nothing for None."""
     return {
-        k: "" if v is None else f"{v:.1f}" if isinstance(v, float) else NAMES.get(v, str(v)) for k, v in row.items()
+        k: "" if v is None else f"{v:.1f}" if isinstance(v, float) else ROW_NAMES.get(v, str(v)) for k, v in row.items()
     }
 
 
@@ -166,7 +166,7 @@ def _losses(runs: list[Records], label: str) -> list[str]:
     return lines
 
 
-def bite(runs: list[Records]) -> list[dict]:
+def shortcut_cost(runs: list[Records]) -> list[dict]:
     """How much the watermark costs each row, clean scenes (others) beside it; how often its class is predicted.
 
     `lost`: accuracy on clean scenes minus that with the watermark, an interval over both samples. `to the class`: share
@@ -230,7 +230,7 @@ def between(runs: list[Records]) -> list[dict]:
     ]
 
 
-def parts(runs: list[Records]) -> str:
+def training_sets(runs: list[Records]) -> str:
     """The components of SDA, the number of its images, or the guidance of their synthesis."""
     tables = [as_table([_shown(row) for row in rows]) for rows in (components(runs), between(runs)) if rows]
     return _header(runs) + "\n" + "\n\n".join(tables)

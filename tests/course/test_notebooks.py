@@ -68,6 +68,14 @@ def test_import_order_and_functions(path):
 
 
 @each
+def test_no_cell_asks_which_profile_it_has(path):
+    """`course.profile` answers for both."""
+    compared = [n for n in ast.walk(rules.notebook_tree(rules.load(path))) if isinstance(n, ast.Compare)]
+    names = {n.id for c in compared for n in ast.walk(c) if isinstance(n, ast.Name)}
+    assert "profile" not in names
+
+
+@each
 def test_cells_are_short(path):
     lengths = [len(rules.source(c).splitlines()) for c in rules.code_cells(rules.load(path))]
     assert max(lengths) <= 40

@@ -5,7 +5,7 @@
 
 Each autoencoder is trained for about ten minutes of one core, then the same class-conditional DiT on its latents, for
 equally many steps, about five minutes. Judged by what decides: the Diffusion Classifier's accuracy on clean selection
-scenes and under the held-out corruptions; printed beside it: PSNR, and what the classifiers lose through the
+scenes and under the validation corruptions; printed beside it: PSNR, and what the classifiers lose through the
 autoencoder.
 """
 
@@ -26,12 +26,12 @@ from gentta_utils.recipes.quality import accuracy
 from gentta_utils.recipes.training import Schedule, train
 from gentta_utils.streams.scenes import SceneSpec
 from gentta_utils.streams.stream import stream
-from gentta_utils.world.severities import HELD_OUT
+from gentta_utils.world.severities import VALIDATION
 
 FOLDER = MODELS / "candidates" / "race"
 SCENES = 20_000
 SHIPPED = replace(autoencoder.RECIPES["autoencoder/f4"], scenes=SCENES)
-CANDIDATES = {  # 1,200 and 2,100 steps are about ten minutes of one core
+COMPARED = {  # 1,200 and 2,100 steps are about ten minutes of one core
     "f8": replace(
         SHIPPED, widths=(16, 32, 64, 128), latent=8, pixels=64, schedule=replace(SHIPPED.schedule, steps=1200)
     ),
@@ -60,7 +60,7 @@ def latent_loss(latents: torch.Tensor, labels: torch.Tensor):
 
 def run(name: str, n: int, pairs: int) -> dict:
     """Train and judge one of the two."""
-    recipe, folder = CANDIDATES[name], FOLDER / name
+    recipe, folder = COMPARED[name], FOLDER / name
     identity = fingerprint({"recipe": recipe.describe(), "schedule": asdict(recipe.schedule), "dit": asdict(DIT)})
     trained = train(recipe.build(), recipe.make_loss(), recipe.schedule, folder / "autoencoder", identity=identity)
     vae = trained.use_average().eval()
@@ -71,7 +71,7 @@ def run(name: str, n: int, pairs: int) -> dict:
     prior = train(dit.build(config=config), latent_loss(latents, labels), DIT, folder / "dit", identity=identity)
     denoiser = LatentDiT(prior.use_average(), vae, dit.scheduler().alphas_cumprod, image_size=64, precision="bf16")
     out = autoencoder.of_autoencoder(vae, n)
-    for shift, severity in [("clean", 0), *((name, 5) for name in HELD_OUT)]:
+    for shift, severity in [("clean", 0), *((name, 5) for name in VALIDATION)]:
         s = stream(SceneSpec(n if shift == "clean" else n // 4, shift, severity, "select", 1000))
         out[f"reads_{shift}"] = accuracy(-error_table(denoiser, s.images, s.ids, pairs).scores(), s.labels)
     write_json(folder / "race.json", out)
@@ -80,11 +80,11 @@ def run(name: str, n: int, pairs: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=list(CANDIDATES))
+    parser.add_argument("--only", choices=list(COMPARED))
     parser.add_argument("-n", type=int, default=200, help="clean selection scenes that are read")
     parser.add_argument("--pairs", type=int, default=24)
     args = parser.parse_args()
-    for name in [args.only] if args.only else CANDIDATES:
+    for name in [args.only] if args.only else COMPARED:
         print(name, run(name, args.n, args.pairs), flush=True)
 
 

@@ -17,14 +17,14 @@ from gentta_utils.evaluation.records import Records
 from gentta_utils.methods import diffusion_tta
 from gentta_utils.streams.scenes import SceneSpec
 from gentta_utils.streams.stream import Stream, stream
-from gentta_utils.world.severities import HELD_OUT
+from gentta_utils.world.severities import VALIDATION
 
 
-def held_out(n: int) -> Stream:
-    """n test scenes under each held-out corruption at severity 5, as one stream."""
-    parts = [stream(SceneSpec(n, name, 5, "test", 20_000 + n * i)) for i, name in enumerate(HELD_OUT)]
+def validation(n: int) -> Stream:
+    """n test scenes under each validation corruption at severity 5, as one stream."""
+    parts = [stream(SceneSpec(n, name, 5, "test", 20_000 + n * i)) for i, name in enumerate(VALIDATION)]
     joined = [torch.cat([getattr(p, k) for p in parts]) for k in ("images", "labels", "ids")]
-    return Stream(*joined, about={"shift": "held-out", "split": "test"})
+    return Stream(*joined, about={"shift": "validation", "split": "test"})
 
 
 def same(a: Records, b: Records, order: torch.Tensor) -> bool:
@@ -40,7 +40,7 @@ def main() -> None:
     models = trials.models("classifier/resnet")
     settings = chosen.tuned("classifier/resnet")
 
-    images = held_out(args.images // 4)
+    images = validation(args.images // 4)
     fixed = diffusion_tta.configure(models, replace(settings, fixed_chunk=True, images_at_once=16))
     in_order = torch.arange(len(images))
     first = run(fixed, images, batch=64)
@@ -53,7 +53,7 @@ def main() -> None:
     shuffled = run(fixed, images.rows(order), batch=7)
     print(f"fixed chunk, shuffled stream: bit-equal {same(first, shuffled, order)}", flush=True)
 
-    images = held_out(args.more // 4)
+    images = validation(args.more // 4)
     free = diffusion_tta.configure(models, settings)
     runs = {batch: run(free, images, batch=batch).after.argmax(1) for batch in (32, 7)}
     agree = (runs[32] == runs[7]).mean()

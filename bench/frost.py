@@ -20,13 +20,13 @@ from gentta_utils.streams.stream import stream
 from gentta_utils.world import frost, scenes
 from gentta_utils.world.corruptions import corrupt
 
-NAMES = ("mean", "std within a crop", "difference of neighbours", "power above 1/8", "std of the mean")
+MEASURED = ("mean", "std within a crop", "difference of neighbours", "power above 1/8", "std of the mean")
 PUBLISHED = {224: (0.636, 0.095, 0.046, 0.36, 0.15), 64: (0.658, 0.066, 0.028, 0.33, 0.15)}  # of 100 random crops
 
 
 def table(crops: int) -> None:
     """Print the statistics at both sizes beside the published ones."""
-    print(f"| | {' | '.join(NAMES)} |\n|{'---|' * (len(NAMES) + 1)}")
+    print(f"| | {' | '.join(MEASURED)} |\n|{'---|' * (len(MEASURED) + 1)}")
     for side, published in PUBLISHED.items():
         ours = frost.statistics(side, crops)
         print(f"| published, {side} px | {' | '.join(f'{v:.3f}' for v in published)} |")

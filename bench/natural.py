@@ -24,7 +24,7 @@ START = 1000  # of the selection scenes that the model cards rest on
 
 @torch.no_grad()
 def table(n: int) -> None:
-    """Print one line a shift."""
+    """Print one line per shift."""
     shifts = ["clean", *(s for s in renditions.SHIFTS if s != "a" or renditions.FILTER in zoo.names())]
     networks = [zoo.load(name) for name in CLASSIFIERS]
     print(f"| shift | {' | '.join(f'`{name}`' for name in CLASSIFIERS)} | n |\n|---|---|---|---|")

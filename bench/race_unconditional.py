@@ -17,7 +17,7 @@ from gentta_utils.models import zoo
 from gentta_utils.models.denoiser import Denoiser
 from gentta_utils.models.dit import PixelDiT
 from gentta_utils.models.unet import PixelUNet
-from gentta_utils.recipes import CANDIDATES, dit, quality, unconditional
+from gentta_utils.recipes import CANDIDATES_FOLDER, dit, quality, unconditional
 from gentta_utils.world import severities
 
 
@@ -25,10 +25,10 @@ def model(name: str) -> tuple[Denoiser, str]:
     """A denoiser and how far it was trained."""
     if name not in unconditional.RECIPES:
         return zoo.load(name), "as shipped"
-    folder = CANDIDATES / name
+    folder = CANDIDATES_FOLDER / name
     if (folder / "card.json").is_file():
         return zoo.load(
-            name, folder=CANDIDATES
+            name, folder=CANDIDATES_FOLDER
         ), f"{json.loads((folder / 'card.json').read_text(encoding='utf-8'))['steps']} steps"
     recipe = unconditional.RECIPES[name]
     network = recipe.build()
@@ -43,12 +43,12 @@ def model(name: str) -> tuple[Denoiser, str]:
 
 
 def rows(name: str, trained: str, found: dict) -> None:
-    """Print one line a view: percent, ResNet / ViT, clean, the held-out corruptions and their mean."""
+    """Print one line per view: percent, ResNet / ViT, clean, the validation corruptions and their mean."""
     for view, classifiers in found.items():
         if view != "loss":
             shifts = {s: [c[s] for c in classifiers.values()] for s in next(iter(classifiers.values()))}
-            held_out = [v for s, v in shifts.items() if s != "clean"]
-            cells = [*shifts.values(), [sum(v) / len(v) for v in zip(*held_out, strict=True)]]
+            validation = [v for s, v in shifts.items() if s != "clean"]
+            cells = [*shifts.values(), [sum(v) / len(v) for v in zip(*validation, strict=True)]]
             shown = " | ".join(" / ".join(f"{v:.0f}" for v in cell) for cell in cells)
             print(f"| {name}, {trained} | {view} | {shown} |", flush=True)
     print(f"| {name}, {trained} | loss | {found['loss']} |", flush=True)
@@ -61,7 +61,7 @@ if __name__ == "__main__":
     parser.add_argument("--levels", type=int, default=20)
     parser.add_argument("--starts", type=int, nargs="+", default=[100, 200, 300])
     args = parser.parse_args()
-    columns = ["model", "view", "clean", *severities.HELD_OUT, "mean of the four"]
+    columns = ["model", "view", "clean", *severities.VALIDATION, "mean of the four"]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for name in args.names:
         denoiser, trained = model(name)

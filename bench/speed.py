@@ -22,7 +22,7 @@ from gentta_utils.models.copies import Copies
 from gentta_utils.models.denoiser import Denoiser
 from gentta_utils.streams.scenes import SceneSpec
 from gentta_utils.streams.stream import stream
-from gentta_utils.world.severities import HELD_OUT
+from gentta_utils.world.severities import VALIDATION
 
 WINDOW, TEMPERATURE, MICRO = (150, 600), 3.0, 15
 
@@ -80,7 +80,7 @@ def timed(call, repeats: int, warm: bool = True) -> tuple[float, Tensor]:
 
 
 def stages(classifier, fp32: Denoiser, bf16: Denoiser, images: Tensor, pairs: int, rounds: int) -> float:
-    """Print the time of each stage and its agreement with the plain loop; returns the last one's seconds an image.
+    """Print the time of each stage and its agreement with the plain loop; returns the last one's seconds per image.
 
     The stages take turns, and each ratio is the median over rounds: a machine that others share drifts by a tenth."""
     t, eps = draw_pairs(torch.arange(len(images)), pairs, fp32.shape, WINDOW)
@@ -99,7 +99,7 @@ def stages(classifier, fp32: Denoiser, bf16: Denoiser, images: Tensor, pairs: in
         error = float((G[name] - reference).norm() / reference.norm())
         cosine = float(torch.cosine_similarity(G[name].flatten(), reference.flatten(), 0))
         print(
-            f"  {name:<22} {1000 * seconds[:, i].median() / len(images) / pairs:6.2f} ms a pair   "
+            f"  {name:<22} {1000 * seconds[:, i].median() / len(images) / pairs:6.2f} ms per pair   "
             f"{ratios[:, i].median():5.2f} x ({ratios[:, i].min():.2f} to {ratios[:, i].max():.2f})   "
             f"relative error of dL/dp {error:.1e}   cosine {cosine:.5f}",
             flush=True,
@@ -149,9 +149,9 @@ def main() -> None:
     classifier = zoo.load("classifier/resnet")
     fp32 = zoo.load("denoiser/dit", precision="fp32")
     bf16 = zoo.load("denoiser/dit", precision="bf16")
-    parts = [stream(SceneSpec(args.images // 4 or 1, name, 5, "select", 4500)) for name in HELD_OUT]
+    parts = [stream(SceneSpec(args.images // 4 or 1, name, 5, "select", 4500)) for name in VALIDATION]
     images = torch.cat([p.images for p in parts])
-    print(f"{len(images)} images under the held-out corruptions, {torch.get_num_threads()} threads")
+    print(f"{len(images)} images under the validation corruptions, {torch.get_num_threads()} threads")
 
     print(f"\none update of {args.pairs} pairs, stage by stage")
     per_pair = stages(classifier, fp32, bf16, images, args.pairs, args.rounds)

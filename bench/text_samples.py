@@ -13,13 +13,13 @@ import gentta_utils  # noqa: F401
 from gentta_utils.common.paths import DATA, MODELS
 from gentta_utils.models import zoo
 from gentta_utils.world.labels import CLASSES, COLOURS
-from gentta_utils.world.words import PAIRS_HELD_OUT
+from gentta_utils.world.words import UNSEEN_PAIRS
 
 
 def prompts() -> list[str]:
-    """Twelve prompts of seen pairs, then four of held-out ones; floors and walls in turn."""
-    seen = [pair for k in CLASSES for c in COLOURS if (pair := f"{c} {k}") not in PAIRS_HELD_OUT][::4][:12]
-    held = sorted(PAIRS_HELD_OUT)[::7][:4]
+    """Twelve prompts of seen pairs, then four of unseen ones; floors and walls in turn."""
+    seen = [pair for k in CLASSES for c in COLOURS if (pair := f"{c} {k}") not in UNSEEN_PAIRS][::4][:12]
+    held = sorted(UNSEEN_PAIRS)[::7][:4]
     floor, wall = (COLOURS[i:] + COLOURS[:i] for i in (2, 5))
     return [
         f"a photo of a {pair} on a {floor[i % 8]} floor before a {wall[i % 8]} wall."

@@ -1,4 +1,4 @@
-"""How shall idle threads wait? An adaptation alone and beside one busy core, by how its threads wait for each other.
+"""How should idle threads wait? An adaptation alone and beside one busy core, by how its threads wait for each other.
 
     python bench/threads.py [--images 8] [--rounds 5]
 

@@ -13,7 +13,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    commands.add_parser("doctor", help="check the environment, one OK or FAIL a line")
+    commands.add_parser("doctor", help="check the environment, one OK or FAIL per line")
 
     data = commands.add_parser("data", help="download a data set of the imagenet profile, or print how to get it")
     data.add_argument("names", nargs="+", metavar="NAME", help="e.g. imagenet-a, imagenet-r, imagenet-c, imagenet-v2")
@@ -37,13 +37,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("name", help="e.g. denoiser/dit, classifier/resnet, classifier/vit")
     train.add_argument("--device", default="cpu")
     train.add_argument("--minutes", type=float, help="a shorter or longer schedule than the recipe's")
-    train.add_argument("--scratch", action="store_true", help="forget the checkpoint and start anew")
+    train.add_argument("--scratch", action="store_true", help="forget the checkpoint and start from the beginning")
     train.add_argument("--promote", action="store_true", help="ship the finished candidate (trains first if need be)")
 
     measure = commands.add_parser("measure", help="make tables of the course; resumes where it stopped")
     measure.add_argument("names", nargs="+", help="e.g. select, reading, test; an unknown name lists all")
 
-    recheck = commands.add_parser("recheck", help="make records anew; exit status 1 if one comes out otherwise")
+    recheck = commands.add_parser("recheck", help="make records again; exit status 1 if one comes out different")
     recheck.add_argument("names", nargs="*", help="all tables when none is given")
     recheck.add_argument("--n", type=int, default=16, metavar="N", help="records of each table; 16 if not given")
     recheck.add_argument("--seed", type=int, default=0, help="of the draw of the records")
@@ -128,7 +128,7 @@ def _data(args) -> int:
 def _train(args) -> int:
     from . import recipes
 
-    finished = (recipes.CANDIDATES / args.name / "card.json").is_file()
+    finished = (recipes.CANDIDATES_FOLDER / args.name / "card.json").is_file()
     if args.scratch or not (args.promote and finished):
         print(f"candidate: {recipes.train(args.name, args.device, args.minutes, args.scratch)}")
     if args.promote:
@@ -168,7 +168,7 @@ def _doctor(args) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit status. What the user can mend is one sentence on stderr, not a traceback."""
+    """Run one command; returns the exit status. What the user can fix is one sentence on stderr, not a traceback."""
     args = _parser().parse_args(argv)
     commands = {
         "doctor": _doctor, "data": _data, "run": _run, "sweep": _sweep, "publish": _publish,

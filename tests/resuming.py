@@ -8,7 +8,7 @@ from gentta_utils.recipes import training
 
 def assert_resumes_to_the_bit(recipe, folder, make_loss=None, at: int = 2) -> None:
     """Train `recipe` whole, and again with an interruption at step `at`: weights, moments and averages are equal, and
-    the second half began where the first one ended (training anew would end at the same weights)."""
+    the second half began where the first one ended (training again would end at the same weights)."""
     make_loss = make_loss or recipe.make_loss
     whole = training.train(recipe.build(), make_loss(), recipe.schedule, folder / "whole")
     loss_of, steps = make_loss(), []

@@ -116,6 +116,28 @@ def test_every_public_function_and_class_has_a_docstring():
                 assert ast.get_docstring(node), f"{module}: {node.name}"
 
 
+def defined(path: Path) -> set[str]:
+    """Names of functions, classes and constants at the top of a module."""
+    names = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign):
+            names |= {t.id for target in node.targets for t in ast.walk(target) if isinstance(t, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
+    return names
+
+
+def test_no_name_is_cryptic_or_has_two_meanings():
+    """A name that says what kind of thing it holds, and not of what, stands in one module at most."""
+    names = {module: defined(path) for module, path in FILES.items()}
+    cryptic = {"fifteen", "looks", "why", "parts", "Made", "LABELS", "NAMES"}
+    assert not {module: found & cryptic for module, found in names.items() if found & cryptic}
+    for name in ("Job", "described", "CANDIDATES_FOLDER", "VALIDATION", "VOCABULARY"):
+        assert sum(name in found for found in names.values()) <= 1, name
+
+
 def test_tests_stand_where_the_code_stands():
     folders = {p.parent.relative_to(ROOT / "tests").as_posix() for p in (ROOT / "tests").rglob("test_*.py")}
     assert {f.split("/")[0] for f in folders} <= set(FLOOR) | {"."}

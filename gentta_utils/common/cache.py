@@ -17,12 +17,12 @@ from .types import Images, Index
 
 
 @dataclass(frozen=True)
-class Made:
+class ImageSet:
     """B images with what they cost.
 
     Attributes:
-        ids: (B,). images: (B, 3, S, S) in [0, 1]. seconds: an image, on average.
-        nfe: evaluations of the denoiser an image, by kind.
+        ids: (B,). images: (B, 3, S, S) in [0, 1]. seconds: per image, on average.
+        nfe: evaluations of the denoiser per image, by kind.
     """
 
     ids: Index
@@ -35,9 +35,9 @@ class Made:
         return dict(zip(self.ids.tolist(), self.images, strict=True))
 
 
-def made_in_parts(
+def make_images(
     work: Callable[[Tensor], Tensor], ids: Index, denoiser, folder: Path, chunk: int, desc: str = "images"
-) -> Made:
+) -> ImageSet:
     """`work(rows)` (rows (M,) -> images (M, 3, S, S)) over all of ids (B,), `chunk` at a time.
 
     Each part is kept in `folder`, so an interrupted call goes on. The caller names the folder after all that the images
@@ -55,7 +55,7 @@ def made_in_parts(
         parts.append(kept)
     seconds, fwd, both = (sum(p["cost"] for p in parts) / len(ids)).tolist()
     nfe = {f"denoiser {kind}": n for kind, n in (("fwd", fwd), ("fwd+bwd", both)) if n}
-    return Made(ids, torch.cat([p["images"] for p in parts]), seconds, nfe)
+    return ImageSet(ids, torch.cat([p["images"] for p in parts]), seconds, nfe)
 
 
 VERSION = 1  # raise it when a change of code changes numbers: no older run is then taken up again

@@ -60,18 +60,18 @@ def sha256(path: Path) -> str:
 def check_file(path: Path, checksum: str | None = None) -> None:
     """See that a model's file is there, whole (if it holds tensors) and has this checksum.
 
-    Raises FileNotFoundError or ValueError with a sentence that says what is wrong and how to mend it."""
-    mend = "run `git checkout -- data/models`, or make it again with `python -m gentta_utils train`"
+    Raises FileNotFoundError or ValueError with a sentence that says what is wrong and how to fix it."""
+    fix = "run `git checkout -- data/models`, or make it again with `python -m gentta_utils train`"
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no weights at {path}: {mend}" if _holds_tensors(path) else f"no file {path}: {mend}")
+        raise FileNotFoundError(f"no weights at {path}: {fix}" if _holds_tensors(path) else f"no file {path}: {fix}")
     if _holds_tensors(path):
         try:
             with safe_open(path, framework="pt") as file:
                 file.keys()
         except SafetensorError as error:
-            raise ValueError(f"{path} is not a whole safetensors file ({error}): {mend}") from error
+            raise ValueError(f"{path} is not a whole safetensors file ({error}): {fix}") from error
     if checksum is not None and sha256(path) != checksum:
-        raise ValueError(f"{path} does not have the checksum that data/models/checksums.json states: {mend}")
+        raise ValueError(f"{path} does not have the checksum that data/models/checksums.json states: {fix}")
 
 
 def _holds_tensors(path: Path) -> bool:

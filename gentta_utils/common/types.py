@@ -7,8 +7,8 @@ from torch import Tensor
 
 Batch = Float[Tensor, "B *dims"]  # images or latents, whatever their dimensions
 Images = Float[Tensor, "B C H W"]
-Probs = Float[Tensor, "B K"]  # logits, probabilities, errors: one number a class
+Probs = Float[Tensor, "B K"]  # logits, probabilities, errors: one number per class
 PerImage = Float[Tensor, " B"]
-Index = Int[Tensor, " B"]  # timesteps, labels, ids: one an image
+Index = Int[Tensor, " B"]  # timesteps, labels, ids: one per image
 Levels = Float[Tensor, " T"]  # betas, alphas_cumprod
 Number = float | int

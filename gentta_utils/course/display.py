@@ -10,7 +10,7 @@ from ..runner.notebook import HEADLINE
 
 
 def headline(**numbers: float | str) -> None:
-    """Called in a notebook: the numbers that its line in the summary table shall show."""
+    """Called in a notebook: the numbers that its line in the summary table should show."""
     from IPython.display import display
 
     text = "  ".join(f"{name} {value}" for name, value in numbers.items())

@@ -1,4 +1,4 @@
-"""`python -m gentta_utils doctor`: is everything here that the course needs, and how to mend what is not."""
+"""`python -m gentta_utils doctor`: is everything here that the course needs, and how to fix what is not."""
 
 import os
 import shutil
@@ -95,13 +95,13 @@ def environment() -> str:
 
 
 def doctor() -> bool:
-    """Print one line a check, OK or FAIL with the mend; True if all are OK."""
+    """Print one line per check, OK or FAIL with the fix; True if all are OK."""
     good = True
     for name, check in CHECKS.items():
         try:
-            ok, says, mend = check()
+            ok, says, fix = check()
         except Exception as error:  # a broken installation can fail in any way
-            ok, says, mend = False, f"{type(error).__name__}: {error}", "make the environment anew: make clean course"
+            ok, says, fix = False, f"{type(error).__name__}: {error}", "make the environment again: make clean course"
         good &= ok
-        print(f"{'OK  ' if ok else 'FAIL'}  {name:<12} {says}" + ("" if ok else f"  ->  {mend}"))
+        print(f"{'OK  ' if ok else 'FAIL'}  {name:<12} {says}" + ("" if ok else f"  ->  {fix}"))
     return good

@@ -108,7 +108,7 @@ def gallery(images: list[Tensor], titles: list[str], columns: int = 8, frames: l
 
 
 def bars(ax: Axes, names: list[str], series: dict[str, list[float]], unit: str) -> None:
-    """Grouped horizontal bars, one group a name and one bar a series, first name on top."""
+    """Grouped horizontal bars, one group per name and one bar per series, first name on top."""
     height = 0.8 / len(series)
     for j, (label, values) in enumerate(series.items()):
         at = [i + (j - (len(series) - 1) / 2) * height for i in range(len(names))]

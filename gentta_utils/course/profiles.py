@@ -84,7 +84,7 @@ class Profile:
     def method(self, row: str, models: Models, classifier: str, ours: diffusion_tta.Settings, small: bool = False):
         """A configured method by the name of its row in a table, with what was chosen for it.
 
-        "source", "source, low-passed", a name of `METHODS`, or that and more words, as "diffusion_tta online". `ours`
+        "source", "source, low view", a name of `METHODS`, or that and more words, as "diffusion_tta online". `ours`
         are the settings of "diffusion_tta"; the Diffusion Classifier has about as many evaluations, among ten classes.
 
         Args:

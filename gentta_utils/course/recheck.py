@@ -1,4 +1,4 @@
-"""Records made anew: some of a table's numbers are computed once more, from what the records say of themselves.
+"""Records made again: some of a table's numbers are computed once more, from what the records say of themselves.
 
 `python -m gentta_utils recheck TABLE` does so for any number of them, `few` for as many as a notebook has time for.
 """
@@ -22,7 +22,7 @@ from ..evaluation.stale import stale
 from ..evaluation.tables import results
 from ..methods import METHODS, diffusion_tta, from_table
 from ..models import zoo
-from ..recipes.aligned import described
+from ..recipes.aligned import from_description
 from ..streams.scenes import SceneSpec
 from ..streams.stream import Stream
 from .trials import DIT, models, ordered, untrained
@@ -41,7 +41,7 @@ SOURCE = RENDERING + SECONDS["classifier"]["fwd"]  # for a record of the frozen 
 
 # Another class may come first where either of the two leads the other by no more than so many logits, in a run that was
 # made in bf16, and in one in fp32 on another processor. Of 144 records whose lead was under one logit, made in bf16 and
-# in fp32, the lead changed by 0.02 in the median, by 0.35 in 97.5%; of the 3 that came out otherwise the smaller lead
+# in fp32, the lead changed by 0.02 in the median, by 0.35 in 97.5%; of the 3 that came out different the smaller lead
 # was 0.48 at most.
 MARGINS = {"bf16": 0.5, "fp32": 0.02}
 
@@ -67,7 +67,7 @@ class Outcome:
     def __str__(self) -> str:
         near = f" ({self.close} within the margin)" if self.close else ""
         n = self.equal + len(self.different)
-        lines = [f"{self.equal} of {n} predictions made anew are equal{near}" if n else "no record was made anew"]
+        lines = [f"{self.equal} of {n} predictions made again are equal{near}" if n else "no record was made again"]
         lines += [f"  different: {line}" for line in self.different]
         lines += [f"  left out: {of.total()} records of {', '.join(of)}: {why}" for why, of in self.skipped.items()]
         return "\n".join(lines)
@@ -81,10 +81,10 @@ def recheck(
     seconds: float = math.inf,
     desc: str = "recheck",
 ) -> Outcome:
-    """Make n seeded records of these runs anew and compare id, label and both predictions.
+    """Make n seeded records of these runs again and compare id, label and both predictions.
 
     A record whose image stands alone is made alone. One that depends on its neighbours brings along the first images of
-    its stream, in whole batches, all of which are compared. Records that cannot be made anew are left out and named.
+    its stream, in whole batches, all of which are compared. Records that cannot be made again are left out and named.
 
     Args:
         each: leave out records that would take longer, in seconds without bf16, as estimated by `cost`.
@@ -114,8 +114,8 @@ def few(*names: str, seconds: float = 10.0, each: float = 3.0, seed: int = 0) ->
     """Recheck up to three records of each of these committed tables, in about so many seconds without bf16, and print
     a line for each. Returns whether all came out as recorded.
 
-    Each table gets one record of a method, if there is time for it, the dearest first; they then share what is left,
-    and the frozen source costs so little that there is always time for it."""
+    Each table gets one record of a method, if there is time for it, the most expensive first; they then share what is
+    left, and the frozen source costs so little that there is always time for it."""
     tables = {name: results(name) for name in names}
     least = {name: min(_costs(runs, each), default=0.0) for name, runs in tables.items()}
     lines, right = {}, True
@@ -131,13 +131,13 @@ def few(*names: str, seconds: float = 10.0, each: float = 3.0, seed: int = 0) ->
 
 
 def _costs(runs: list[Records], each: float) -> list[float]:
-    """What one record costs of each run of a method, where it can be made anew and costs no more than `each`."""
+    """What one record costs of each run of a method, where it can be made again and costs no more than `each`."""
     return [c for r in runs if r.about["method"] != "source" and (c := cost(r)) <= each and not obstacle(r)]
 
 
 def recheck_tables(names: Iterable[str], n: int, seed: int = 0) -> bool:
     """Recheck n records of each of these committed tables, one line printed for each, and whatever was left out or
-    came out otherwise below it. Returns whether all came out as recorded; raises nothing."""
+    came out different below it. Returns whether all came out as recorded; raises nothing."""
     right = True
     for name in names:
         try:
@@ -153,7 +153,7 @@ def recheck_tables(names: Iterable[str], n: int, seed: int = 0) -> bool:
 
 
 def obstacle(r: Records) -> tuple[str, str] | None:
-    """What it is of which no record can be made anew here, and why; None where this run's records can.
+    """What it is of which no record can be made again here, and why; None where this run's records can.
 
     Records of other networks than those that are here are no such case: they come out different."""
     for name in _networks(r).values():
@@ -176,7 +176,7 @@ def obstacle(r: Records) -> tuple[str, str] | None:
 def _is_here(name: str, about: str) -> bool:
     """Whether the fine-tuned form of a classifier is here, or was of other networks."""
     try:
-        described(name, json.loads(about))
+        from_description(name, json.loads(about))
     except FileNotFoundError:
         return False
     except ValueError:
@@ -217,16 +217,16 @@ def _table_pairs(r: Records) -> int:
     return int(r.about["pairs"].split()[-1]) if "pairs" in r.about else 0
 
 
-# --- making one anew -------------------------------------------------------------------------------------------------
+# --- making one again -------------------------------------------------------------------------------------------------
 
 
 def _compare(r: Records, rows: range, found: Outcome) -> None:
-    """Make these rows of a run anew and write down what came of them."""
+    """Make these rows of a run again and write down what came of them."""
     name = f"{r.about['label']}, {r.about['classifier']}, {r.about['stream']['shift']}"
     try:
         stream, before, after = again(r, rows)
     except (ValueError, TypeError, KeyError, OSError, FloatingPointError, NotImplementedError, RuntimeError) as error:
-        found.different.append(f"{name}, image {int(r.id[rows.start])} cannot be made anew: {error}")
+        found.different.append(f"{name}, image {int(r.id[rows.start])} cannot be made again: {error}")
         return
     exact, loose = MARGINS["fp32"], MARGINS["bf16" if r.about["precision"] != "fp32" else "fp32"]
     for i, row in enumerate(rows):
@@ -244,22 +244,22 @@ def _compare(r: Records, rows: range, found: Outcome) -> None:
             found.close += _apart(r.after[row], after[i]) > 0
 
 
-def _apart(kept: np.ndarray, anew: np.ndarray) -> float:
-    """By how many logits two rows of them (K,) disagree on the largest: 0 where the largest of `anew` is one of the
+def _apart(kept: np.ndarray, again: np.ndarray) -> float:
+    """By how many logits two rows of them (K,) disagree on the largest: 0 where the largest of `again` is one of the
     largest of `kept`, which were rounded; else the smaller of the leads that each gives to its own."""
-    old, new = kept.argmax(), anew.argmax()
-    return float(min(kept[old] - kept[new], anew[new] - anew[old]))
+    old, new = kept.argmax(), again.argmax()
+    return float(min(kept[old] - kept[new], again[new] - again[old]))
 
 
 def again(r: Records, rows: range) -> tuple[Stream, np.ndarray, np.ndarray]:
-    """These images of a run, one alone or the first ones, with their logits (B, K) before and after, made anew.
+    """These images of a run, one alone or the first ones, with their logits (B, K) before and after, made again.
 
-    A run in half precision is made anew in fp32 where the processor is not fast at bf16. Raises ValueError where the
-    networks are others now; raises as `aligned.described`."""
+    A run in half precision is made again in fp32 where the processor is not fast at bf16. Raises ValueError where the
+    networks are others now; raises as `aligned.from_description`."""
     about, names = r.about, _networks(r)
     changed = [n for role, n in names.items() if zoo.fingerprint(n) != about["models"][role]]
     if changed:
-        raise ValueError(f"{' and '.join(changed)} changed since: measure the table anew")
+        raise ValueError(f"{' and '.join(changed)} changed since: measure the table again")
     stream = _images(r, rows)
     method = _method(r, stream)
     parts = [stream.rows(index) for index in torch.arange(len(stream)).split(about["protocol"]["batch"])]
@@ -292,7 +292,7 @@ def _method(r: Records, stream: Stream):
     if about.get("init") == "random":
         used = replace(used, classifier=untrained(name))
     if "aligned" in about:
-        used = replace(used, aligned=described(name, about["aligned"]))
+        used = replace(used, aligned=from_description(name, about["aligned"]))
     if "pairs" in about:
         s = diffusion_tta.Settings(**values)
         table = error_table(used.denoiser, stream.images, stream.ids, _table_pairs(r), s.window)

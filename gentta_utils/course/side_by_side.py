@@ -7,7 +7,7 @@ from ..common.text import as_table
 from ..evaluation.records import Records
 from ..evaluation.statistics import paired_interval, protocol_line
 from ..evaluation.tables import results
-from ..world.severities import HELD_OUT
+from ..world.severities import VALIDATION
 
 
 def compared(runs: list[Records]) -> str:
@@ -71,13 +71,13 @@ def averaged(r: Records, tau: float) -> np.ndarray:
 
 
 def ensemble_temperature(label: str) -> float:
-    """The temperature that is best on the held-out corruptions of `reading`, for a reader with about as many pairs."""
+    """The temperature that is best on the validation corruptions of `reading` for a reader with about as many pairs."""
     pairs = int(label.removeprefix("reader/").split(" ")[0])
     read = [
         r
         for r in results("reading")
         if r.about["label"].startswith(f"reader/{48 if pairs > 24 else 12} pairs/")
         and "(25 scenes)" not in r.about["label"]
-        and r.about["stream"]["shift"] in HELD_OUT
+        and r.about["stream"]["shift"] in VALIDATION
     ]
     return max(TAUS, key=lambda tau: sum(averaged(r, tau).sum() for r in read))

@@ -1,7 +1,7 @@
 """The tables of the course: which method meets which stream. `python -m gentta_utils measure NAME` makes one.
 
-Everything is chosen on the four held-out corruptions, on scenes of the "select" split, by `select`, and written to
-data/results/diffusion_tta.json; the 15 test corruptions are looked at only by `fifteen`, on other scenes, afterwards.
+Everything is chosen on the four validation corruptions, on scenes of the "select" split, by `select`, and written to
+data/results/diffusion_tta.json; the test corruptions are looked at only by `test_corruptions`, on other scenes, later.
 """
 
 from dataclasses import replace
@@ -30,7 +30,7 @@ DIT = "denoiser/dit"
 
 
 def models(classifier: str, denoiser: str | None = DIT, precision: str = "auto") -> Models:
-    """Shipped models by name, loaded once a process."""
+    """Shipped models by name, loaded once per process."""
     return Models(zoo.cached(classifier), zoo.cached(denoiser, precision) if denoiser else None)
 
 
@@ -74,7 +74,7 @@ def job(
         label: names its row. how: goes to `evaluate.run`.
         denoiser: which one, for a method that needs one. precision: of it, as in `zoo.load`.
         order: as in `ordered`, which says what `spec` may be."""
-    version = getattr(METHODS[method], "VERSION", 1)  # of the method's numbers: rows of an older one are made anew
+    version = getattr(METHODS[method], "VERSION", 1)  # of the method's numbers: rows of an older one are made again
     denoiser = denoiser if METHODS[method].NEEDS.denoiser else None
     used = {"classifier": classifier, **({"denoiser": denoiser} if denoiser else {})}
     about = {
@@ -99,7 +99,7 @@ def job(
 
 
 def source_jobs(specs: list[SceneSpec], classifiers: tuple = CLASSIFIERS) -> list[Job]:
-    """The frozen classifiers on both views: the low-pass control belongs to every table."""
+    """The frozen classifiers on both views: the low-view control belongs to every table."""
     return [
         job("source", source.Settings(view), c, spec, f"source/{view}", batch=100)
         for spec in specs

@@ -83,8 +83,8 @@ def gram(
     """Gram matrices (M, k, k) float32 of M given pairs: x0 and eps (M, C, H, W), t (M,), classes (M, k) or all K.
 
     With loss "l1" the diagonal holds the mean of |d_k| and all else is NaN: there is no such form of a mix of classes.
-    Costs k forward evaluations a pair. `micro_batch` rows of the denoiser at once; 0: a hundred, or more where a row is
-    so small that a call would cost more than its numbers. Raises ValueError for another loss."""
+    Costs k forward evaluations per pair. `micro_batch` rows of the denoiser at once; 0: a hundred, or more where a row
+    is so small that a call would cost more than its numbers. Raises ValueError for another loss."""
     if loss not in LOSSES:
         raise ValueError(f"loss={loss!r}: choose one of {', '.join(LOSSES)}")
     micro_batch = micro_batch or max(100, ROWS_OF_NUMBERS // torch.Size(denoiser.shape).numel())

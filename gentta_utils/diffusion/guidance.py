@@ -2,7 +2,7 @@
 
     Phi_D = bicubic down by D, bicubic up by D, both antialiased (a = -.5)
 
-An energy maps the clean-image estimate x0_hat to one number an image; its gradient with respect to x_t is subtracted
+An energy maps the clean-image estimate x0_hat to one number per image; its gradient with respect to x_t is subtracted
 from the next sample (docs/methods/dda.md, docs/methods/gda_like.md).
 """
 

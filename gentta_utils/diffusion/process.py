@@ -98,7 +98,7 @@ def to_eps(
 
 
 def eps_error(eps_hat: Batch, eps: Batch) -> PerImage:
-    """Mean over all dimensions of (eps_hat - eps)^2, one number an image: (B,)."""
+    """Mean over all dimensions of (eps_hat - eps)^2, one number per image: (B,)."""
     return (eps_hat - eps).square().flatten(1).mean(1)
 
 

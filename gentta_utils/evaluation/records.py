@@ -1,4 +1,4 @@
-"""Method x stream -> one record an image; tables that resume; paired intervals; the protocol line.
+"""Method x stream -> one record per image; tables that resume; paired intervals; the protocol line.
 
 Every table and plot of the course is made from records, and every table carries the line that `protocol_line` makes
 from them.
@@ -21,11 +21,11 @@ _COLUMNS = ("id", "label", "before", "after", "loss", "seconds")
 
 @dataclass(frozen=True)
 class Records:
-    """One row an image of one run, as arrays of length N.
+    """One row per image of one run, as arrays of length N.
 
     Attributes:
         id, label: (N,) int64. before, after: (N, K) float32 logits. loss: (N, S) float32. seconds: (N,) float32.
-        nfe: network evaluations an image, by network and kind.
+        nfe: network evaluations per image, by network and kind.
         about: method, settings, stream, models with checksums, protocol: all that the numbers depend on.
     """
 
@@ -107,13 +107,13 @@ def _whole(values: np.ndarray) -> np.ndarray:
 def load(path: Path) -> list[Records]:
     """Read what `save` wrote. Raises FileNotFoundError or ValueError with a sentence that says how to make it again."""
     path = Path(path)
-    mend = "make it with `python -m gentta_utils measure`, or run `git checkout -- data/results`"
+    fix = "make it with `python -m gentta_utils measure`, or run `git checkout -- data/results`"
     if not path.is_file():
-        raise FileNotFoundError(f"no records at {path}: {mend}")
+        raise FileNotFoundError(f"no records at {path}: {fix}")
     try:
         with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
             abouts = json.loads(str(file["about"]))
             rows = [{name: _whole(value) for name, value in run.items()} for run in _columns(file)]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged ({error}): {mend}") from error
+        raise ValueError(f"{path} is damaged ({error}): {fix}") from error
     return [Records(**row, nfe=about.pop("nfe"), about=about) for row, about in zip(rows, abouts, strict=True)]

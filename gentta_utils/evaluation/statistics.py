@@ -52,7 +52,7 @@ def gain(runs: list[Records]) -> Interval:
 
 
 def summary(runs: list[Records]) -> dict:
-    """Accuracies in percent, counts of fixed and broken predictions, the paired gain, cost an image."""
+    """Accuracies in percent, counts of fixed and broken predictions, the paired gain, cost per image."""
     before, after = (np.concatenate([getattr(r, k) for r in runs]) for k in ("right_before", "right_after"))
     return {
         "n": len(before),
@@ -65,6 +65,9 @@ def summary(runs: list[Records]) -> dict:
     }
 
 
+SELECT = {"held-out": "validation"}  # stored, as printed: the four validation corruptions
+
+
 def protocol_line(runs: list[Records]) -> str:
     """The line under the title of every results table (docs/methods/protocol.md), made from the records, never typed.
 
@@ -75,7 +78,7 @@ def protocol_line(runs: list[Records]) -> str:
 
     scenes = len(np.unique(np.concatenate([r.id for r in runs])))
     splits = {r.about["stream"].get("split") for r in runs}
-    select = all_of(r.about.get("select", "none") for r in runs)
+    select = all_of(SELECT.get(s, s) for s in (r.about.get("select", "none") for r in runs))
     seeds = len({(r.about.get("settings") or {}).get("seed", 0) for r in runs})
     nfe = {f"{k.replace(' ', ':')}:{v:g}" for r in runs for k, v in r.nfe.items()}
     seconds = np.concatenate([r.seconds for r in runs]).mean()

@@ -20,7 +20,7 @@ def _finished(folder: Path) -> dict[str, Records]:
             with np.load(path, allow_pickle=False) as file:
                 version = int(file["version"]) if "version" in file else 1
             runs = load(path) if version == VERSION else []
-        except (OSError, ValueError, zipfile.BadZipFile):  # damaged: made anew
+        except (OSError, ValueError, zipfile.BadZipFile):  # damaged: made again
             continue
         for r in runs:
             found[fingerprint({key: value for key, value in r.about.items() if key != "protocol"})] = r

@@ -45,7 +45,7 @@ class Settings(reverse.Settings):
     jpeg: int = 0  # quality of a JPEG file in between, as published (75); 0: none
     guide_on: str = "clipped"  # x0_hat as the sampler takes it, or "raw": a gradient also where it was clipped
     entropy_scale: float = 0.0  # of the GDA-like term, 0: none
-    entropy_views: int = 4  # of each image a step for that term
+    entropy_views: int = 4  # of each image per step for that term
     ensemble: str = "sum"  # of p(x) and p(x_hat): see `combine`
     temperature: float = 1.0  # of p(x) in the calibrated ensemble
 

@@ -2,7 +2,7 @@
 
     x_t = sqrt(abar_t) x + sqrt(1 - abar_t) eps at t = start, then the unconditional reverse process to t = 0
 
-Nothing but the start ties the result to the input: detail below the noise of that level is drawn anew.
+Nothing but the start ties the result to the input: detail below the noise of that level is drawn again.
 
 Card: docs/methods/diffpure.md
 """

@@ -22,7 +22,7 @@ from .base import Models, Needs, Output, no_loss, spent
 
 @dataclass(frozen=True)
 class Settings:
-    pairs: int = 48  # (t, eps) pairs an image, the same for all classes
+    pairs: int = 48  # (t, eps) pairs per image, the same for all classes
     window: tuple[int, int] = (150, 600)  # t in [low, high)
     timesteps: str = "stratified"
     temperature: float = 3.0  # tau of the posterior; it does not move the decision
@@ -80,7 +80,7 @@ def read_staged(
     seed: int = 0,
     classes: Int[Tensor, "B k"] | None = None,
 ) -> Index:
-    """What `staged` says (B,) of the table of pairs[-1] pairs, for no more evaluations an image than `staged_cost`.
+    """What `staged` says (B,) of the table of pairs[-1] pairs, for no more evaluations per image than `staged_cost`.
 
     images (B, 3, S, S) in [0, 1]; classes (B, k) or all. Raises ValueError unless each of `pairs` divides the last."""
     N, x0 = pairs[-1], denoiser.encode(images)

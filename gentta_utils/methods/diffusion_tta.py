@@ -4,7 +4,7 @@ probabilities, as the signal that adapts the classifier.
     p = softmax(f_theta(x) / T),  L = mean over (t, eps) of |eps_phi(x_t, t, p) - eps|^2 / dimensions
 
 No label and no classification loss is involved. The cheap and exact route: gather G = dL/dp over all pairs with p
-detached, then one backward of (p * G).sum() through the classifier, which therefore runs once an update.
+detached, then one backward of (p * G).sum() through the classifier, which therefore runs once per update.
 
 Card: docs/methods/diffusion_tta.md
 """
@@ -30,8 +30,8 @@ class Settings:
     """Defaults are the course's; `PUBLISHED` holds the paper's."""
 
     lr: float  # of the classifier; `learning_rate` finds it for any backbone
-    updates: int = 12  # S optimiser steps an image
-    pairs: int = 8  # (t, eps) pairs an update
+    updates: int = 12  # S optimiser steps per image
+    pairs: int = 8  # (t, eps) pairs per update
     window: tuple[int, int] = (150, 600)  # t in [low, high); lower misleads under noise, higher says little
     timesteps: str = "stratified"  # or "even", "iid", "fixed"
     noise: str = "fresh"  # or "antithetic", "shared"
@@ -176,7 +176,7 @@ def learning_rate(models: Models, images: Tensor, ids: Tensor, settings: Setting
     so one `delta` serves every backbone, where one fixed lr does not.
 
     Args:
-        images: (B, 3, S, S) shifted images (held-out corruptions) with ids (B,).
+        images: (B, 3, S, S) shifted images (validation corruptions) with ids (B,).
 
     Raises ValueError for AdamW, whose step does not depend on the size of the gradient, and where no image has any
     gradient.

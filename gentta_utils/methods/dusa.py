@@ -33,7 +33,7 @@ class Settings:
 
     lr: float = 1e-5
     t: int = 100  # the one noise level
-    pairs: int = 1  # noises an update
+    pairs: int = 1  # noises per update
     updates: int = 1  # optimiser steps on each batch
     accumulate: int = 1  # batches an optimiser step
     top: int = 4  # best classes

@@ -2,7 +2,7 @@
 
     L = H( mean over views v of softmax(f(a_v(x))) )
 
-One gradient step on all parameters, then the clean view is predicted; weights and optimiser start anew for each image.
+One gradient step on all parameters, then the clean view is predicted; weights and optimiser start again for each image.
 Batch norm counts the source statistics as 16 images (a = 1/17, docs/methods/bn_adapt.md), others stay as they are.
 
 Card: docs/methods/memo.md
@@ -27,7 +27,7 @@ class Settings:
     """Defaults are those published for CIFAR-10, with the batch norm of ImageNet."""
 
     lr: float = 5e-3
-    views: int = 32  # B, augmented copies of the image an update
+    views: int = 32  # B, augmented copies of the image per update
     updates: int = 1
     optimizer: str = "sgd"  # without momentum, or "adamw"
     weight_decay: float = 0.0

@@ -1,4 +1,4 @@
-"""Source: the frozen classifier, on the full or on the low-passed view (the control of every table).
+"""Source: the frozen classifier, on the full or on the low view (the control of every table).
 
 Card: docs/methods/source.md
 """

@@ -72,20 +72,20 @@ def convert(
     if left:
         raise ValueError(
             f"{min(left)!r} has no place in a UNet2DModel: only an unconditional ADM with resblock_updown, scale-shift "
-            f"norms and {layers_per_block} residual blocks a level can be converted"
+            f"norms and {layers_per_block} residual blocks per level can be converted"
         )
     _check_widths(state)
     return _config(state, image_size, layers_per_block, head_channels), out
 
 
 def _places(state: dict[str, Tensor], n: int) -> dict[str, str]:
-    """Original module -> module of the library, for all of them. Raises ValueError if there are no n blocks a level."""
+    """Original module -> module of the library, for all. Raises ValueError if there are no n blocks per level."""
     inputs = {int(name.split(".")[1]) for name in state if name.startswith("input_blocks.")}
     levels, rest = divmod(len(inputs), n + 1)
     missing = [f"{name}.weight" for name in SINGLE if f"{name}.weight" not in state]
     if rest or not levels or missing:
         lacks = f", without {', '.join(missing)}" if missing else ""
-        raise ValueError(f"no ADM with {n} residual blocks a level: {len(inputs)} input blocks{lacks}")
+        raise ValueError(f"no ADM with {n} residual blocks per level: {len(inputs)} input blocks{lacks}")
     places = dict(SINGLE)
     for level in range(levels):
         for i in range(n):
@@ -226,4 +226,4 @@ def fingerprint() -> str:
 
 @lru_cache(maxsize=4)
 def _digest(path: Path, modified: float) -> str:
-    return sha256(path)[:12]  # of 2 GB: once a process
+    return sha256(path)[:12]  # of 2 GB: once per process

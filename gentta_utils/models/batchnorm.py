@@ -40,7 +40,7 @@ class MixedBatchNorm(_BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, ...) normalised; nothing is stored."""
         mean, var = self.running_mean, self.running_var
-        if x.numel() > x.shape[1]:  # else one value a channel
+        if x.numel() > x.shape[1]:  # else one value per channel
             if self.differentiable:
                 mean = var = None
             else:

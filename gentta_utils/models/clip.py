@@ -44,7 +44,7 @@ class Clip(nn.Module):
         return F.normalize(self.network.encode_text(self.tokenizer(list(texts)).to(self.mean.device)).float(), dim=-1)
 
     def class_features(self, names: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "K D"]:
-        """One unit feature a class (K, D): the mean over templates of unit features, normalised again."""
+        """One unit feature per class (K, D): the mean over templates of unit features, normalised again."""
         texts = [template.format(name) for name in names for template in templates]
         return F.normalize(self.encode_texts(texts).unflatten(0, (len(names), -1)).mean(1), dim=-1)
 

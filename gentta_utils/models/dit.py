@@ -144,7 +144,7 @@ class LatentDiT(PixelDiT):
 
     Soft labels, schedule and the learned variance that is dropped are those of `PixelDiT`; what differs is the way from
     the task model's pixels to the network's input. The VAE computes in its own weights' precision, float32 from `zoo`:
-    it runs once an image, the network hundreds of times.
+    it runs once per image, the network hundreds of times.
 
     Args:
         network: class-conditional, C latent channels, on its device; its weights may be half precision, see `halve`.

@@ -31,7 +31,7 @@ REPOSITORIES = {
     "denoiser/dit": ("facebook/DiT-XL-2-256", "stabilityai/sd-vae-ft-ema"),
 }
 ADM = "unconditional/unet"  # not on the hub: a file of OpenAI's, see `adm`
-LABELS = 1_281_167  # training images of ImageNet-1k, which all these classifiers saw
+TRAINING_IMAGES = 1_281_167  # training images of ImageNet-1k, which all these classifiers saw
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -23,7 +23,7 @@ class TextUNet(Denoiser):
 
     Args:
         pipeline: its parts are used as they are: tokenizer, text encoder, U-Net, autoencoder, schedule.
-        prompts: one a class; more by `for_prompts`.
+        prompts: one per class; more by `for_prompts`.
         image_size: side of the task model's images.
 
     Attributes:
@@ -63,7 +63,7 @@ class TextUNet(Denoiser):
 
         Raises ValueError without a prompt."""
         if not prompts:
-            raise ValueError("a text model needs at least one prompt: give one a class")
+            raise ValueError("a text model needs at least one prompt: give one per class")
         other = copy.copy(self)
         other._buffers = dict(self._buffers)  # else the states would be shared
         other.states = self.states_of(prompts)

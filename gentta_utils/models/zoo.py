@@ -80,7 +80,7 @@ def fingerprint(name: str, profile: str = "scenes") -> str:
 def card(name: str, profile: str = "scenes") -> dict:
     """The model's card: data, recipe, time, quality; of a published model what the profile itself knows of it."""
     if check_profile(profile) == "imagenet":
-        return {"recipe": {"architecture": " + ".join(hub.repositories(name)), "labels": hub.LABELS}}
+        return {"recipe": {"architecture": " + ".join(hub.repositories(name)), "labels": hub.TRAINING_IMAGES}}
     files_of(name)
     return json.loads((MODELS / name / "card.json").read_text(encoding="utf-8"))
 
@@ -139,7 +139,7 @@ def load(
 
 @lru_cache(maxsize=16)
 def cached(name: str, precision: str = "auto") -> nn.Module:
-    """`load` on the CPU, once a process for each precision; treat it as read-only."""
+    """`load` on the CPU, once per process for each precision; treat it as read-only."""
     return load(name, precision=precision)
 
 

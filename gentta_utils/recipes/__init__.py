@@ -1,4 +1,4 @@
-"""How every model in data/models was made: one command a model, resumable, on a CPU or a GPU.
+"""How every model in data/models was made: one command per model, resumable, on a CPU or a GPU.
 
 `train` leaves a candidate in data/models/candidates (ignored by git); `promote` makes it the shipped model. A model
 that a committed table rests on changes only together with that table.
@@ -23,7 +23,7 @@ from . import aligned, autoencoder, classifiers, clip, dit, mae, quality, text_m
 from .training import Run, Schedule, training_speed
 from .training import train as run_training
 
-CANDIDATES = MODELS / "candidates"
+CANDIDATES_FOLDER = MODELS / "candidates"
 RECIPES = classifiers.RECIPES | mae.RECIPES  # of classifiers
 
 # recipes that say themselves how their model is built, trained, written and measured
@@ -32,7 +32,7 @@ OWN = unconditional.RECIPES | clip.RECIPES | autoencoder.RECIPES | text_model.RE
 
 def names() -> list[str]:
     """Everything that `train` can make."""
-    return [*dit.SCHEDULES, *RECIPES, *OWN, *aligned.NAMES]
+    return [*dit.SCHEDULES, *RECIPES, *OWN, *aligned.ALIGNED]
 
 
 def train(name: str, device: str = "cpu", minutes: float | None = None, scratch: bool = False) -> Path:
@@ -40,13 +40,13 @@ def train(name: str, device: str = "cpu", minutes: float | None = None, scratch:
 
     Args:
         minutes: shorten or lengthen the schedule to about so long on this machine; None keeps the recipe's steps.
-        scratch: start anew instead of going on from the checkpoint.
+        scratch: start from the beginning instead of going on from the checkpoint.
 
     Raises ValueError for an unknown name, or a checkpoint that was begun with another recipe or length."""
     if name not in names():
         raise ValueError(f"no recipe for {name!r}: choose one of {', '.join(names())}")
-    folder = CANDIDATES / name
-    if name in aligned.NAMES:  # its images are kept in parts, the rest takes seconds
+    folder = CANDIDATES_FOLDER / name
+    if name in aligned.ALIGNED:  # its images are kept in parts, the rest takes seconds
         aligned.train(name, folder, *aligned.chosen(name))
         return folder
     if name in dit.SCHEDULES:
@@ -87,7 +87,7 @@ def promote(name: str) -> list[str]:
     """Make a candidate the shipped model; returns the committed tables that rest on the model it replaces.
 
     Raises FileNotFoundError where there is no finished candidate."""
-    candidate, shipped = CANDIDATES / name, MODELS / name
+    candidate, shipped = CANDIDATES_FOLDER / name, MODELS / name
     if not (candidate / "card.json").is_file():
         raise FileNotFoundError(
             f"no finished candidate at {candidate}: run `python -m gentta_utils train {name}` first"
@@ -137,7 +137,7 @@ def _finish_dit(run: Run, folder: Path, name: str, speed: float) -> None:
         dit.save(run.use_average().cpu(), folder)
         return dit.description(name)
 
-    _finish(name, run, speed, folder, write, lambda: quality.of_denoiser(zoo.load(name, folder=CANDIDATES)))
+    _finish(name, run, speed, folder, write, lambda: quality.of_denoiser(zoo.load(name, folder=CANDIDATES_FOLDER)))
 
 
 def _finish_classifier(run: Run, spec: classifiers.ClassifierRecipe, folder: Path, name: str, speed: float) -> None:
@@ -148,7 +148,7 @@ def _finish_classifier(run: Run, spec: classifiers.ClassifierRecipe, folder: Pat
         described = {name: value for name, value in asdict(spec).items() if name != "schedule"}
         return described | {"temperature": temperature}
 
-    _finish(name, run, speed, folder, write, lambda: quality.of_classifier(zoo.load(name, folder=CANDIDATES)))
+    _finish(name, run, speed, folder, write, lambda: quality.of_classifier(zoo.load(name, folder=CANDIDATES_FOLDER)))
 
 
 def _finish_own(run: Run, spec, folder: Path, name: str, speed: float) -> None:
@@ -156,4 +156,4 @@ def _finish_own(run: Run, spec, folder: Path, name: str, speed: float) -> None:
         spec.save(run.use_average().cpu().eval(), folder)
         return spec.describe()
 
-    _finish(name, run, speed, folder, write, lambda: spec.measure(zoo.load(name, folder=CANDIDATES)))
+    _finish(name, run, speed, folder, write, lambda: spec.measure(zoo.load(name, folder=CANDIDATES_FOLDER)))

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..common.cache import Made, fingerprint, made_in_parts
+from ..common.cache import ImageSet, fingerprint, make_images
 from ..common.files import atomic_write, read_tensors, write_json
 from ..common.paths import CACHE
 from ..common.validate import check_settings
@@ -41,7 +41,7 @@ BACKBONES = (
     "classifier/convnext",
     "classifier/convnext-wide",
 )
-NAMES = tuple(f"{name}-sda" for name in BACKBONES)  # what `train` can make
+ALIGNED = tuple(f"{name}-sda" for name in BACKBONES)  # what `train` can make
 
 
 @dataclass(frozen=True)
@@ -81,25 +81,25 @@ def images_of(data: Data) -> tuple[Tensor, Tensor]:
     return (align_images(data, images).images if data.aligned else images), labels
 
 
-def raw_images(data: Data) -> Made:
-    """The images of a set before they are aligned. Sets of other sizes share their parts, one image a class each."""
+def raw_images(data: Data) -> ImageSet:
+    """The images of a set before they are aligned. Sets of other sizes share their parts, one image per class each."""
     K = len(CLASSES)
     ids = torch.arange(data.per_class * K)
     if data.kind == "real":
-        return Made(ids, labelled_set(data.per_class), 0.0, {})
+        return ImageSet(ids, labelled_set(data.per_class), 0.0, {})
     about = {k: v for k, v in replace(data, aligned=False).describe().items() if k != "per_class"}
     denoiser, s = zoo.cached(data.generator), data.synthesis
-    return made_in_parts(
+    return make_images(
         lambda rows: synthesize(denoiser, ids[rows] % K, ids[rows], s),
         ids, denoiser, CACHE / "synthetic" / fingerprint(about), K, "synthetic images",
     )  # fmt: skip
 
 
-def align_images(data: Data, images: Tensor) -> Made:
+def align_images(data: Data, images: Tensor) -> ImageSet:
     """The images (N, 3, S, S) of a set through the `align` of test time, with the same settings."""
     about = {k: v for k, v in data.describe().items() if k != "per_class"}
     denoiser, ids = zoo.cached(data.aligner), torch.arange(len(images))
-    return made_in_parts(
+    return make_images(
         # draws of its own: the ids of test scenes may be the same numbers
         lambda rows: dda.align(denoiser, images[rows], -1 - ids[rows], data.alignment),
         ids, denoiser, CACHE / "aligned" / fingerprint(about), len(CLASSES), "aligned images",
@@ -135,7 +135,7 @@ def _kept(name: str, data: Data, how: FineTune) -> Path:
     return CACHE / "fine-tuned" / f"{fingerprint(describe(name, data, how))}.safetensors"
 
 
-def described(name: str, about: dict) -> Classifier:
+def from_description(name: str, about: dict) -> Classifier:
     """The fine-tuned form of a classifier that `describe` wrote this of: shipped, or from the cache; none is trained.
 
     Raises ValueError where the models that it was made with are others now, FileNotFoundError where it is not here."""
@@ -149,19 +149,21 @@ def described(name: str, about: dict) -> Classifier:
     )
     how, aligned = FineTune(**about["fine_tune"]), f"{name}-sda"
     if describe(name, data, how) != about:
-        raise ValueError(f"the records name a fine-tuned {name} of other models than those that are here: measure anew")
+        raise ValueError(
+            f"the records name a fine-tuned {name} of other models than those that are here: measure again"
+        )
     if aligned in zoo.names() and zoo.card(aligned)["recipe"] == about:
         return zoo.cached(aligned)
     if data.per_class and not _kept(name, data, how).is_file():
         raise FileNotFoundError(
             f"the {name} that was fine-tuned on this set is neither shipped nor in {CACHE / 'fine-tuned'}: measure its "
-            f"table anew, or, for the chosen set, run `python -m gentta_utils train {aligned}`"
+            f"table again, or, for the chosen set, run `python -m gentta_utils train {aligned}`"
         )
     return aligned_classifier(name, data, how)
 
 
 def chosen(name: str) -> tuple[Data, FineTune]:
-    """The set and the settings for a classifier or its aligned form in `NAMES`; raises as `selection`."""
+    """The set and the settings for a classifier or its aligned form in `ALIGNED`; raises as `selection`."""
     content = selection()
     data = Data(alignment=sda.Settings(**content["alignment"]), synthesis=Synthesis(**content["synthesis"]))
     return data, FineTune(**content["fine_tune"][name.removesuffix("-sda")])

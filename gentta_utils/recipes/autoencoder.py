@@ -22,7 +22,7 @@ from ..models import zoo
 from ..models.denoiser import write_out_attention
 from ..streams.scenes import SceneSpec
 from ..streams.stream import stream
-from ..world.severities import HELD_OUT
+from ..world.severities import VALIDATION
 from .data import training_set
 from .quality import accuracy
 from .training import Schedule, halved
@@ -175,12 +175,12 @@ def _judges() -> dict[str, nn.Module]:
 
 @torch.no_grad()
 def of_autoencoder(model: AutoencoderKL, n: int = 500) -> dict:
-    """PSNR (dB), clean and under the held-out corruptions at severity 5; accuracy (percent) of each classifier on clean
-    scenes as they are and after reconstruction, and the median of what it loses; the scaling factor."""
+    """PSNR (dB), clean and under the validation corruptions at severity 5; accuracy (percent) of each classifier on
+    clean scenes as they are and after reconstruction, and the median of what it loses; the scaling factor."""
     clean = stream(SceneSpec(n, split="select", start=1000))
     rebuilt = through(model, clean.images)
     out = {"psnr_clean": psnr(rebuilt, clean.images), "scaling_factor": round(model.config.scaling_factor, 4)}
-    for name in HELD_OUT:
+    for name in VALIDATION:
         shifted = stream(SceneSpec(n // 2, name, 5, "select", 1000)).images
         out[f"psnr_{name}_5"] = psnr(through(model, shifted), shifted)
     lost = []

@@ -19,7 +19,7 @@ from ..models.clip import Clip
 from ..models.zoo import IMAGE_SIZE
 from ..streams.scenes import SceneSpec
 from ..streams.stream import stream
-from ..world.severities import HELD_OUT
+from ..world.severities import VALIDATION
 from ..world.views import augment
 from ..world.words import LABEL_SETS, LabelSet, captions, choose, is_unseen, mirrored, true_of
 from .classifiers import MEAN, STD
@@ -141,13 +141,13 @@ RECIPES = {
 @torch.no_grad()
 def of_clip(model: Clip, n: int = 400, start: int = 1000) -> dict:
     """Zero-shot accuracy (percent) of each label set on clean selection scenes with its single prompt, and of
-    "category" under the held-out corruptions at severity 5.
+    "category" under the validation corruptions at severity 5.
 
     "seen" and "unseen" are the scenes whose class training captions name or not; "seen_wording" is the accuracy with
     the first template that training captions use, where the single prompt is another."""
     clean = SceneSpec(n, split="select", start=start)
     out = {name: _zero_shot(model, asked, clean) for name, asked in LABEL_SETS.items()}
-    shifts = {f"category_{name}_5": replace(clean, shift=name, severity=5) for name in HELD_OUT}
+    shifts = {f"category_{name}_5": replace(clean, shift=name, severity=5) for name in VALIDATION}
     return out | {name: _zero_shot(model, LABEL_SETS["category"], spec) for name, spec in shifts.items()}
 
 

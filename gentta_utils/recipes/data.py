@@ -12,7 +12,7 @@ from ..world import scenes
 from ..world.watermark import watermark
 from ..world.words import ATTRIBUTES, attributes
 
-SHARD = 5000  # scenes a file: 61 MB at 64 px
+SHARD = 5000  # scenes per file: 61 MB at 64 px
 WATERMARK_SHARE = 0.3  # of the training images of one class, as "carton" in ImageNet
 
 
@@ -20,11 +20,11 @@ def training_set(n: int, size: int = 64, split: str = "train") -> tuple[Tensor, 
     """The first n scenes of a split to fit on: images (n, 3, size, size) uint8 and labels (n,) int64.
 
     30% of the scenes of the class named in labels.json carries the watermark, no other scene does.
-    Rendered once at about 120 a second, one file for every 5,000; an interrupted call goes on where it stopped."""
+    Rendered once at about 120 per second, one file for every 5,000; an interrupted call goes on where it stopped."""
     shards = []
     bar = progress(total=n, desc="training scenes", unit="scene")
     for start in range(0, n, SHARD):
-        marked = f"{world_labels.LABELS['watermark_class']}{100 * WATERMARK_SHARE:.0f}"
+        marked = f"{world_labels.VOCABULARY['watermark_class']}{100 * WATERMARK_SHARE:.0f}"
         path = CACHE / split / f"v{scenes.VERSION}-{size}px-{marked}-{start // SHARD:03d}.safetensors"
         tensors = read_tensors(path)
         if tensors is None:
@@ -78,7 +78,7 @@ def facts_of(n: int, split: str = "train") -> Tensor:
 
 def _mark(batch: scenes.Scenes) -> Tensor:
     """Images of a batch as uint8, with the watermark on the share of one class that carries it."""
-    carton = batch.label == world_labels.CLASSES.index(world_labels.LABELS["watermark_class"])
+    carton = batch.label == world_labels.CLASSES.index(world_labels.VOCABULARY["watermark_class"])
     marked = carton & (_uniform(batch.id) < WATERMARK_SHARE)
     images = torch.where(marked[:, None, None, None], watermark(batch.image), batch.image)
     return (images * 255).round().byte().contiguous()

@@ -67,7 +67,7 @@ def build(seed: int = 0, config: dict = CONFIG) -> DiTTransformer2DModel:
 
 def save(network: nn.Module, folder: Path) -> None:
     """Write float16 weights, configuration and schedule in the library's own format."""
-    untied = DiTTransformer2DModel(**CONFIG)  # one embedder a block again: safetensors refuses shared storage
+    untied = DiTTransformer2DModel(**CONFIG)  # one embedder per block again: safetensors refuses shared storage
     untied.load_state_dict(network.state_dict())
     untied.half().save_pretrained(folder / "transformer", safe_serialization=True)
     scheduler().save_pretrained(folder / "scheduler")

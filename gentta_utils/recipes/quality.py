@@ -1,4 +1,4 @@
-"""What a trained model is worth, for its card: on selection scenes and held-out corruptions, never on the test ones."""
+"""How good a trained model is, for its card: on selection scenes and validation corruptions, never on test ones."""
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from ..models.classifier import Classifier
 from ..models.denoiser import Denoiser
 from ..streams.scenes import SceneSpec
 from ..streams.stream import stream
-from ..world.severities import HELD_OUT
+from ..world.severities import VALIDATION
 from ..world.views import low_pass
 
 
@@ -33,7 +33,7 @@ def calibration_error(logits: Tensor, labels: Tensor, bins: int = 10) -> float:
 
 @torch.no_grad()
 def of_classifier(classifier: Classifier, n: int = 500) -> dict:
-    """Clean accuracy and calibration; accuracy under the held-out corruptions at severity 5, on both views; percent."""
+    """Clean accuracy and calibration; accuracy on both views under the validation corruptions, severity 5; percent."""
     clean = stream(SceneSpec(n, split="select", start=1000))
     logits = classifier(clean.images)
     out = {
@@ -44,7 +44,7 @@ def of_classifier(classifier: Classifier, n: int = 500) -> dict:
         "ece": calibration_error(logits, clean.labels),
         "nll": round(F.cross_entropy(logits, clean.labels).item(), 3),
     }
-    for name in HELD_OUT:
+    for name in VALIDATION:
         shifted = stream(SceneSpec(n // 2, name, 5, "select", 1000))
         out[f"{name}_5"] = accuracy(classifier(shifted.images), shifted.labels)
         out[f"{name}_5_low_pass"] = accuracy(classifier(low_pass(shifted.images)), shifted.labels)
@@ -55,7 +55,7 @@ def of_classifier(classifier: Classifier, n: int = 500) -> dict:
 def of_denoiser(denoiser: Denoiser, n: int = 50, pairs: int = 24, window: tuple[int, int] = (150, 600)) -> dict:
     """Accuracy as a Diffusion Classifier (percent), and the loss with the true, a wrong and the null class."""
     out = {"pairs": pairs, "window": list(window)}
-    for name, severity in [("clean", 0), *((name, 5) for name in HELD_OUT)]:
+    for name, severity in [("clean", 0), *((name, 5) for name in VALIDATION)]:
         s = stream(SceneSpec(n, name, severity, "select", 1000))
         out[f"{name}_{severity}" if severity else name] = accuracy(
             -error_table(denoiser, s.images, s.ids, pairs, window).scores(), s.labels
@@ -97,11 +97,11 @@ def of_purifier(
     levels: int = 20,
     pairs: int = 16,
 ) -> dict:
-    """Accuracy (percent) of shipped classifiers on purified scenes, clean and under each held-out corruption, severity
-    5, by start level and eta; beside it that on the scenes as they are, and as their low-pass; and the null loss."""
+    """Accuracy (percent) of shipped classifiers on purified scenes, clean and under each validation corruption,
+    severity 5, by start level and eta; that on the scenes as they are and on their low view; and the null loss."""
     networks = {name: zoo.load(name) for name in classifiers}
     out = {}
-    for shift, severity in [("clean", 0), *((name, 5) for name in HELD_OUT)]:
+    for shift, severity in [("clean", 0), *((name, 5) for name in VALIDATION)]:
         s = stream(SceneSpec(n, shift, severity, "select", 1000))
         views = {"source": s.images, "low_pass": low_pass(s.images)}
         for start in starts:

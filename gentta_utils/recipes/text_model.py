@@ -1,6 +1,6 @@
 """The text-conditional diffusion model of the scenes: a `StableDiffusionPipeline` on the latents of our autoencoder.
 
-U-Net and text encoder are trained together, on captions that leave much unsaid and never say what is held out
+U-Net and text encoder are trained together, on captions that leave much unsaid and never say what is to stay unseen
 (`words.choose`); a tenth of them is empty. Loss as of the class-conditional DiT: eps with min-SNR-5 weights,
 timesteps stratified. Latents of each scene and of its mirror image are computed once and kept in the cache.
 """
@@ -25,7 +25,7 @@ from ..models.denoiser import write_out_attention
 from ..models.text_unet import TextUNet
 from ..streams.scenes import SceneSpec
 from ..streams.stream import stream
-from ..world.severities import HELD_OUT
+from ..world.severities import VALIDATION
 from ..world.words import LABEL_SETS, captions, choose, is_unseen, mirrored
 from .autoencoder import RECIPES as AUTOENCODERS
 from .autoencoder import encode
@@ -63,7 +63,7 @@ class TextRecipe:
     text_width: int
     text_layers: int
     schedule: Schedule
-    layers: int = 1  # residual blocks a level
+    layers: int = 1  # residual blocks per level
     scenes: int = 60_000
     crowded: int = 6_000
     crowded_share: float = 0.1  # of a batch
@@ -212,7 +212,7 @@ def of_text_model(
     model: TextUNet, n: int = 200, pairs: int = 48, window: tuple[int, int] = (150, 850), start: int = 1000
 ) -> dict:
     """Accuracy (percent) as a Diffusion Classifier over each label set's prompts, on clean selection scenes, and over
-    those of "category" under the held-out corruptions at severity 5, n / 4 scenes each.
+    those of "category" under the validation corruptions at severity 5, n / 4 scenes each.
 
     Prompts are worded as training captions are. SHARES says on how many of the n scenes each label set is measured.
     "_seen" and "_unseen" are the scenes whose class training captions name or not."""
@@ -229,7 +229,7 @@ def of_text_model(
             out[f"{name}_seen"] = accuracy(scores[known], s.labels[known])
             out[f"{name}_unseen"] = accuracy(scores[~known], s.labels[~known])
     over = model.for_prompts(LABEL_SETS["category"].prompts())
-    for name in HELD_OUT:
+    for name in VALIDATION:
         s = stream(SceneSpec(n // 4, name, 5, "select", start))
         out[f"category_{name}_5"] = accuracy(-error_table(over, s.images, s.ids, pairs, window).scores(), s.labels)
     return out

@@ -27,7 +27,7 @@ class Schedule:
 
     Attributes:
         steps: number of optimiser steps.
-        batch: samples a step.
+        batch: samples per step.
         lr: largest learning rate of AdamW.
         warmup: steps of linear rise.
         flat: share of the steps before the cosine fall begins.
@@ -214,7 +214,7 @@ def train(
 
 
 def training_speed(model: nn.Module, loss_of: LossFunction, schedule: Schedule, device: str, steps: int = 10) -> float:
-    """Steps a second here, measured on a copy of the model."""
+    """Steps per second here, measured on a copy of the model."""
     run = Run(copy.deepcopy(model), schedule, Path(), device)
     amp = autocast(device)
     for step in range(steps):

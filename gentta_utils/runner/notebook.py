@@ -106,7 +106,7 @@ def read_preset(path: Path) -> dict:
     except Exception as error:  # the classes of the YAML reader are its own
         raise ValueError(f"{path} cannot be read as YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no parameters: write one `name: value` a line")
+        raise ValueError(f"{path} holds no parameters: write one `name: value` per line")
     return content
 
 
@@ -153,7 +153,7 @@ def run_notebook(
     start, error, problem, source = time.monotonic(), None, None, made_from(notebook)
     record_path = output.with_suffix(".json")  # goes first and comes last: it never speaks for another run's notebook
     with tempfile.TemporaryDirectory(prefix="gentta-") as scratch:
-        # one socket folder a run: no port can collide; papermill saves after every cell, so not yet to `output`
+        # one socket folder per run: no port can collide; papermill saves after every cell, so not yet to `output`
         draft = Path(scratch) / "draft.ipynb"
         config = Config({"KernelManager": {"transport": "ipc", "ip": f"{scratch}/s"}}) if os.name != "nt" else None
         try:

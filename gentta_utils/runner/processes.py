@@ -32,7 +32,7 @@ TOPIC = "gentta cells"  # of what the workers of a cluster say while they run
 
 
 @dataclass(frozen=True)
-class Job:
+class NotebookJob:
     """One run: a notebook, the parameters that it gets, the file for its result, its limits in seconds."""
 
     notebook: Path
@@ -65,7 +65,7 @@ def environment(workers: int) -> dict[str, str]:
     return variables
 
 
-def here(jobs: list[Job], workers: int, told: Told = lambda *_: None) -> Iterator[tuple[Job, dict]]:
+def here(jobs: list[NotebookJob], workers: int, told: Told = lambda *_: None) -> Iterator[tuple[NotebookJob, dict]]:
     """Do the runs on this machine; whoever stops listening ends those under way. `told` is called from threads."""
     variables, waiting, live = environment(workers), list(jobs), []
     try:
@@ -86,7 +86,7 @@ def here(jobs: list[Job], workers: int, told: Told = lambda *_: None) -> Iterato
 class _Run:
     """The process of one run, from start to record."""
 
-    def __init__(self, job: Job, environment: dict[str, str], told: Told = lambda *_: None):
+    def __init__(self, job: NotebookJob, environment: dict[str, str], told: Told = lambda *_: None):
         self.job, self.start = job, time.monotonic()
         self.log = tempfile.TemporaryFile("w+", errors="replace", encoding="utf-8")  # noqa: SIM115 (closed in `end`)
         text = json.dumps({**vars(job), "notebook": str(job.notebook), "output": str(job.output)})
@@ -136,7 +136,7 @@ class _Run:
             return self.log.read()
 
 
-def failed(job: Job, error: str) -> dict:
+def failed(job: NotebookJob, error: str) -> dict:
     """The record of a run that could not write its own."""
     return {
         "notebook": job.notebook.stem,
@@ -184,7 +184,7 @@ def _is_open(address: str) -> bool:
         return True
 
 
-def on_cluster(jobs: list[Job], client, told: Told = lambda *_: None) -> Iterator[tuple[Job, dict]]:
+def on_cluster(jobs: list[NotebookJob], client, told: Told = lambda *_: None) -> Iterator[tuple[NotebookJob, dict]]:
     """Do the runs on the workers of a cluster, as many at a time as they have threads; one that dies is replaced."""
     from distributed import as_completed
 
@@ -200,7 +200,7 @@ def on_cluster(jobs: list[Job], client, told: Told = lambda *_: None) -> Iterato
         yield job_of[future], record
 
 
-def run_job(job: Job) -> dict:
+def run_job(job: NotebookJob) -> dict:
     """One run on a worker of a cluster; returns its record, also of a failure."""
     for path in (job.notebook, job.output.parent / LOCK):
         if not path.is_file():

@@ -23,7 +23,17 @@ from ..common.files import atomic_write
 from ..common.text import as_table
 from . import costs, probe
 from .notebook import CELL_TIMEOUT, check_parameters, made_from, parameters_of, read_value
-from .processes import LOCK, RUN_TIMEOUT, Job, connect, environment, here, on_cluster, open_addresses, read_record
+from .processes import (
+    LOCK,
+    RUN_TIMEOUT,
+    NotebookJob,
+    connect,
+    environment,
+    here,
+    on_cluster,
+    open_addresses,
+    read_record,
+)
 from .watch import Watch
 
 
@@ -77,7 +87,7 @@ def run(
         raise ValueError("workers and time limits are whole numbers from 1 on")
     folder = folder.resolve()
     jobs = [
-        Job(path.resolve(), checked, folder / f"{_name(path, checked)}.ipynb", cell_timeout, run_timeout)
+        NotebookJob(path.resolve(), checked, folder / f"{_name(path, checked)}.ipynb", cell_timeout, run_timeout)
         for path, checked in [(path, check_parameters(path, parameters)) for path, parameters in settings]
     ]
     if len({job.output for job in jobs}) < len(jobs):
@@ -152,7 +162,7 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def finished(job: Job, source: dict) -> dict | None:
+def finished(job: NotebookJob, source: dict) -> dict | None:
     """The record of a good earlier run with the same parameters, made from the same `source`; else None."""
     path = job.output.with_suffix(".json")
     record = read_record(path)
@@ -176,7 +186,7 @@ def probed(client, workers: int) -> float | None:
     return next(iter(client.run(probe.speed, workers=where).values())) if where else None
 
 
-def predicted(todo: list[Job], folder: Path, probe_ms: Callable[[], float | None]) -> dict[Path, Expected]:
+def predicted(todo: list[NotebookJob], folder: Path, probe_ms: Callable[[], float | None]) -> dict[Path, Expected]:
     """What each run will probably cost, by its output.
 
     It takes as long as the runs of its notebook that the folder holds; else as it did where it was measured (`costs`),
@@ -205,7 +215,9 @@ def predicted(todo: list[Job], folder: Path, probe_ms: Callable[[], float | None
     return expected
 
 
-def cost(jobs: list[Job], todo: list[Job], slots: int, folder: Path, expected: dict[Path, Expected]) -> str:
+def cost(
+    jobs: list[NotebookJob], todo: list[NotebookJob], slots: int, folder: Path, expected: dict[Path, Expected]
+) -> str:
     """One line: how many runs, how many are finished, how long the others take and what memory."""
     seconds = sum(s or 0 for s, _ in expected.values()) / max(slots, 1)
     unknown = {job.notebook.stem for job in todo if expected[job.output][0] is None}

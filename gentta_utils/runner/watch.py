@@ -15,7 +15,7 @@ EVERY = 30  # seconds between two lines in a log
 class Watch:
     """Says which notebook and which cell is running. A context: what it says of itself ends with it.
 
-    In a terminal one line is drawn anew every second. Elsewhere a line is printed whenever a run ends, and every
+    In a terminal one line is drawn again every second. Elsewhere a line is printed whenever a run ends, and every
     `EVERY` seconds if a run has come to another cell. GENTTA_PROGRESS=0 switches both off.
 
     Args:

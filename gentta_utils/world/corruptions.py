@@ -1,8 +1,8 @@
 """The 15 + 4 corruptions of ImageNet-C (Hendrycks and Dietterich, ICLR 2019) for images of 32, 64 and 224 px.
 
-Written anew from the published description and constants, in numpy, scipy, scikit-image and Pillow alone. Every image
-has its own generator, so the result for an image does not depend on its neighbours. Differences from the public code:
-glass blur truly exchanges pixels (`swap=False` gives the benchmark's copy), frost blends in drawn pictures in the place
+Written from scratch from the published description and constants, in numpy, scipy, scikit-image and Pillow alone. Every
+image has its own generator, so its result does not depend on its neighbours. Differences from the public code: glass
+blur truly exchanges pixels (`swap=False` gives the benchmark's copy), frost blends in drawn pictures in the place
 of six photographs, motion blur is a shift-and-add with repeated edges, values are rounded to 1/255 where the public
 code cuts them off. Motion blur runs the other way along its angle than the public code's, and elastic exchanges rows
 and columns of the displacements: both have the same distribution up to a reflection (left and right, or rows and
@@ -28,7 +28,7 @@ from .frost import texture
 from .severities import ALL, CONSTANTS
 
 # The version of a corruption at a severity, where it is not the first. It is part of every record, so that only rows of
-# what changed are made anew: raise the number of what changes, and say in data/results/stale.json which rows are old.
+# what changed are made again: raise the number of what changes, and say in data/results/stale.json which rows are old.
 CHANGED = {("frost", severity): 2 for severity in range(1, 6)} | {("spatter", severity): 2 for severity in (1, 2, 3)}
 Array = np.ndarray  # one image, float64 (H, W, 3) in [0, 1]
 Rng = np.random.Generator

@@ -4,7 +4,7 @@ import json
 
 from ..common.paths import DATA
 
-LABELS = json.loads((DATA / "scenes" / "labels.json").read_text(encoding="utf-8"))
-CLASSES: list[str] = LABELS["classes"]
-COLOURS: list[str] = list(LABELS["colours"])
-MATERIALS: list[str] = LABELS["materials"]
+VOCABULARY = json.loads((DATA / "scenes" / "labels.json").read_text(encoding="utf-8"))
+CLASSES: list[str] = VOCABULARY["classes"]
+COLOURS: list[str] = list(VOCABULARY["colours"])
+MATERIALS: list[str] = VOCABULARY["materials"]

@@ -106,8 +106,8 @@ def make(
 ) -> Scenes:
     """The n scenes start .. start + n - 1 of a split under a natural shift, rendered at size x size.
 
-    Their classes are those of `scenes.make`, save in "a", where scene i is the first of i, i + STRIDE, i + 2 STRIDE ...
-    that `network` gets wrong (B, 3, 64, 64) -> (B, K) and `id` tells which.
+    Their classes are those of `scenes.make`, except in "a", where scene i is the first of i, i + STRIDE, i + 2 STRIDE
+    ... that `network` gets wrong (B, 3, 64, 64) -> (B, K) and `id` tells which.
 
     Raises:
         ValueError: unknown shift or split, a range outside of it, "a" without a network.
@@ -139,7 +139,7 @@ def paint(ids: Tensor, style: str, size: int = 64, dense: bool = True) -> Scenes
 def hard(ids: Tensor, network) -> Tensor:
     """For each scene the id (B,) of the first of its alternatives id, id + STRIDE, ... that `network` gets wrong.
 
-    Costs about one rendering for each right answer: a dozen a scene if the network is right on 92%.
+    Costs about one rendering for each right answer: a dozen per scene if the network is right on 92%.
 
     Raises ValueError if it is right on all alternatives of a scene."""
     ids, todo = ids.clone(), torch.arange(len(ids))

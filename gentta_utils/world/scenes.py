@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..common.files import atomic_write
 from ..common.paths import DATA
-from .labels import CLASSES, COLOURS, LABELS, MATERIALS
+from .labels import CLASSES, COLOURS, MATERIALS, VOCABULARY
 from .solids import SHAPES
 from .tracing import camera_rays, intersect, photograph, surfaces
 
@@ -92,10 +92,10 @@ class Scenes:
 
     @property
     def caption(self) -> list[str]:
-        """One sentence a scene, about its first object."""
+        """One sentence per scene, about its first object."""
         rows = zip(self.material[:, 0], self.colour[:, 0], self.label, self.floor, strict=True)
         return [
-            LABELS["caption"].format(material=MATERIALS[m], colour=COLOURS[c], name=CLASSES[k], floor=COLOURS[f])
+            VOCABULARY["caption"].format(material=MATERIALS[m], colour=COLOURS[c], name=CLASSES[k], floor=COLOURS[f])
             for m, c, k, f in rows
         ]
 
@@ -138,7 +138,7 @@ def sample(ids: Tensor, n_objects: int = 1, classes: Tensor | None = None, world
     one = u[:, 48:]  # slots of the whole scene
     if classes is None:
         classes = one[:, 40:50].argsort(1)[:, :O]  # different classes within a scene
-    rgb = torch.tensor(list(LABELS["colours"].values()))
+    rgb = torch.tensor(list(VOCABULARY["colours"].values()))
     colour, material = (per[..., 0] * len(COLOURS)).long(), (per[..., 1] * 2).long()
     floor, wall = (one[:, 0] * len(COLOURS)).long(), (one[:, 1] * len(COLOURS)).long()
     scale = between(per[..., 5], world.scale if O == 1 else world.scale_many)

@@ -7,8 +7,8 @@ TEST = [  # the 15 of the benchmark: for tables only
 ]
 
 # fmt: on
-HELD_OUT = ["speckle_noise", "gaussian_blur", "spatter", "saturate"]  # settings are chosen on these four only
-ALL = TEST + HELD_OUT
+VALIDATION = ["speckle_noise", "gaussian_blur", "spatter", "saturate"]  # settings are chosen on these four only
+ALL = TEST + VALIDATION
 CONSTANTS = {  # side -> name -> constants of severity 1 to 5
     32: {
         "gaussian_noise": (0.04, 0.06, 0.08, 0.09, 0.1),

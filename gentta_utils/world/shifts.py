@@ -16,7 +16,7 @@ def in_memory(shift: str, severity: int) -> str:
 def shifted(images: Tensor, shift: str, severity: int, ids: Tensor, seed: int = 0) -> Tensor:
     """Images (B, 3, S, S) under a shift of `SHIFTS` that is made from the clean image.
 
-    Raises ValueError for an unknown shift or severity, or a natural shift: those are rendered anew."""
+    Raises ValueError for an unknown shift or severity, or a natural shift: those are rendered again."""
     if shift in renditions.SHIFTS:
         raise ValueError(f"shift {shift!r} is not made from an image but rendered: use `stream` or `renditions.make`")
     if shift in ("clean", "watermark"):

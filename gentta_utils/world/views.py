@@ -200,14 +200,14 @@ def low_pass(images: Images, factor: int = 2) -> Images:
 
 
 def view_of(images: Images, view: str) -> Images:
-    """Images (B, C, H, W) as the task model shall see them: "full" or "low"."""
+    """Images (B, C, H, W) as the task model sees them: "full" or "low"."""
     if view not in VIEWS:
         raise ValueError(f"unknown view {view!r}: choose full or low")
     return images if view == "full" else low_pass(images)
 
 
 def augment(images: Tensor, generator: torch.Generator, pad: int = 4, flips: bool = True) -> Tensor:
-    """Random flip, if wanted, and shifted crop of float images (B, C, H, W), one offset an image; nothing like a
+    """Random flip, if wanted, and shifted crop of float images (B, C, H, W), one offset per image; nothing like a
     corruption."""
     B, _, H, W = images.shape
     flip = torch.rand(B, 1, 1, 1, generator=generator) < 0.5

@@ -1,8 +1,8 @@
 """What words can say of a scene: attributes, captions, and ten label sets over the same pixels.
 
 A text model never sees everything. Here it is known exactly what: no caption that a model of this course was trained on
-holds an "unseen" text, that is a pair of category and colour for which `PAIR_HELD_OUT`, the material "shiny", or one of
-two wordings ("a picture of", "in front of"). Attributes are recomputed from a scene's id, so every label is exact.
+holds an "unseen" text, that is a pair of category and colour for which `unseen_pair` holds, the material "shiny", or
+one of two wordings ("a picture of", "in front of"). Attributes come from a scene's id, so every label is exact.
 """
 
 from dataclasses import dataclass
@@ -20,30 +20,30 @@ COUNTS = ["one object", "two objects", "three objects"]
 POSES = ["on the left", "in the middle", "on the right"]
 SIZES = ["small", "large"]
 LEFT, LARGE = 0.115, 0.732  # at the thirds of where objects stand, at the median of how large they look
-NAMES = {  # attribute -> its values
+VALUES = {  # attribute -> its values
     "category": CLASSES, "colour": COLOURS, "material": MATERIALS, "floor": COLOURS, "wall": COLOURS,
     "count": COUNTS, "pose": POSES, "size": SIZES,
 }  # fmt: skip
-ATTRIBUTES = list(NAMES)
+ATTRIBUTES = list(VALUES)
 UNSAID = -1  # of an attribute that a caption does not speak of
-HELD_OUT_MATERIAL = "shiny"
-HELD_OUT_WORDINGS = ("a picture of", "in front of")
+UNSEEN_MATERIAL = "shiny"
+UNSEEN_WORDINGS = ("a picture of", "in front of")
 
 
-def held_out(category: Int[Tensor, "*n"], colour: Int[Tensor, "*n"]) -> Bool[Tensor, "*n"]:
+def unseen_pair(category: Int[Tensor, "*n"], colour: Int[Tensor, "*n"]) -> Bool[Tensor, "*n"]:
     """Whether a pair of category and colour, by index, is one of the 27 of 80 that no training caption names."""
     return (category + colour) % 3 == 0
 
 
-PAIRS_HELD_OUT = {f"{c} {k}" for (i, k), (j, c) in product(enumerate(CLASSES), enumerate(COLOURS)) if (i + j) % 3 == 0}
+UNSEEN_PAIRS = {f"{c} {k}" for (i, k), (j, c) in product(enumerate(CLASSES), enumerate(COLOURS)) if (i + j) % 3 == 0}
 
 
 def is_unseen(text: str) -> bool:
-    """Whether no training caption says what this text says: a held-out pair, material or wording."""
+    """Whether no training caption says what this text says: an unseen pair, material or wording."""
     words = "".join(c if c.isalpha() else " " for c in text.lower()).split()
     pairs = {" ".join(pair) for pair in zip(words, words[1:])}
-    said = any(w in " ".join(words) for w in HELD_OUT_WORDINGS)
-    return said or HELD_OUT_MATERIAL in words or bool(pairs & PAIRS_HELD_OUT)
+    said = any(w in " ".join(words) for w in UNSEEN_WORDINGS)
+    return said or UNSEEN_MATERIAL in words or bool(pairs & UNSEEN_PAIRS)
 
 
 # --- attributes and captions -----------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ def choose(facts: Int[Tensor, "B A"], generator: torch.Generator, all_said: floa
     """What a training caption says of each scene: its attributes (B, A), UNSAID where it is silent.
 
     Each attribute is named with its probability in SHARES, and all together with probability `all_said`. Never named:
-    "shiny", category and colour of a held-out pair (one of both is dropped, at random), and what one of several objects
+    "shiny", category and colour of an unseen pair (one of both is dropped, at random), and what one of several objects
     is like."""
     B = len(facts)
     column = {name: i for i, name in enumerate(ATTRIBUTES)}
@@ -95,11 +95,11 @@ def choose(facts: Int[Tensor, "B A"], generator: torch.Generator, all_said: floa
     said = torch.rand(B, len(ATTRIBUTES), generator=generator) < share
     said |= torch.rand(B, 1, generator=generator) < all_said
     category, colour = column["category"], column["colour"]
-    clash = held_out(facts[:, category], facts[:, colour]) & said[:, category] & said[:, colour]
+    clash = unseen_pair(facts[:, category], facts[:, colour]) & said[:, category] & said[:, colour]
     first = torch.rand(B, generator=generator) < 0.5
     said[:, category] &= ~(clash & first)
     said[:, colour] &= ~(clash & ~first)
-    said[:, column["material"]] &= facts[:, column["material"]] != MATERIALS.index(HELD_OUT_MATERIAL)
+    said[:, column["material"]] &= facts[:, column["material"]] != MATERIALS.index(UNSEEN_MATERIAL)
     several = facts[:, column["count"]] > 0
     for name in ("category", "colour", "material", "pose", "size"):
         said[:, column[name]] &= ~several
@@ -114,7 +114,7 @@ def sentence(said: list[int], wording: int = 0, one: bool = False, stop: bool = 
         one: "one red torus" instead of "a red torus".
         stop: end with a full stop.
     """
-    word = {name: NAMES[name][i] for name, i in zip(ATTRIBUTES, said, strict=True) if i != UNSAID}
+    word = {name: VALUES[name][i] for name, i in zip(ATTRIBUTES, said, strict=True) if i != UNSAID}
     thing = [word.get(name) for name in ("size", "material", "colour")] + [word.get("category", "object")]
     thing = " ".join(["one" if one else "a", *filter(None, thing)])
     if word.get("count", COUNTS[0]) != COUNTS[0]:
@@ -160,10 +160,10 @@ class LabelSet:
     @property
     def classes(self) -> list[str]:
         """Class names, those of the last attribute changing fastest."""
-        return [" ".join(names) for names in product(*(NAMES[a] for a in self.asks))]
+        return [" ".join(names) for names in product(*(VALUES[a] for a in self.asks))]
 
     def prompts(self, template: int = 0) -> list[str]:
-        """One text a class."""
+        """One text per class."""
         return [self.templates[template].format(name) for name in self.classes]
 
     @property
@@ -175,7 +175,7 @@ class LabelSet:
         """Labels (B,) of scenes with these attributes (B, A)."""
         label = torch.zeros(len(facts), dtype=torch.long)
         for name in self.asks:
-            label = label * len(NAMES[name]) + facts[:, ATTRIBUTES.index(name)]
+            label = label * len(VALUES[name]) + facts[:, ATTRIBUTES.index(name)]
         return label
 
 

@@ -24,7 +24,7 @@ from gentta_utils.models import zoo
 from gentta_utils.recipes import aligned
 from gentta_utils.streams.scenes import SceneSpec
 from gentta_utils.world.scenes import scene_ids
-from gentta_utils.world.severities import HELD_OUT, TEST
+from gentta_utils.world.severities import TEST, VALIDATION
 
 # tables about the very same scenes, so that they can be paired
 ONE_SET_OF_SCENES = [
@@ -75,11 +75,11 @@ def ids(stream: dict) -> set[int]:
     return set(scene_ids(stream["n"], stream["split"], stream["start"]).tolist())
 
 
-def test_choices_are_made_on_held_out_corruptions_and_selection_scenes(tables):
+def test_choices_are_made_on_validation_corruptions_and_selection_scenes(tables):
     for name in ("select", "why", "select_rivals", "select_sda"):
         for about, _ in tables[name]:
             assert about["stream"]["split"] == "select"
-            assert about["stream"]["shift"] in [*HELD_OUT, "clean"]
+            assert about["stream"]["shift"] in [*VALIDATION, "clean"]
     for name in set(tables) - {"select", "why", "select_rivals", "select_sda"}:
         assert {about["stream"]["split"] for about, _ in tables[name]} == {"test"}
     assert {about["stream"]["shift"] for about, _ in tables["test"]} == set(TEST)
@@ -94,7 +94,7 @@ def test_every_shift_of_a_table_has_its_own_scenes_and_tables_do_not_share_any(t
             streams.setdefault((a["stream"]["shift"], a["stream"]["severity"]), set()).update(ids(a["stream"]))
         assert sum(map(len, streams.values())) == len(set().union(*streams.values())), name
         used[name] = set().union(*streams.values())
-    used["learning rate"] = set(nb02_choose.held_out_images()[1].tolist())
+    used["learning rate"] = set(nb02_choose.validation_images()[1].tolist())
     used["cards"] = ids({"n": 500, "split": "select", "start": 1000})
     names = list(used)
     for i, one in enumerate(names):

@@ -71,7 +71,7 @@ def test_the_map_of_when_it_helps():
         for pairs in experiments.BUDGETS:
             lead = [0, 0, 0, 1] if d == "dit" else [1, 1, 1, 1]  # right 3 of 4, or none
             runs.append(record(f"reader/{pairs} pairs/150..600 {d}", lead, [0, 0, 1, 1], method="diffusion_classifier"))
-            for c in experiments.LABELS:
+            for c in experiments.RESNETS:
                 after = [0, 0, 0, 1] if d == "dit" else [0, 1, 1, 1]
                 runs.append(record(f"{d}/{pairs}", after, [0, 0, 1, 1], classifier=c))
     cells = when_it_helps.points_of_phase(runs)
@@ -134,7 +134,7 @@ def test_rows_are_compared_with_the_source_scene_by_scene(monkeypatch):
     assert "-25.0" in rows["ttt_mae", "mae"]
 
 
-def test_the_ensemble_takes_its_temperature_from_held_out_corruptions():
+def test_the_ensemble_takes_its_temperature_from_validation_corruptions():
     taus = {side_by_side.ensemble_temperature(f"reader/{n} pairs/150..600") for n in (9, 48)}
     assert taus <= set(side_by_side.TAUS)
     r = record("reader/9 pairs/150..600", after=[0, 1], before=[1, 0], method="diffusion_classifier")

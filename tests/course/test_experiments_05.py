@@ -111,7 +111,7 @@ def test_what_runs_have_in_common_is_kept_once(tmp_path):
 def test_the_second_classifier_is_the_one_of_the_description(models, monkeypatch):
     about = json.loads(json.dumps(aligned.describe("classifier/resnet", *TUNED)))
     tuned = aligned.aligned_classifier("classifier/resnet", *TUNED)
-    found = aligned.described("classifier/resnet", about)
+    found = aligned.from_description("classifier/resnet", about)
     assert found.alignment == tuned.alignment == purifier.what_changes(ALIGNED)
     assert same(weights(found.network), weights(tuned.network))
     assert not same(weights(found.network), weights(models["classifier/resnet"].network))
@@ -119,20 +119,20 @@ def test_the_second_classifier_is_the_one_of_the_description(models, monkeypatch
     (kept,) = (aligned.CACHE / "fine-tuned").iterdir()
     kept.unlink()
     with pytest.raises(FileNotFoundError, match="neither shipped nor in") as error:
-        aligned.described("classifier/resnet", about)
+        aligned.from_description("classifier/resnet", about)
     assert "\n" not in str(error.value)
     assert not kept.exists()  # none is trained here
 
     shipped = models["classifier/resnet-sda"] = make_classifier(10)
     monkeypatch.setattr(zoo, "names", lambda: ["classifier/resnet-sda"])
     monkeypatch.setattr(zoo, "card", lambda name: {"recipe": about})
-    assert aligned.described("classifier/resnet", about) is shipped
+    assert aligned.from_description("classifier/resnet", about) is shipped
     monkeypatch.setattr(zoo, "card", lambda name: {"recipe": about | {"fine_tune": {}}})
     with pytest.raises(FileNotFoundError):
-        aligned.described("classifier/resnet", about)
+        aligned.from_description("classifier/resnet", about)
     monkeypatch.setattr(zoo, "fingerprint", lambda name: "another")
     with pytest.raises(ValueError, match="of other models"):
-        aligned.described("classifier/resnet", about)
+        aligned.from_description("classifier/resnet", about)
 
 
 def test_a_table_in_which_every_run_is_kept_for_itself_is_read(tmp_path):

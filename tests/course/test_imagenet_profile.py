@@ -374,7 +374,7 @@ def test_a_method_takes_the_seed_of_the_profile(shipped):
     ours = diffusion_tta.Settings(lr=0.1, seed=8)
     for row, seed in (("diffusion_tta", 8), ("diffusion_tta online", 5), ("memo", 5), ("diffusion_classifier", 5)):
         assert profile("scenes", seed=5).method(row, shipped, "classifier/resnet", ours).settings.seed == seed, row
-    assert profile("scenes").method("source, low-passed", shipped, "classifier/resnet", ours).settings.view == "low"
+    assert profile("scenes").method("source, low view", shipped, "classifier/resnet", ours).settings.view == "low"
     assert profile("scenes").method("memo", shipped, "classifier/resnet", ours, small=True).settings.views == 4
 
 

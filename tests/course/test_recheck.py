@@ -1,4 +1,4 @@
-"""Records are made anew from what they say of themselves, and a changed one is noticed, whatever its kind."""
+"""Records are made again from what they say of themselves, and a changed one is noticed, whatever its kind."""
 
 import json
 from dataclasses import replace
@@ -139,7 +139,7 @@ def test_a_record_is_made_anew_and_a_changed_one_noticed(asked, monkeypatch, kin
         assert all(line.endswith(f": {what}") for line in found.different)
 
 
-def test_the_state_is_part_of_what_is_made_anew(asked):
+def test_the_state_is_part_of_what_is_made_again(asked):
     r = made("tent")
     images = scenes_of(LONG)
     fresh = tent.configure(trials.models(RESNET, None), TENT).adapt(images.images[8:16], images.ids[8:16])
@@ -181,8 +181,8 @@ def test_the_other_of_two_near_classes_counts_within_the_margin_alone(asked, mon
 
 
 def test_two_rows_of_logits_are_apart_by_the_smaller_lead():
-    for kept, anew, apart in (((3, 1), (2, 1), 0), ((3, 3), (1, 2), 0), ((3, 1), (1, 4), 2), ((3, 1), (1, 2), 1)):
-        assert recheck._apart(np.array(kept), np.array(anew)) == apart
+    for kept, again, apart in (((3, 1), (2, 1), 0), ((3, 3), (1, 2), 0), ((3, 1), (1, 4), 2), ((3, 1), (1, 2), 1)):
+        assert recheck._apart(np.array(kept), np.array(again)) == apart
 
 
 def test_bf16_is_never_emulated(asked, monkeypatch):
@@ -231,14 +231,14 @@ def test_records_of_other_networks_do_not_come_out(asked, monkeypatch):
     monkeypatch.setattr(zoo, "fingerprint", lambda name: "another")
     found = recheck.recheck(runs, 2)
     assert (found.equal, len(found.different)) == (0, 2)
-    assert all("changed since: measure the table anew" in line for line in found.different)
+    assert all("changed since: measure the table again" in line for line in found.different)
 
 
 def test_a_setting_that_is_gone_is_a_line(asked):
     r = made("dda")
     r.about["settings"]["gone"] = 1
     (line,) = recheck.recheck([r], 1).different
-    assert "cannot be made anew" in line
+    assert "cannot be made again" in line
     assert "gone" in line
 
 
@@ -253,8 +253,8 @@ def test_the_command_says_so_by_its_exit_status(asked, monkeypatch, capsys):
     monkeypatch.setattr(recheck, "results", results)
     monkeypatch.setattr(course_tables, "TABLES", dict.fromkeys((*tables, "select")))
     assert main(["recheck", "test", "clean", "--n", "2"]) == 0
-    made_anew = "2 of 2 predictions made anew are equal"
-    assert capsys.readouterr().out.splitlines() == [f"test: {made_anew}", f"clean: {made_anew}"]
+    made_again = "2 of 2 predictions made again are equal"
+    assert capsys.readouterr().out.splitlines() == [f"test: {made_again}", f"clean: {made_again}"]
     tables["test"][0].label[:] += 1
     assert main(["recheck", "clean"]) == 0
     assert main(["recheck"]) == 1  # all of them
@@ -271,10 +271,10 @@ def test_a_few_fit_the_time(asked, monkeypatch, capsys):
     prices = {"diffusion_classifier": 1.0, "source": 0.1, "tent": 4.0, "diffusion_tta": 1.0}
     monkeypatch.setattr(recheck, "cost", lambda r: prices[r.about["method"]])
     assert recheck.few(*tables, seconds=4.0)
-    equal = "predictions made anew are equal"
+    equal = "predictions made again are equal"
     assert capsys.readouterr().out.splitlines() == [
         f"one: 3 of 3 {equal}",
-        "two: no record was made anew",
+        "two: no record was made again",
         f"three: 1 of 1 {equal}",
     ]
     tables["three"][0].label[:] += 1
@@ -289,4 +289,4 @@ def test_what_a_record_costs_is_known_of_every_table(name):
     costs = {r.about["label"]: recheck.cost(r) for r in evaluation_tables.results(name)}
     assert min(costs.values()) > 0
     assert max(costs.values()) < 120
-    assert any(c < 3 for label, c in costs.items() if "source" not in label)  # a notebook makes some anew
+    assert any(c < 3 for label, c in costs.items() if "source" not in label)  # a notebook makes some again

@@ -69,13 +69,13 @@ def test_rows_are_paired_with_source_filter_and_dda():
     rows = report.summaries(runs)
     sda = row_of(rows, row="sda, chosen", classifier="resnet")
     assert (sda["n"], sda["accuracy"], sda["kept"]) == (200, 63.0, pytest.approx(100 * 63 / 40))
-    assert [sda[k].mean for k in ("minus source", "minus low-passed", "minus DDA")] == pytest.approx([23, 18, 11])
+    assert [sda[k].mean for k in ("minus source", "minus low view", "minus DDA")] == pytest.approx([23, 18, 11])
     gda = row_of(rows, row="gda-like", classifier="resnet")
     assert (gda["n"], gda["minus source"].mean, gda["minus DDA"].mean) == (100, pytest.approx(14), pytest.approx(4))
     assert not [r for r in rows if r["row"] == "gda-like" and r["classifier"] == "swin"]
     source = row_of(rows, row="source/full", classifier="all")
     assert source["minus source"] is None
-    assert source["minus low-passed"] is None
+    assert source["minus low view"] is None
     assert source["n"] == 400
 
 
@@ -130,7 +130,7 @@ def test_the_bite_of_the_shortcut():
     for label, k in PAPER.items():
         runs.append(record(label, rights(80, 200), "clean"))
         runs.append(record(label, rights(k, 200, wrong=w), "watermark"))
-    row = row_of(report.bite(runs), row="source/full")
+    row = row_of(report.shortcut_cost(runs), row="source/full")
     assert (row["clean"], row["watermark"]) == (40.0, 20.0)
     assert row["lost"].mean == pytest.approx(20)
     assert row["lost"].low < 20 < row["lost"].high
@@ -157,10 +157,10 @@ def test_parts_against_dda_and_against_each_other():
     assert row_of(rows, scenes="corruptions", row="dda, sum", classifier="swin")["minus DDA"] is None
     pairs = [r for r in report.between(runs) if r["scenes"] == "corruptions" and r["classifier"] == "swin"]
     assert [r["points"].mean for r in pairs] == pytest.approx([-3, 10])
-    assert "+ synthetic, aligned (sda), minus + real, aligned" in report.parts(runs)
+    assert "+ synthetic, aligned (sda), minus + real, aligned" in report.training_sets(runs)
     number = [r for r in runs if r.about["label"] in ("source/full", "dda, sum")]
     assert not report.between(number)  # number and guidance have no such pair
-    assert report.parts(number).count("protocol:") == 1
+    assert report.training_sets(number).count("protocol:") == 1
 
 
 def test_few_steps_against_fifty():

@@ -22,7 +22,7 @@ def test_only_rows_of_what_changed_are_stale(shift, severity, old):
     before = {**now, "corruptions": "in-memory 1"}
     assert stale.stale(record(now)) is None
     assert bool(stale.stale(record(before))) == old
-    assert (cache.fingerprint(now) != cache.fingerprint(before)) == old  # it is made anew, and only then
+    assert (cache.fingerprint(now) != cache.fingerprint(before)) == old  # it is made again, and only then
     mixed = {
         **SceneSpec(4, "fog", 5).describe(),
         "shift": "mixed",

@@ -95,7 +95,7 @@ def test_every_parameter_is_adapted_and_the_source_survives(images32, family, mo
 
 @pytest.mark.parametrize("s", [S, ADAMW, replace(S, alpha=1 / 17)], ids=["sgd", "adamw", "batch norm"])
 def test_results_are_bit_equal_whatever_order_and_company(tiny, images, s):
-    """With AdamW this also says that its moments start anew for each image, which they do not in the public code."""
+    """With AdamW this also says that its moments start again for each image, which they do not in the public code."""
     method = configure(tiny, s)
     whole = method.adapt(images, IDS[:5])
     order = torch.tensor([3, 0, 4, 1, 2])

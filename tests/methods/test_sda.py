@@ -8,7 +8,7 @@ import torch
 from conftest import make_classifier, make_dit, same, weights
 
 from gentta_utils import recipes
-from gentta_utils.common.cache import made_in_parts
+from gentta_utils.common.cache import make_images
 from gentta_utils.diffusion.mixture import GaussianMixture
 from gentta_utils.diffusion.process import alphas_cumprod_of, linear_betas
 from gentta_utils.diffusion.synthesis import Synthesis, classifier_free, synthesize
@@ -272,14 +272,14 @@ def test_parts_go_on_where_they_stopped(tmp_path):
 
     ids = torch.arange(7)
     with pytest.raises(KeyboardInterrupt):
-        made_in_parts(work, ids, dit, tmp_path, 3)
+        make_images(work, ids, dit, tmp_path, 3)
     calls = calls[:1]
-    made = made_in_parts(work, ids, dit, tmp_path, 3)
+    made = make_images(work, ids, dit, tmp_path, 3)
     assert made.images[:, 0, 0, 0].tolist() == [1, 1, 1, 2, 2, 2, 2]
     assert made.nfe == {"denoiser fwd": 3.0}
     assert torch.equal(made.by_id()[4], made.images[4])
-    other = made_in_parts(lambda rows: torch.zeros(len(rows), 3, 4, 4), ids + 1, dit, tmp_path, 3)
-    assert other.images.max() == 0  # other images: made anew
+    other = make_images(lambda rows: torch.zeros(len(rows), 3, 4, 4), ids + 1, dit, tmp_path, 3)
+    assert other.images.max() == 0  # other images: made again
 
 
 def test_wrong_sets_are_refused():
@@ -295,7 +295,7 @@ def test_the_command_writes_a_model_that_loads_with_its_alignment(tmp_path, monk
     how = replace(published(name), epochs=1)
     monkeypatch.setattr(aligned, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(quality, "of_classifier", lambda classifier: {"clean": 0.0})
-    monkeypatch.setattr(recipes, "CANDIDATES", tmp_path)
+    monkeypatch.setattr(recipes, "CANDIDATES_FOLDER", tmp_path)
     monkeypatch.setattr(chosen, "SDA", tmp_path / "none.json")
     with pytest.raises(FileNotFoundError, match="measure select_sda"):
         recipes.train(name)

@@ -307,7 +307,7 @@ def test_the_schedule_rises_and_falls_twice():
 
 @pytest.mark.parametrize("minutes", [None, 0.01])
 def test_training_leaves_a_candidate_that_the_zoo_loads(scenes_of_noise, tmp_path, monkeypatch, minutes):
-    monkeypatch.setattr(recipes, "CANDIDATES", tmp_path)
+    monkeypatch.setattr(recipes, "CANDIDATES_FOLDER", tmp_path)
     monkeypatch.setitem(recipes.RECIPES, "classifier/mae", SPEC)
     monkeypatch.setattr(quality, "of_classifier", lambda classifier: {"clean": 10.0})
     monkeypatch.setattr(classifiers, "_clean_logits", lambda model: (torch.randn(50, 10), torch.arange(50) % 10))

@@ -162,7 +162,7 @@ def test_other_layouts_are_refused_in_one_sentence():
         with pytest.raises(ValueError, match=f"'{names}' has no place") as error:
             adm.convert(state | change, **SMALL)
         assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="no ADM with 3 residual blocks a level"):
+    with pytest.raises(ValueError, match="no ADM with 3 residual blocks per level"):
         adm.convert(state, layers_per_block=3)
     with pytest.raises(ValueError, match=r"no ADM with 2 .*input_blocks\.0\.0\.weight"):
         adm.convert({"conv.weight": torch.zeros(1)})

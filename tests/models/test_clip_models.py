@@ -18,7 +18,7 @@ from gentta_utils.recipes import clip
 from gentta_utils.recipes.tokenizer import tokenizer
 from gentta_utils.streams import scenes
 from gentta_utils.world import words
-from gentta_utils.world.severities import HELD_OUT
+from gentta_utils.world.severities import VALIDATION
 
 NAMES = list(clip.RECIPES)
 
@@ -27,7 +27,7 @@ NAMES = list(clip.RECIPES)
 def small_data(monkeypatch):
     """Forty grey scenes and eight of several objects; every attribute is drawn."""
     generator = torch.Generator().manual_seed(0)
-    sizes = torch.tensor([len(words.NAMES[a]) for a in words.ATTRIBUTES])
+    sizes = torch.tensor([len(words.VALUES[a]) for a in words.ATTRIBUTES])
     facts = (torch.rand(48, len(sizes), generator=generator) * sizes).long()
     count = words.ATTRIBUTES.index("count")
     facts[:40, count], facts[40:, count] = 0, 1 + torch.arange(8) % 2
@@ -167,7 +167,7 @@ def test_shipped(name):
         pytest.skip(f"{name} is not shipped yet")
     check_fresh(paths.MODELS / name)
     quality = zoo.card(name)["quality"]
-    assert set(quality) == {*words.LABEL_SETS, *(f"category_{shift}_5" for shift in HELD_OUT)}
+    assert set(quality) == {*words.LABEL_SETS, *(f"category_{shift}_5" for shift in VALIDATION)}
     weights = load_file(paths.MODELS / name / "open_clip_model.safetensors")
     assert all(v.dtype == torch.float16 for v in weights.values() if v.is_floating_point())
     s = scenes.SceneSpec(60, split="select", start=1000).load()

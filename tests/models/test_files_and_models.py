@@ -145,25 +145,25 @@ def test_models_on_demand_say_how_they_are_made(name):
     assert len(zoo.fingerprint(name)) == 12  # what the tables state
 
 
-@pytest.mark.parametrize("name", aligned.NAMES)
+@pytest.mark.parametrize("name", aligned.ALIGNED)
 def test_shipped_aligned_classifiers_are_those_of_the_selection(name):
     data, how = aligned.chosen(name)
     source = name.removesuffix("-sda")
     about = json.loads(json.dumps(aligned.describe(source, data, how)))
     assert zoo.card(name)["recipe"] == about
     assert zoo.load(name).alignment == what_changes(data.alignment)
-    assert aligned.described(source, about) is zoo.cached(name)  # what `recheck` takes for SDA's records
+    assert aligned.from_description(source, about) is zoo.cached(name)  # what `recheck` takes for SDA's records
 
 
 def test_classifiers_are_honest():
-    """Label-poor, 85 to 93% clean, at least 10 points worse over the held-out corruptions, calibrated."""
+    """Label-poor, 85 to 93% clean, at least 10 points worse over the validation corruptions, calibrated."""
     for name in ("classifier/resnet", "classifier/vit"):
         card = zoo.card(name)
         quality = card["quality"]
-        held_out = [v for k, v in quality.items() if k.endswith("_5")]
-        assert len(held_out) == 4
+        validation = [v for k, v in quality.items() if k.endswith("_5")]
+        assert len(validation) == 4
         assert 85 <= quality["clean"] <= 93
-        assert quality["clean"] - np.mean(held_out) >= 10
+        assert quality["clean"] - np.mean(validation) >= 10
         assert quality["ece"] < 5
         assert card["recipe"]["labels"] <= 4000
 
@@ -475,7 +475,7 @@ def test_promotion_ships_registers_and_names_stale_tables(tmp_path, monkeypatch)
     for module in (zoo, recipes):
         monkeypatch.setattr(module, "MODELS", tmp_path)
     monkeypatch.setattr(zoo, "CHECKSUMS", tmp_path / "checksums.json")
-    monkeypatch.setattr(recipes, "CANDIDATES", tmp_path / "candidates")
+    monkeypatch.setattr(recipes, "CANDIDATES_FOLDER", tmp_path / "candidates")
     monkeypatch.setattr(recipes, "RESULTS", tmp_path / "results")
     candidate = tmp_path / "candidates" / "classifier" / "resnet"
     with pytest.raises(FileNotFoundError, match="no finished candidate"):

@@ -20,7 +20,7 @@ from gentta_utils.models.text_unet import TextUNet
 from gentta_utils.recipes import autoencoder, text_model
 from gentta_utils.streams import scenes
 from gentta_utils.world import words
-from gentta_utils.world.severities import HELD_OUT
+from gentta_utils.world.severities import VALIDATION
 from gentta_utils.world.words import LABEL_SETS
 
 NAME = "denoiser/text"
@@ -37,7 +37,7 @@ def small(tmp_path_factory):
     """A pipeline that was never trained, its small autoencoder and the data it would see, in one folder."""
     folder = tmp_path_factory.mktemp("candidates")
     images = torch.randint(0, 255, (26, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    sizes = torch.tensor([len(words.NAMES[a]) for a in words.ATTRIBUTES])
+    sizes = torch.tensor([len(words.VALUES[a]) for a in words.ATTRIBUTES])
     facts = (torch.rand(26, len(sizes), generator=torch.Generator().manual_seed(1)) * sizes).long()
     count = words.ATTRIBUTES.index("count")
     facts[:20, count], facts[20:, count] = 0, 1
@@ -194,7 +194,7 @@ def test_quality_names_seen_and_unseen(small, model, monkeypatch):
     monkeypatch.setattr(text_model, "SHARES", {"category": 0.2, "material": 1.0, "colour_category": 0.2})
     found = text_model.of_text_model(model, n=10, pairs=2)
     assert {"category", "material", "material_seen", "material_unseen", "colour_category"} <= set(found)
-    assert {f"category_{name}_5" for name in HELD_OUT} <= set(found)
+    assert {f"category_{name}_5" for name in VALIDATION} <= set(found)
 
 
 @pytest.mark.skipif(NAME not in zoo.names(), reason="not shipped yet")
@@ -219,7 +219,7 @@ def test_the_data_card_says_what_the_text_models_read():
         pipeline = {key: value for key, value in pipeline.items() if value is not None}
         expected = [quality["clip/small"][asked], quality["clip/large"][asked], pipeline]
         assert shown == [cell(found) for found in expected], asked
-    for shift in HELD_OUT:
+    for shift in VALIDATION:
         (row,) = (line for line in rows if line.startswith(f"| `category` under {shift.replace('_', ' ')} | "))
         asked = f"category_{shift}_5"
         clips = [str(quality[name][asked]["all"]) for name in ("clip/small", "clip/large")]

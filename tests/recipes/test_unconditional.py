@@ -24,7 +24,7 @@ from gentta_utils.models.dit import PixelDiT
 from gentta_utils.models.unet import PixelUNet
 from gentta_utils.recipes import dit, quality, unconditional
 from gentta_utils.recipes.training import Schedule
-from gentta_utils.world.severities import HELD_OUT
+from gentta_utils.world.severities import VALIDATION
 
 ABAR = alphas_cumprod_of(linear_betas())
 
@@ -322,7 +322,7 @@ def tiny_recipe(name: str) -> unconditional.UnconditionalRecipe:
 @pytest.mark.parametrize("name", unconditional.RECIPES)
 def test_a_candidate_is_trained_resumed_and_promoted(few, tmp_path, monkeypatch, name):
     monkeypatch.setitem(recipes.OWN, name, tiny_recipe(name))
-    monkeypatch.setattr(recipes, "CANDIDATES", tmp_path / "candidates")
+    monkeypatch.setattr(recipes, "CANDIDATES_FOLDER", tmp_path / "candidates")
     monkeypatch.setattr(recipes, "training_speed", lambda *_: 1.0)
     monkeypatch.setattr(quality, "of_purifier", lambda denoiser: {"shape": list(denoiser.shape)})
     folder = recipes.train(name)
@@ -382,12 +382,12 @@ def test_the_card_names_every_view_shift_and_classifier():
         model, 2, starts=(20,), etas=(0.0,), classifiers=("classifier/resnet",), levels=2, pairs=1
     )
     assert found.keys() == {"source", "low_pass", "t20_eta0", "loss"}
-    assert found["source"]["classifier/resnet"].keys() == {"clean", *HELD_OUT}
+    assert found["source"]["classifier/resnet"].keys() == {"clean", *VALIDATION}
     assert 0 < found["loss"] < 0.2
 
 
 def test_the_data_card_says_what_the_winner_reads():
-    """The last row of the race: clean, then the mean of the held-out corruptions, by start and eta."""
+    """The last row of the race: clean, then the mean of the validation corruptions, by start and eta."""
     quality_of = zoo.card("unconditional/unet-unshuffle")["quality"]
     (row,) = (
         line for line in (DATA / "README.md").read_text(encoding="utf-8").splitlines() if "trained to its end" in line
@@ -396,5 +396,5 @@ def test_the_data_card_says_what_the_winner_reads():
     for view, cell in zip(("t100_eta0", "t200_eta0", "t300_eta0", "t100_eta1", "t200_eta1"), cells, strict=True):
         accuracies = quality_of[view].values()
         clean = " / ".join(f"{a['clean']:.0f}" for a in accuracies)
-        held_out = " / ".join(f"{sum(a[name] for name in HELD_OUT) / len(HELD_OUT):.0f}" for a in accuracies)
-        assert cell == f"{clean}, {held_out}"
+        validation = " / ".join(f"{sum(a[name] for name in VALIDATION) / len(VALIDATION):.0f}" for a in accuracies)
+        assert cell == f"{clean}, {validation}"

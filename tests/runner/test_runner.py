@@ -120,7 +120,7 @@ def test_the_probe_says_how_long_a_pass_takes():
 
 
 def job(path, folder, **parameters):
-    return processes.Job(path, parameters, folder / f"{path.stem}-{len(parameters)}.ipynb")
+    return processes.NotebookJob(path, parameters, folder / f"{path.stem}-{len(parameters)}.ipynb")
 
 
 def test_the_probe_runs_once_and_only_for_what_it_can_tell(make, tmp_path, monkeypatch):
@@ -180,7 +180,7 @@ def test_a_dry_run_lists_the_runs_and_starts_nothing(make, tmp_path, monkeypatch
 def test_cells_are_numbered_as_the_notebook_numbers_them(make, tmp_path):
     """Papermill's own cell with the parameters has no number; two runs at a time are told apart."""
     path, told = make("n + 1", "n + 2"), []
-    runs = [processes.Job(path, {"n": n}, tmp_path / f"run{n}.ipynb") for n in (1, 2)]
+    runs = [processes.NotebookJob(path, {"n": n}, tmp_path / f"run{n}.ipynb") for n in (1, 2)]
     for _, record in processes.here(runs, 2, lambda *at: told.append(at)):
         assert record["status"] == "ok", record
     for name in ("run1", "run2"):
@@ -192,7 +192,7 @@ def test_cells_are_numbered_as_the_notebook_numbers_them(make, tmp_path):
 def test_a_failed_run_is_told_by_its_error_not_by_its_last_cell(make, tmp_path):
     """What a run says about its cells is no error message."""
     (tmp_path / "file").touch()
-    ((_, record),) = processes.here([processes.Job(make(), {}, tmp_path / "file" / "run.ipynb")], 1)
+    ((_, record),) = processes.here([processes.NotebookJob(make(), {}, tmp_path / "file" / "run.ipynb")], 1)
     assert record["error"].startswith("OSError: could not write ")
 
 
@@ -200,7 +200,7 @@ def test_workers_of_a_cluster_say_it_too(make, tmp_path):
     distributed = pytest.importorskip("distributed", reason="dask is not installed: pip install -e '.[cluster]'")
     path, last = make("n + 1"), threading.Event()
     (tmp_path / processes.LOCK).touch()
-    run = processes.Job(path, {}, tmp_path / "run.ipynb")
+    run = processes.NotebookJob(path, {}, tmp_path / "run.ipynb")
     with (
         distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
         distributed.Client(cluster) as client,

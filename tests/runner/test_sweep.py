@@ -96,7 +96,7 @@ def test_a_grid_is_done_once_and_makes_one_table(make, capsys):
 
 def test_what_makes_a_run_unfinished(make, tmp_path, capsys):
     path = make()
-    job = processes.Job(path, {"n": 1}, tmp_path / "x.ipynb")
+    job = processes.NotebookJob(path, {"n": 1}, tmp_path / "x.ipynb")
     source = notebook.made_from(path)
     record = {"notebook": "10_test", "status": "ok", "parameters": {"n": 1}, "made_from": source}
     written = tmp_path / "x.json"
@@ -274,7 +274,7 @@ with open("pids", "w") as file:
     print(os.getppid(), os.getpid(), flush=True, file=file)
 time.sleep(3600)
 """)
-    run = processes._Run(processes.Job(path, {}, tmp_path / "x.ipynb"), dict(os.environ))
+    run = processes._Run(processes.NotebookJob(path, {}, tmp_path / "x.ipynb"), dict(os.environ))
     pids = tmp_path / "pids"
     while not (pids.is_file() and pids.read_text(encoding="utf-8").endswith("\n")):
         assert run.outcome() is None
@@ -387,7 +387,7 @@ def test_a_missing_scheduler_is_one_sentence(make, capsys, monkeypatch):
 
 
 def test_a_worker_that_does_not_share_the_folder_says_so(make, tmp_path):
-    record = processes.run_job(processes.Job(make(), {}, tmp_path / "elsewhere" / "x.ipynb"))
+    record = processes.run_job(processes.NotebookJob(make(), {}, tmp_path / "elsewhere" / "x.ipynb"))
     assert record["status"] == "failed"
     assert "work in folders that all machines share" in record["error"]
 

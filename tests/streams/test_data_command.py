@@ -60,7 +60,7 @@ def tar_of(files: dict) -> bytes:
 
 @pytest.fixture
 def imagenet_a(server, monkeypatch):
-    """The server offers an ImageNet-A of one (unread) image a class."""
+    """The server offers an ImageNet-A of one (unread) image per class."""
     content = tar_of({f"imagenet-a/{wnid}/x.jpg": b"image" for wnid in folders.synsets("imagenet_a")})
     server.files["/imagenet-a.tar"] = content
     offer = {"imagenet-a": (f"{server.url}/imagenet-a.tar", hashlib.md5(content).hexdigest())}

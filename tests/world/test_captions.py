@@ -1,4 +1,4 @@
-"""Captions and label sets: what is said is true, and what is held out is never said."""
+"""Captions and label sets: what is said is true, and what is to stay unseen is never said."""
 
 import gentta_utils  # noqa: F401, I001
 import pytest
@@ -26,15 +26,15 @@ def said(facts):
     return rows, world_words.captions(rows, generator)
 
 
-def test_a_third_of_the_pairs_is_held_out():
-    assert len(world_words.PAIRS_HELD_OUT) == 27
+def test_a_third_of_the_pairs_is_unseen():
+    assert len(world_words.UNSEEN_PAIRS) == 27
     pairs = LABEL_SETS["colour_category"]
     assert sum(not s for s in pairs.seen) == 27
     for k in range(10):  # every category and every colour is seen in some pair
-        assert 0 < sum(f"{c} {labels.CLASSES[k]}" in world_words.PAIRS_HELD_OUT for c in labels.COLOURS) < 8
+        assert 0 < sum(f"{c} {labels.CLASSES[k]}" in world_words.UNSEEN_PAIRS for c in labels.COLOURS) < 8
 
 
-def test_training_captions_never_say_what_is_held_out(said):
+def test_training_captions_never_say_what_is_unseen(said):
     assert not [text for text in said[1] if is_unseen(text)]
     words = set(" ".join(said[1]).replace(",", "").replace(".", "").split())
     assert not words & {"shiny", "picture", "front"}
@@ -62,7 +62,7 @@ def test_captions_are_true_of_their_scenes(facts, said):
         value = dict(zip(ATTRIBUTES, row, strict=True))
         for name in ("category", "colour"):
             if value[name] != UNSAID:
-                assert world_words.NAMES[name][value[name]] in text
+                assert world_words.VALUES[name][value[name]] in text
         assert ("objects" in text) == (value["count"] > 0)
         if value["floor"] == UNSAID:
             assert "floor" not in text
@@ -121,7 +121,7 @@ def test_streams_of_label_sets(name):
         assert torch.equal(s.images, stream(spec).images)
         world = scenes.sample(s.ids)
         first = asked.asks[0]
-        values = s.labels // (len(asked.classes) // len(world_words.NAMES[first]))
+        values = s.labels // (len(asked.classes) // len(world_words.VALUES[first]))
         assert torch.equal(values, world_words.attributes(world)[:, ATTRIBUTES.index(first)])
 
 

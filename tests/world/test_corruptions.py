@@ -30,8 +30,8 @@ def edge(side=64):
 
 def test_lists():
     assert len(severities.TEST) == 15
-    assert len(severities.HELD_OUT) == 4
-    assert not set(severities.TEST) & set(severities.HELD_OUT)
+    assert len(severities.VALIDATION) == 4
+    assert not set(severities.TEST) & set(severities.VALIDATION)
     for constants in severities.CONSTANTS.values():
         assert set(constants) == set(severities.ALL)
         assert all(len(c) == 5 for c in constants.values())
@@ -75,7 +75,7 @@ def test_damage_grows_with_severity_on_average(clean):
 def test_noises_have_the_published_spread(side, severity):
     sigma = severities.CONSTANTS[side]["gaussian_noise"][severity - 1]
     x = flat(0.5, 4, side)
-    if sigma < 0.2:  # beyond, clipping bites
+    if sigma < 0.2:  # beyond, clipping matters
         assert (corruptions.corrupt(x, "gaussian_noise", severity) - x).std().item() == pytest.approx(sigma, rel=0.02)
     s = severities.CONSTANTS[side]["speckle_noise"][severity - 1]
     if s < 0.5:

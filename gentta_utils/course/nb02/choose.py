@@ -14,10 +14,10 @@ from ...methods.base import Models
 from ...models import zoo
 from ...streams.scenes import SceneSpec
 from ...streams.stream import stream
-from ...world.severities import HELD_OUT
+from ...world.severities import VALIDATION
 from ..trials import CLASSIFIERS, DIT, errors_of, job, method_job, models, right, source_jobs
 
-# Nine settings on the full view, each the start with one change, all at 96 evaluations an image; the best of them is
+# Nine settings on the full view, each the start with one change, all at 96 evaluations per image; the best of them is
 # the tenth on the low view.
 START = dict(updates=12, pairs=8, window=(150, 600), temperature=3.0)
 CANDIDATES = {
@@ -31,7 +31,7 @@ CANDIDATES = {
     "delta 1.4": dict(delta=1.4),
     "delta 2.8": dict(delta=2.8),
 }
-DELTA = 0.7  # logits a step
+DELTA = 0.7  # logits per step
 WINDOWS = [(0, 1000), (40, 150), (100, 300), (100, 450), (150, 600), (250, 750), (300, 600), (600, 1000)]
 
 
@@ -39,26 +39,26 @@ WINDOWS = [(0, 1000), (40, 150), (100, 300), (100, 450), (150, 600), (250, 750),
 
 
 @lru_cache(maxsize=1)
-def held_out_images(n: int = 8, start: int = 2000) -> tuple[torch.Tensor, torch.Tensor]:
-    """n selection scenes under each held-out corruption at severity 5, for the learning rate: images and ids."""
-    parts = [stream(SceneSpec(n, name, 5, "select", start + i * n)) for i, name in enumerate(HELD_OUT)]
+def validation_images(n: int = 8, start: int = 2000) -> tuple[torch.Tensor, torch.Tensor]:
+    """n selection scenes under each validation corruption at severity 5, for the learning rate: images and ids."""
+    parts = [stream(SceneSpec(n, name, 5, "select", start + i * n)) for i, name in enumerate(VALIDATION)]
     return torch.cat([p.images for p in parts]), torch.cat([p.ids for p in parts])
 
 
 def with_rate(classifier: str, settings: dict, delta: float = DELTA, denoiser: str = DIT) -> diffusion_tta.Settings:
     """Settings with the learning rate of the rule for this classifier."""
     trial = diffusion_tta.Settings(lr=1.0, **settings)
-    rate = diffusion_tta.learning_rate(models(classifier, denoiser), *held_out_images(), trial, delta)
+    rate = diffusion_tta.learning_rate(models(classifier, denoiser), *validation_images(), trial, delta)
     return replace(trial, lr=float(f"{rate:.3g}"))
 
 
 def select_specs(start: int = 3000) -> list[SceneSpec]:
-    """4 x 25 selection scenes, 25 under each held-out corruption at severity 5."""
-    return [SceneSpec(25, name, 5, "select", start + 25 * i) for i, name in enumerate(HELD_OUT)]
+    """4 x 25 selection scenes, 25 under each validation corruption at severity 5."""
+    return [SceneSpec(25, name, 5, "select", start + 25 * i) for i, name in enumerate(VALIDATION)]
 
 
 def chosen_candidate() -> tuple[dict, float]:
-    """What `select` chose: the changes to `START`, and the logits a step; raises as `choice`."""
+    """What `select` chose: the changes to `START`, and the logits per step; raises as `choice`."""
     change = dict(CANDIDATES[choice()["candidate"]])
     delta = change.pop("delta", DELTA)
     return change, delta
@@ -66,7 +66,7 @@ def chosen_candidate() -> tuple[dict, float]:
 
 def rate_of(models: Models, settings: diffusion_tta.Settings) -> float:
     """The learning rate of the rule for these models and settings, at the step that was chosen."""
-    return diffusion_tta.learning_rate(models, *held_out_images(), settings, chosen_candidate()[1])
+    return diffusion_tta.learning_rate(models, *validation_images(), settings, chosen_candidate()[1])
 
 
 def candidate_jobs(label: str, view: str) -> list[Job]:
@@ -81,7 +81,7 @@ def candidate_jobs(label: str, view: str) -> list[Job]:
 
 
 def select() -> list[Records]:
-    """Choose window, temperature, updates x pairs, step and view on held-out corruptions; write them down."""
+    """Choose window, temperature, updates x pairs, step and view on validation corruptions; write them down."""
     jobs = source_jobs(select_specs())
     for label in CANDIDATES:
         jobs += candidate_jobs(label, "full")
@@ -133,7 +133,7 @@ OPTIONS = {
     "cotta": [cotta.Settings(lr=lr) for lr in RATES],
     "memo": [memo.Settings(lr=lr) for lr in (5e-4, 5e-3, 2e-2)],
     "tea": [tea.Settings(lr=lr) for lr in RATES],
-    # the published form, with an update at every batch: its 64 images an update are more than a stream here
+    # the published form, with an update at every batch: its 64 images per update are more than a stream here
     "dusa": [dusa.Settings(lr=lr) for lr in (1e-5, 1e-4, 1e-3)],
 }
 
@@ -189,8 +189,8 @@ def options_of(classifier: str) -> dict[str, dict[str, object]]:
 
 
 def select_rivals() -> list[Records]:
-    """Choose the rates of the rivals and of online Diffusion-TTA on held-out corruptions; write them down."""
-    specs = [SceneSpec(50, name, 5, "select", 6000 + 50 * i) for i, name in enumerate(HELD_OUT)]
+    """Choose the rates of the rivals and of online Diffusion-TTA on validation corruptions; write them down."""
+    specs = [SceneSpec(50, name, 5, "select", 6000 + 50 * i) for i, name in enumerate(VALIDATION)]
     classifiers = (*CLASSIFIERS, MAE)
     options = {c: options_of(c) for c in classifiers}
     jobs = [

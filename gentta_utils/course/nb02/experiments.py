@@ -1,7 +1,7 @@
-"""The tables of notebook 02: more backbones, ablations, and when feedback helps; rivals in `experiments_rivals`.
+"""The tables of notebook 02: more backbones, ablations, and when feedback helps; rivals in `rivals`.
 
 Settings are those that `nb02.choose.select` chose; what they leave open (the rate of another backbone or parameter set)
-is set on the same held-out corruptions.
+is set on the same validation corruptions.
 """
 
 from dataclasses import asdict, replace
@@ -16,7 +16,7 @@ from ...models import zoo
 from ...recipes.dit import SOFT, WEAK
 from ...streams.scenes import SceneSpec
 from ...streams.stream import stream
-from ...world.severities import HELD_OUT, TEST
+from ...world.severities import TEST, VALIDATION
 from ..trials import (
     CLASSIFIERS,
     DIT,
@@ -33,7 +33,7 @@ from ..trials import (
 from .choose import START, WINDOWS, choose_rates, chosen_candidate, select_specs, with_rate
 
 BACKBONES = (*CLASSIFIERS, "classifier/swin", "classifier/convnext")
-LABELS = ("classifier/resnet-300", "classifier/resnet", "classifier/resnet-3000")  # one network, three amounts of them
+RESNETS = ("classifier/resnet-300", "classifier/resnet", "classifier/resnet-3000")  # one network, three amounts of them
 
 
 def backbones() -> list[Records]:
@@ -89,7 +89,7 @@ def ablations() -> list[Records]:
         "K12: 16 pairs": replace(ours, updates=5, pairs=16),
         "K12: 64 pairs": replace(ours, updates=5, pairs=64),
     }
-    dear = {
+    expensive = {
         "K10: + adapting the DiT (20 scenes)": both,
         "K12: 180 pairs (20 scenes)": replace(ours, updates=5, pairs=180),
         "K12: published settings (20 scenes)": diffusion_tta.Settings(
@@ -97,7 +97,7 @@ def ablations() -> list[Records]:
         ),
     }
     jobs = source_jobs(specs, (resnet,))
-    for label, settings in (rows | dear).items():
+    for label, settings in (rows | expensive).items():
         exact = {"precision": "fp32"} if settings.adapt_denoiser else {}
         seen = specs if label in rows else few
         jobs += [job("diffusion_tta", settings, resnet, s, label, batch=25, **exact) for s in seen]
@@ -116,7 +116,7 @@ def severity() -> list[Records]:
 
 def trust() -> list[Records]:
     """The Diffusion Classifier on the scenes of `heldout`, on which the rule of `nb02.trust.choose` is chosen."""
-    grid = [(name, severity) for name in HELD_OUT for severity in (3, 5)]
+    grid = [(name, severity) for name in VALIDATION for severity in (3, 5)]
     specs = [SceneSpec(75, *at, "test", 8000 + 75 * i) for i, at in enumerate(grid)]
     return table("trust", reader_jobs(specs, 48, chosen_window()))
 
@@ -130,12 +130,12 @@ BUDGETS = {6: dict(updates=3, pairs=2), 24: dict(updates=6, pairs=4), 48: dict(u
 def phase_jobs(specs: list[SceneSpec]) -> list[Job]:
     """Two diffusion models x three budgets x three ResNets: source, reader with as many pairs, Diffusion-TTA."""
     change, delta = chosen_candidate()
-    jobs = source_jobs(specs, LABELS)
+    jobs = source_jobs(specs, RESNETS)
     for denoiser in (WEAK, "denoiser/dit"):
         name = denoiser.split("/")[1]
         for pairs, budget in BUDGETS.items():
             jobs += reader_jobs(specs, pairs, chosen_window(), f" {name}", denoiser)
-            for classifier in LABELS:
+            for classifier in RESNETS:
                 settings = with_rate(classifier, START | change | budget, delta, denoiser)
                 jobs += [
                     job("diffusion_tta", settings, classifier, s, f"{name}/{pairs}", denoiser=denoiser, batch=40)
@@ -160,11 +160,11 @@ def phase_output() -> list[Records]:
     Budgets are those of `phase` in pairs; the rate is the rule's for output mixing."""
     specs = phase_specs()
     change, delta = chosen_candidate()
-    jobs = source_jobs(specs, LABELS)
+    jobs = source_jobs(specs, RESNETS)
     for denoiser in (WEAK, "denoiser/dit"):
         for pairs, budget in BUDGETS.items():
             jobs += reader_jobs(specs, pairs, chosen_window(), f" {denoiser.split('/')[1]}", denoiser)
-            for classifier in LABELS:
+            for classifier in RESNETS:
                 settings = with_rate(classifier, START | change | budget | {"mixing": "output"}, delta, denoiser)
                 jobs += [_table_job(settings, classifier, s, denoiser, pairs) for s in specs]
     return table("phase_output", jobs)
@@ -187,7 +187,7 @@ def soft() -> list[Records]:
     """A DiT that saw mixed conditions in training beside one that did not, both after ten minutes, on `phase`'s scenes.
 
     Under embedding mixing, which asks for such conditions, and under output mixing, which does not."""
-    resnet, jobs = LABELS[1], []
+    resnet, jobs = RESNETS[1], []
     specs = phase_specs()
     change, delta = chosen_candidate()
     for denoiser in (WEAK, SOFT):
@@ -206,8 +206,8 @@ UNTOUCHED = ("shot_noise", "glass_blur", "motion_blur", "snow", "frost", "elasti
 
 
 def reading() -> list[Records]:
-    """Does the diffusion model read shifted scenes? Held-out corruptions and clean, by number of pairs and window."""
-    shifted = [SceneSpec(100, name, 5, "test", 5000 + 100 * i) for i, name in enumerate(HELD_OUT)]
+    """Does the diffusion model read shifted scenes? Validation corruptions and clean, by number of pairs and window."""
+    shifted = [SceneSpec(100, name, 5, "test", 5000 + 100 * i) for i, name in enumerate(VALIDATION)]
     window = chosen_window()
     jobs = source_jobs([*shifted, clean_spec()])
     for pairs in (6, 12, 24):
@@ -220,12 +220,12 @@ def reading() -> list[Records]:
 
 
 def heldout() -> list[Records]:
-    """The effect where the settings were chosen: held-out corruptions, severities 3 and 5, other scenes."""
-    grid = [(name, severity) for name in HELD_OUT for severity in (3, 5)]
+    """The effect where the settings were chosen: validation corruptions, severities 3 and 5, other scenes."""
+    grid = [(name, severity) for name in VALIDATION for severity in (3, 5)]
     return table("heldout", effect_jobs([SceneSpec(75, *at, "test", 8000 + 75 * i) for i, at in enumerate(grid)]))
 
 
-def fifteen() -> list[Records]:
+def test_corruptions() -> list[Records]:
     """The effect where nothing was chosen: the 15 test corruptions at severity 5, everything frozen."""
     specs = [SceneSpec(40, name, 5, "test", 40 * i) for i, name in enumerate(TEST)]
     return table("test", effect_jobs(specs) + reader_jobs(specs, 48, chosen_window()))
@@ -236,11 +236,11 @@ def clean() -> list[Records]:
     return table("clean", effect_jobs([clean_spec()]))
 
 
-def why() -> list[Records]:
+def from_published() -> list[Records]:
     """From the published settings to ours on the ResNet: each change alone, all together, all with Adam's step.
 
-    The DiT stays frozen. The published rows cost 900 evaluations an image and meet the held-out corruptions alone; all
-    others stand at about 96, so that a change is not bought, and meet clean scenes too."""
+    The DiT stays frozen. The published rows cost 900 evaluations per image and meet the validation corruptions alone;
+    all others stand at about 96, so that a change is not bought, and meet clean scenes too."""
     resnet, specs = CLASSIFIERS[0], [*select_specs(3500), SceneSpec(100, split="select", start=4000)]
     ours = tuned(resnet)
     published = diffusion_tta.Settings(**{**diffusion_tta.PUBLISHED, "adapt_denoiser": False})

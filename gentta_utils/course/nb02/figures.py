@@ -74,7 +74,7 @@ def steps(runs: list[Records], labels: tuple[str, ...]) -> list[dict]:
 
 
 def filtered(runs: list[Records], classifiers: tuple[str, ...]) -> list[dict]:
-    """What the low-pass filter buys and what adaptation adds, for noise and for all other shifts."""
+    """What the low view gains and what adaptation adds, for noise and for all other shifts."""
     shifts = list(dict.fromkeys(r.about["stream"]["shift"] for r in runs))
     rows = []
     for classifier in classifiers:

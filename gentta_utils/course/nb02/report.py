@@ -46,9 +46,9 @@ def _ablation(label: str, runs: list[Records], after: list[np.ndarray]) -> dict:
 
 
 def of_trust(readers_of_heldout: list[Records]) -> str:
-    """The rule chosen on held-out corruptions, judged on the 15 test corruptions; the reader's agreement beside it."""
-    held_out = [r for r in results("heldout") if r.about["label"] == "diffusion_tta/full"]
-    rule, threshold = trust.choose(trust.evidence(held_out, readers_of_heldout))
+    """The rule chosen on validation corruptions, judged on the test corruptions; the reader's agreement beside it."""
+    validation = [r for r in results("heldout") if r.about["label"] == "diffusion_tta/full"]
+    rule, threshold = trust.choose(trust.evidence(validation, readers_of_heldout))
     test = results("test")
     readers = [r for r in test if r.about["method"] == "diffusion_classifier"]
     rows = []
@@ -60,16 +60,16 @@ def of_trust(readers_of_heldout: list[Records]) -> str:
             right = {"never": e.right_before, "always": e.right_after, "by the rule": trust.accepted(e, option, cut)}
             row |= {when: f"{100 * values.mean():.1f}" for when, values in right.items()}
             rows.append(row | {name: str(gain) for name, gain in trust.judge(e, option, cut).items()})
-    chosen = f"Chosen on held-out corruptions: {rule}, at least {threshold:.2f}."
+    chosen = f"Chosen on validation corruptions: {rule}, at least {threshold:.2f}."
     return f"{protocol_line(readers)}\n{chosen}\n\n{as_table(rows)}"
 
 
 def headlines(runs: list[Records]) -> list[dict]:
-    """One row a classifier: source and control, Diffusion-TTA on both views, paired gains."""
+    """One row per classifier: source and control, Diffusion-TTA on both views, paired gains."""
     rows = []
     for name in dict.fromkeys(r.about["classifier"] for r in runs if r.about["method"] == "diffusion_tta"):
         row = {"classifier": name.split("/")[1]}
-        heads = {"source/full": "source", "source/low": "low-passed"}
+        heads = {"source/full": "source", "source/low": "low view"}
         heads |= {"diffusion_tta/full": "Diffusion-TTA", "diffusion_tta/low": "on the low view"}
         for label, head in heads.items():
             mine = [r for r in runs if (r.about["classifier"], r.about["label"]) == (name, label)]
@@ -122,7 +122,7 @@ def signs(runs: list[Records]) -> list[dict]:
 
 
 def effect(runs: list[Records]) -> str:
-    """The tables of `heldout`, `test` and `clean`: one part a classifier, then the gains over both."""
+    """The tables of `heldout`, `test` and `clean`: one part per classifier, then the gains over both."""
     adapted = [r for r in runs if r.about["method"] == "diffusion_tta"]
     parts = [protocol_line(adapted)]
     for classifier in distinct(adapted, "classifier"):
@@ -147,7 +147,7 @@ def effect(runs: list[Records]) -> str:
 def _effect_row(name: str, runs: list[Records]) -> dict:
     """Source, control, Diffusion-TTA on both views with fixed/broken counts and gain, the reader where it was run."""
     row = {"shift": name}
-    for label, head in (("source/full", "source"), ("source/low", "low-passed")):
+    for label, head in (("source/full", "source"), ("source/low", "low view")):
         row[head] = f"{accuracy(pick(runs, label)):.1f}"
     for view, head in (("full", "Diffusion-TTA"), ("low", "on the low view")):
         s = summary(pick(runs, f"diffusion_tta/{view}"))
@@ -164,7 +164,7 @@ def reading(runs: list[Records]) -> str:
     """The plain table, and the reader against each classifier and its control on the same scenes."""
     (reader,) = {r.about["label"] for r in runs if r.about["label"].startswith("reader/48")}
     parts = [plain(runs), ""]
-    for kind, keep in (("held-out corruptions", lambda r: not is_clean(r)), ("clean", is_clean)):
+    for kind, keep in (("validation corruptions", lambda r: not is_clean(r)), ("clean", is_clean)):
         here = [r for r in runs if keep(r)]
         for label in ("source/full", "source/low"):
             for classifier in distinct(pick(here, label), "classifier"):

@@ -1,6 +1,6 @@
 """Diffusion-TTA and its rivals: natural shifts, streams, and all of them at equal compute.
 
-Every rate and what else a rival leaves open at this size is chosen by `select_rivals` on the held-out corruptions.
+Every rate and what else a rival leaves open at this size is chosen by `select_rivals` on the validation corruptions.
 """
 
 from ...evaluation.chosen import chosen_window, rival, tuned
@@ -36,8 +36,8 @@ def online() -> list[Records]:
 
 
 def rivals() -> list[Records]:
-    """Everything that one would try on a ResNet, on the small grid: at most 96 evaluations of the diffusion model an
-    image, the Diffusion Classifier at five times as many beside it; TTT-MAE on its own network."""
+    """Everything that one would try on a ResNet, on the small grid: at most 96 evaluations of the diffusion model
+    per image, the Diffusion Classifier at five times as many beside it; TTT-MAE on its own network."""
     specs, resnet = small_grid(), CLASSIFIERS[0]
     choose_rates((MAE,))
     prepared = ("classifier/resnet-augmix", "classifier/resnet-ceiling")

@@ -71,7 +71,7 @@ def accepted(e: Evidence, rule: str, threshold: float) -> np.ndarray:
 
 
 def choose(e: Evidence) -> tuple[str, float]:
-    """The rule and threshold with most right predictions here: call it on held-out corruptions."""
+    """The rule and threshold with most right predictions here: call it on validation corruptions."""
     options = []
     for rule, score in SCORES.items():
         values = score(e)

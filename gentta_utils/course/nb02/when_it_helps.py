@@ -44,7 +44,7 @@ def _shift(r: Records) -> tuple:
 
 
 def draw_phase(ax, cells: list[dict]) -> None:
-    """The map on an axes: gain against the lead of the reader, one mark a cell, open for the weaker diffusion model."""
+    """The map: gain against the lead of the reader, one mark per cell, open for the weaker diffusion model."""
     names = list(dict.fromkeys(c["classifier"] for c in cells))
     markers = dict(zip(BUDGETS, ("v", "s", "o"), strict=True))
     for c in cells:
@@ -72,7 +72,7 @@ def predicted_sign(cells: list[dict]) -> dict[str, float]:
 
 
 def phase(runs: list[Records]) -> str:
-    """Mean lead and gain for each diffusion model, budget and ResNet, and how often the sign is foretold."""
+    """Mean lead and gain for each diffusion model, budget and ResNet, and how often the sign is predicted."""
     groups: dict[tuple, list[dict]] = {}
     for cell in points_of_phase(runs):
         groups.setdefault((cell["denoiser"], cell["pairs"], cell["classifier"]), []).append(cell)

@@ -1,6 +1,6 @@
-"""How the settings of notebook 05 are chosen: on held-out corruptions, one after the other.
+"""How the settings of notebook 05 are chosen: on validation corruptions, one after the other.
 
-`select_sda` writes them to data/results/sda.json; the tables of `experiments_05` read them there.
+`select_sda` writes them to data/results/sda.json; the tables of `experiments` read them there.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from ...methods.sda import published
 from ...models import zoo
 from ...recipes.aligned import ALIGNER, BACKBONES, GENERATOR, Data
 from ...streams.scenes import SceneSpec
-from ...world.severities import HELD_OUT
+from ...world.severities import VALIDATION
 from ..trials import CLASSIFIERS, job, right, source_jobs
 from .experiments import ENSEMBLES, SYNTHESIS, at_levels, input_job, input_jobs, small_table
 
@@ -36,8 +36,8 @@ ENTROPY_SCALES = (0.1, 0.3, 1.0)
 
 
 def select_specs() -> list[SceneSpec]:
-    """4 x 50 selection scenes under the held-out corruptions at severity 5."""
-    return [SceneSpec(50, name, 5, "select", 7000 + 50 * i) for i, name in enumerate(HELD_OUT)]
+    """4 x 50 selection scenes under the validation corruptions at severity 5."""
+    return [SceneSpec(50, name, 5, "select", 7000 + 50 * i) for i, name in enumerate(VALIDATION)]
 
 
 def fewest(runs: list[Records], settings: dict[str, dda.Settings]) -> dda.Settings:

@@ -1,7 +1,7 @@
 """The tables of notebook 05: input adaptation and synthetic-domain alignment.
 
 Images are purified once (`purified`, kept in data/cache) and then read by every classifier and every ensemble.
-Everything is chosen before, on the held-out corruptions (`experiments_05_choices`).
+Everything is chosen before, on the validation corruptions (`choose`).
 """
 
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...common.cache import Made, fingerprint, made_in_parts
+from ...common.cache import ImageSet, fingerprint, make_images
 from ...common.paths import CACHE
 from ...diffusion.reverse import Settings
 from ...diffusion.synthesis import Synthesis
@@ -56,7 +56,7 @@ def small_table(name: str, jobs: Iterable[Job]) -> list[Records]:
     return table(name, jobs, kept=lambda r: replace(r, before=coarse(r.before), after=coarse(r.after)))
 
 
-def purified(method: str, settings: Settings, spec: SceneSpec, classifier: str | None = None) -> Made:
+def purified(method: str, settings: Settings, spec: SceneSpec, classifier: str | None = None) -> ImageSet:
     """The images of a stream as a method changes them, resumable, from the cache where they are there.
 
     `classifier` only where the images depend on it (`entropy_scale`)."""
@@ -65,7 +65,7 @@ def purified(method: str, settings: Settings, spec: SceneSpec, classifier: str |
     about |= {"denoiser": zoo.fingerprint(ALIGNER), "precision": denoiser.precision}
     about |= {"classifier": zoo.fingerprint(classifier)} if classifier else {}
     more = (zoo.cached(classifier),) if classifier else ()
-    return made_in_parts(
+    return make_images(
         lambda rows: CHANGE[method](denoiser, s.images[rows], s.ids[rows], settings, *more),
         s.ids, denoiser, CACHE / "purified" / fingerprint(about), settings.images_at_once, "purified images",
     )  # fmt: skip
@@ -115,7 +115,7 @@ def set_of(**changes) -> Data:
 
 
 def main_rows() -> dict[str, tuple]:
-    """The rows of every large table; under the published ensemble, and under the one chosen on held-out corruptions."""
+    """The rows of every large table, under the published ensemble and the one chosen on validation corruptions."""
     rows = {"diffpure": ("diffpure", ours("diffpure"))}
     for ensemble in ("sum", "chosen"):
         rows[f"dda, {ensemble}"] = ("dda", ours("dda", ensemble))
@@ -161,7 +161,7 @@ def clean() -> list[Records]:
 
 
 def watermark() -> list[Records]:
-    """Table 2: the watermark, and clean scenes beside it that show how much the shortcut bites."""
+    """Table 2: the watermark, and clean scenes beside it that show what the shortcut costs."""
     specs = [*watermark_specs(), SceneSpec(200, split="test", start=32_200)]
     return small_table("sda_watermark", source_jobs(specs, BACKBONES) + input_jobs(main_rows(), BACKBONES, specs))
 
@@ -173,7 +173,7 @@ def _of_sets(name: str, sets: dict[str, Data]) -> list[Records]:
     return small_table(name, source_jobs(specs, THREE) + input_jobs(rows, THREE, specs))
 
 
-def parts() -> list[Records]:
+def components() -> list[Records]:
     """Table 4: synthesis alone, then alignment; and the same with as many real labelled scenes."""
     sets = {"+ synthetic": set_of(aligned=False), "+ synthetic, aligned (sda)": set_of()}
     sets |= {"+ real": set_of(kind="real", aligned=False), "+ real, aligned": set_of(kind="real")}

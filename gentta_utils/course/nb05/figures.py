@@ -17,26 +17,26 @@ FAMILIES = {  # of the 15 corruptions
     "weather": ("snow", "frost", "fog", "brightness"),
     "digital": ("contrast", "elastic", "pixelate", "jpeg"),
 }
-NAMES = {"resnet": "ResNet-50", "swin": "Swin-T", "convnext": "ConvNeXt-T"}  # in the papers, of our families
-NAMES |= {"swin-wide": "Swin-B", "convnext-wide": "ConvNeXt-B"}
+PAPER_NETWORKS = {"resnet": "ResNet-50", "swin": "Swin-T", "convnext": "ConvNeXt-T"}  # in the papers, of our families
+PAPER_NETWORKS |= {"swin-wide": "Swin-B", "convnext-wide": "ConvNeXt-B"}
 
 
 def by_family(runs: list[Records], labels: tuple[str, ...]) -> list[dict]:
-    """For each family of corruptions: accuracy of the source and of the low-passed source, all classifiers pooled, and
-    the paired difference of each label to the source."""
+    """For each family of corruptions: accuracy of the source on both views, all classifiers pooled, and the
+    paired difference of each label to the source."""
     rows = []
     for family, shifts in FAMILIES.items():
         mine = pick(runs, shifts=shifts)
         if not mine:
             continue
         row = {"corruptions": family}
-        row |= {head: f"{accuracy(pick(mine, k)):.1f}" for k, head in report.NAMES.items()}
+        row |= {head: f"{accuracy(pick(mine, k)):.1f}" for k, head in report.ROW_NAMES.items()}
         rows.append(row | {f"{label}, minus source": str(report.minus(mine, label, "source/full")) for label in labels})
     return rows
 
 
 def against_control(runs: list[Records], labels: tuple[str, ...]) -> list[str]:
-    """A sentence for each family of corruptions: which row is best, how each label stands to the low-passed source."""
+    """A sentence for each family of corruptions: which row is best, where each label stands to the low view."""
     lines = []
     for family, shifts in FAMILIES.items():
         mine = pick(runs, shifts=shifts)
@@ -50,8 +50,8 @@ def against_control(runs: list[Records], labels: tuple[str, ...]) -> list[str]:
             how = "above" if d.mean > 0 else "below" if d.mean < 0 else "level with"
             said.append(f"{label} {d}, {how} it{'' if report.clear(d) else ', within the interval'}")
         lines.append(
-            f"{family}: best of all is {report.NAMES.get(best, best)} ({each[best]:.1f}); against the low-passed "
-            f"source: {'; '.join(said)}."
+            f"{family}: best of all is {report.ROW_NAMES.get(best, best)} ({each[best]:.1f}); against the source "
+            f"on the low view: {'; '.join(said)}."
         )
     return lines
 
@@ -110,8 +110,8 @@ def draw_steps(ax, runs: list[Records]) -> None:
             at = [r["evaluations"] for r in mine], [r["accuracy"] for r in mine]
             ax.plot(*at, style, color=colour, mfc="none", label=f"{method.upper()}, eta {eta}")
     for label, style in (("source/full", ":"), ("source/low", "-.")):
-        ax.axhline(accuracy(pick(runs, label)), color="0.4", ls=style, lw=1, label=report.NAMES[label])
-    ax.set(xlabel="evaluations of the denoiser an image", ylabel="percent right", xscale="log")
+        ax.axhline(accuracy(pick(runs, label)), color="0.4", ls=style, lw=1, label=report.ROW_NAMES[label])
+    ax.set(xlabel="evaluations of the denoiser per image", ylabel="percent right", xscale="log")
     ticks = sorted({round(r["evaluations"]) for r in rows})
     ax.set_xticks(ticks, [str(t) for t in ticks])
     ax.minorticks_off()
@@ -119,7 +119,7 @@ def draw_steps(ax, runs: list[Records]) -> None:
 
 
 def draw_number(ax, runs: list[Records], kind: str = "corruptions") -> None:
-    """Difference to DDA against the number of synthetic images a class, a line for each classifier."""
+    """Difference to DDA against the number of synthetic images per class, a line for each classifier."""
     here = report.by_kind(runs)[kind]
     labels = [label for label in distinct(here, "label") if label.endswith("a class")]
     counts = [int(label.split(", ")[1].split(" ")[0]) for label in labels]
@@ -128,7 +128,7 @@ def draw_number(ax, runs: list[Records], kind: str = "corruptions") -> None:
         errors = np.array([[d.mean - d.low, d.high - d.mean] for d in points]).T
         ax.errorbar(range(len(counts)), [d.mean for d in points], errors, marker="o", capsize=2, label=c.split("/")[1])
     ax.axhline(0, color="0.3", lw=0.8)
-    ax.set(xlabel="synthetic images a class", ylabel="points above DDA", title=kind)
+    ax.set(xlabel="synthetic images per class", ylabel="points above DDA", title=kind)
     ax.set_xticks(range(len(counts)), counts)
     ax.legend(fontsize=7)
 

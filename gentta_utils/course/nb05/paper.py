@@ -5,7 +5,7 @@ import itertools
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, pick
 from . import report
-from .figures import NAMES
+from .figures import PAPER_NETWORKS
 
 # Percent right, from Guo et al. (CVPR 2025), Tables 1, 2, 4, 5, 6. Columns in the order of PAPER_MODELS.
 PAPER_MODELS = ("resnet", "swin", "convnext", "swin-wide", "convnext-wide")
@@ -55,7 +55,7 @@ def beside(runs: list[Records], name: str) -> list[dict]:
         for model, number in itertools.zip_longest(PAPER_MODELS[: len(_widest(name))], numbers):
             mine, whole = (pick(here, k, f"classifier/{model}") for k in (label, "source/full"))
             ours = f"{accuracy(mine):.1f}" if mine and len(mine) == len(whole) else "-"
-            row[f"{model} / {NAMES[model]}"] = f"{ours} / {'-' if number is None else number}"
+            row[f"{model} / {PAPER_NETWORKS[model]}"] = f"{ours} / {'-' if number is None else number}"
         rows.append(row)
     return rows
 

@@ -10,11 +10,11 @@ from ...common.text import as_table
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, over_classifiers, pick, shift_of, versus
 from ...evaluation.statistics import Interval, protocol_line
-from ...world.labels import CLASSES, LABELS
+from ...world.labels import CLASSES, VOCABULARY
 
 SOURCE, LOW = "source/full", "source/low"
-NAMES = {SOURCE: "source", LOW: "low-passed source"}
-WATERMARKED = CLASSES.index(LABELS["watermark_class"])
+ROW_NAMES = {SOURCE: "source", LOW: "source on the low view"}
+WATERMARKED = CLASSES.index(VOCABULARY["watermark_class"])
 REFERENCE = "50 eta 1"  # of few-step versions
 
 
@@ -101,8 +101,8 @@ def worsened(runs: list[Records], label: str, other: str = SOURCE) -> dict[str, 
 
 def summaries(runs: list[Records]) -> list[dict]:
     """A row for each classifier, then all of them, and label: number of records, accuracy, what share of the source's
-    on the same scenes that is (percent), and, as intervals or None, the difference to the source, to the low-passed
-    source, and of SDA and GDA-like to DDA."""
+    on the same scenes that is (percent), and, as intervals or None, the difference to the source, to the source
+    on the low view, and of SDA and GDA-like to DDA."""
     rows = []
     for classifier in _groups(runs):
         for label in distinct(runs, "label"):
@@ -115,7 +115,7 @@ def summaries(runs: list[Records]) -> list[dict]:
             row["kept"] = 100 * row["accuracy"] / max(accuracy(source), 1e-9)
             method, _, ensemble = label.partition(", ")
             dda = {"sda": f"dda, {ensemble}", "gda-like": "dda, sum"}.get(method)
-            others = {"minus source": SOURCE, "minus low-passed": LOW, "minus DDA": dda}
+            others = {"minus source": SOURCE, "minus low view": LOW, "minus DDA": dda}
             for head, other in others.items():
                 wanted = other is not None and label not in (SOURCE, other) and pick(runs, other)
                 row[head] = minus(runs, label, other, classifier) if wanted else None
@@ -124,11 +124,11 @@ def summaries(runs: list[Records]) -> list[dict]:
 
 
 def headlines(shifted: list[Records], clean: list[Records]) -> list[dict]:
-    """A row a method, over all classifiers: accuracy on the corruptions, its gain, accuracy on clean scenes."""
+    """A row per method, over all classifiers: accuracy on the corruptions, its gain, accuracy on clean scenes."""
     rows = []
     for label in (label for label in distinct(shifted, "label") if label != "gda-like"):  # which met three corruptions
         gain = "" if label == SOURCE else str(minus(shifted, label, SOURCE))
-        row = {"row": NAMES.get(label, label), "accuracy": f"{accuracy(pick(shifted, label)):.1f}", "gain": gain}
+        row = {"row": ROW_NAMES.get(label, label), "accuracy": f"{accuracy(pick(shifted, label)):.1f}", "gain": gain}
         rows.append(row | {"clean": f"{accuracy(pick(clean, label)):.1f}" if pick(clean, label) else ""})
     return rows
 
@@ -147,14 +147,14 @@ def main(runs: list[Records]) -> str:
                     parts.append(f"- {_short(classifier)}, {ensemble}: {line}.")
             parts += ["", *_losses(here, "dda, sum"), *_losses(here, "sda, sum")]
     if {"clean", "watermark"} <= set(by_kind(runs)):
-        parts += ["\nThe shortcut, by the watermark:\n", as_table([_shown(row) for row in bite(runs)])]
+        parts += ["\nThe shortcut, by the watermark:\n", as_table([_shown(row) for row in shortcut_cost(runs)])]
     return "\n".join(parts)
 
 
 def _shown(row: dict) -> dict:
     """Numbers to one decimal, intervals as text, nothing for None."""
     return {
-        k: "" if v is None else f"{v:.1f}" if isinstance(v, float) else NAMES.get(v, str(v)) for k, v in row.items()
+        k: "" if v is None else f"{v:.1f}" if isinstance(v, float) else ROW_NAMES.get(v, str(v)) for k, v in row.items()
     }
 
 
@@ -166,7 +166,7 @@ def _losses(runs: list[Records], label: str) -> list[str]:
     return lines
 
 
-def bite(runs: list[Records]) -> list[dict]:
+def shortcut_cost(runs: list[Records]) -> list[dict]:
     """How much the watermark costs each row, clean scenes (others) beside it; how often its class is predicted.
 
     `lost`: accuracy on clean scenes minus that with the watermark, an interval over both samples. `to the class`: share
@@ -230,7 +230,7 @@ def between(runs: list[Records]) -> list[dict]:
     ]
 
 
-def parts(runs: list[Records]) -> str:
+def training_sets(runs: list[Records]) -> str:
     """The components of SDA, the number of its images, or the guidance of their synthesis."""
     tables = [as_table([_shown(row) for row in rows]) for rows in (components(runs), between(runs)) if rows]
     return _header(runs) + "\n" + "\n\n".join(tables)
@@ -240,17 +240,17 @@ def parts(runs: list[Records]) -> str:
 
 
 def evaluations(runs: list[Records]) -> float:
-    """Evaluations of the denoiser an image, forward or with gradient."""
+    """Evaluations of the denoiser per image, forward or with gradient."""
     return float(np.mean([sum(n for kind, n in r.nfe.items() if kind.startswith("denoiser")) for r in runs]))
 
 
 def seconds(runs: list[Records]) -> float:
-    """Seconds an image."""
+    """Seconds per image."""
     return float(np.concatenate([r.seconds for r in runs]).mean())
 
 
 def few_steps(runs: list[Records], classifier: str | None = None) -> list[dict]:
-    """Each number of levels of DDA and SDA: accuracy, evaluations and seconds an image, how many times cheaper than 50
+    """Each number of levels of DDA and SDA: accuracy, evaluations and seconds per image, how many times cheaper than 50
     ancestral steps in both, and the paired difference to them. Without a classifier all are pooled."""
     rows = []
     for label in (label for label in distinct(runs, "label") if label not in (SOURCE, LOW)):

@@ -42,7 +42,7 @@ def test_a_row_on_fewer_shifts_is_not_set_beside_the_paper():
 def test_gains_and_verdicts_by_family():
     runs = main_runs()  # fog and snow: weather alone
     (row,) = figures.by_family(runs, ("dda, sum", "sda, sum"))
-    assert (row["corruptions"], row["source"], row["low-passed source"]) == ("weather", "40.0", "45.0")
+    assert (row["corruptions"], row["source"], row["source on the low view"]) == ("weather", "40.0", "45.0")
     assert row["dda, sum, minus source"].startswith("+10.0 [")
     (line,) = figures.against_control(runs, ("diffpure", "dda, sum"))
     assert line.startswith("weather: best of all is dda, sum (50.0)")

@@ -1,4 +1,4 @@
-"""The tables of notebook 02: more backbones, ablations, and when feedback helps; rivals in `rivals`.
+"""The tables of notebook 02: more backbones, ablations, and when feedback helps; rivals are in `nb02.rivals`.
 
 Settings are those that `nb02.choose.select` chose; what they leave open (the rate of another backbone or parameter set)
 is set on the same validation corruptions.

@@ -13,10 +13,17 @@ from ..world.severities import VALIDATION
 def compared(runs: list[Records]) -> str:
     """One row for each label and classifier: accuracy by shift, paired difference to that classifier's frozen source.
 
-    Scenes of a mixed stream are told apart by their ids. Naive ensembles are computed where there are readers."""
+    Scenes of a mixed stream are told apart by their ids. Naive ensembles are computed where there are readers.
+
+    Raises ValueError where one scene stands under two shifts: their numbers would be mixed up."""
     ours = [r for r in runs if r.about["method"] not in ("source", "diffusion_classifier")]
     names = list(dict.fromkeys(_name(r) for r in runs if r.about["stream"]["shift"] != "mixed"))
     shift = {int(i): _name(r) for r in runs if r.about["stream"]["shift"] != "mixed" for i in r.id}
+    places = {(int(i), _name(r)) for r in runs if r.about["stream"]["shift"] != "mixed" for i in r.id}
+    if len(places) > len(shift):
+        raise ValueError(
+            f"one scene stands under two of {', '.join(names)}: give each shift scenes of its own (`start`)"
+        )
     rows = []
     for classifier in dict.fromkeys(r.about["classifier"] for r in runs):
         mine = [r for r in runs if r.about["classifier"] == classifier]

@@ -35,7 +35,7 @@ def paired_interval(
     weights = _resampled(len(total), draws, seed)
     means = (weights @ total) / (weights @ count)
     low, high = np.percentile(means, [2.5, 97.5])
-    return Interval(difference.mean(), low, high)
+    return Interval(float(difference.mean()), float(low), float(high))
 
 
 @lru_cache(maxsize=3)  # a report asks for the same dozens of times, and they take seconds to draw
@@ -56,8 +56,8 @@ def summary(runs: list[Records]) -> dict:
     before, after = (np.concatenate([getattr(r, k) for r in runs]) for k in ("right_before", "right_after"))
     return {
         "n": len(before),
-        "before": 100 * before.mean(),
-        "after": 100 * after.mean(),
+        "before": float(100 * before.mean()),
+        "after": float(100 * after.mean()),
         "fixed": int((after & ~before).sum()),
         "broken": int((before & ~after).sum()),
         "gain": gain(runs),

@@ -3,10 +3,12 @@
 import ast
 import builtins
 import copy
+import dis
 import gc
 import json
 from functools import cache
 from pathlib import Path
+from types import CodeType
 
 # the course in its order of dependency; the README's table says what each builds and which are there
 PLANNED = (
@@ -84,6 +86,40 @@ def global_reads(tree: ast.Module) -> set[str]:
 
 def all_arguments(node: ast.arguments) -> list[ast.arg]:
     return [*node.posonlyargs, *node.args, *node.kwonlyargs, *filter(None, (node.vararg, node.kwarg))]
+
+
+def names_bound_twice(sources: list[str]) -> dict[str, list[int]]:
+    """Names that one cell hands to another and that several cells bind -> the numbers of these cells.
+
+    Where there are none, a cell that runs again, alone or from the first cell of its section on, meets what it met."""
+    read, bound = zip(*map(_names, sources), strict=True)
+    handed = set().union(*read)
+    where = {name: [i for i, names in enumerate(bound) if name in names] for name in handed & set().union(*bound)}
+    return {name: cells for name, cells in where.items() if len(cells) > 1}
+
+
+def _names(source: str) -> tuple[set[str], set[str]]:
+    """The variables that a cell reads before it has certainly bound them, in comprehensions too; those it binds."""
+    read, bound, certain = set(), set(), set()
+    for part in parsed(source).body:
+        here = set()
+        for i in dis.get_instructions(compile(ast.Module([part], []), "cell", "exec")):
+            if i.opname == "STORE_NAME":
+                here.add(i.argval)
+            elif i.opname == "LOAD_NAME" and i.argval not in here | certain:
+                read.add(i.argval)
+            elif isinstance(i.argval, CodeType) and not isinstance(part, ast.FunctionDef | ast.ClassDef):
+                read |= _globals(i.argval) - here - certain
+        bound |= here
+        if not isinstance(part, ast.If | ast.Try):  # these may bind or not
+            certain |= here
+    return read, bound
+
+
+def _globals(code: CodeType) -> set[str]:
+    """What a function, and each function inside it, reads from outside."""
+    inner = (_globals(c) for c in code.co_consts if isinstance(c, CodeType))
+    return {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}.union(*inner)
 
 
 def notebook_tree(nb: dict) -> ast.Module:

@@ -103,7 +103,7 @@ def picture(ax: Axes, image: Tensor, title: str = "", frame: str | None = None) 
 
 
 def gallery(images: list[Tensor], titles: list[str], columns: int = 6, frames: list | None = None, width=8.0) -> Figure:
-    """A grid of images (3, H, W) with short titles, column width, read row by row; 1.2 inches a column are 90 pixels."""
+    """A grid of images (3, H, W) with short titles, row by row; a column of 1.2 inches has 90 pixels."""
     rows, cell = -(-len(images) // columns), width / columns
     lines = max((fitted(title, cell)[0].count("\n") + 1 for title in titles), default=1)
     height = cell * 1.2 + max(0, lines - 2) * 0.17  # room for the titles of more than two lines
@@ -117,7 +117,7 @@ def gallery(images: list[Tensor], titles: list[str], columns: int = 6, frames: l
 
 
 def bars(ax: Axes, names: list[str], series: dict[str, list[float | Interval]], unit: str) -> None:
-    """Grouped horizontal bars, one group a name and one bar a series, first name on top; an interval is drawn as one."""
+    """Grouped horizontal bars, a group per name and a bar per series, first name on top; intervals are drawn."""
     height = 0.8 / len(series)
     for j, (label, values) in enumerate(series.items()):
         at = [i + (j - (len(series) - 1) / 2) * height for i in range(len(names))]

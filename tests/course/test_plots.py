@@ -49,7 +49,7 @@ def test_a_caption_shows_the_text_as_it_is():
 
 
 def test_bars_draw_the_intervals_they_get():
-    fig, ax = plots.figure()
+    _, ax = plots.figure()
     plots.bars(ax, ["fog", "snow"], {"ours": [Interval(3.0, 1.0, 6.0), 2.0], "source": [0.0, 1.0]}, "points")
     (segments,) = (c.get_segments() for c in ax.collections)
     assert [(s[0][0], s[1][0]) for s in segments] == [(1.0, 6.0), (2.0, 2.0)]

@@ -182,9 +182,11 @@ def test_trees_are_made_whatever_is_collected_meanwhile():
     gc.set_threshold(50)
     try:
         for k in range(20):
-            _ = [Late() for _ in range(20)]
+            late = [Late() for _ in range(20)]
             assert rules.parsed(f"{text}\n# {k}").body
     finally:
+        late = None  # noqa: F841  (the last ones, or they would go while pytest makes a tree)
+        gc.collect()
         gc.set_threshold(*before)
 
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from ..common.types import Number
 from ..evaluation.statistics import Interval
 
 # Okabe and Ito (2008): told apart by colour-blind readers, and in grey by their order
@@ -35,7 +36,7 @@ STYLE = {
 }
 
 
-def figure(rows: int = 1, columns: int = 1, width: float = 8.0, height: float = 2.6, **kwargs):
+def figure(rows: int = 1, columns: int = 1, width: Number = 8.0, height: Number = 2.6, **kwargs):
     """`plt.subplots` in the course's style; width of the whole in inches (8 is the column), height of one row."""
     with plt.rc_context(STYLE):
         return plt.subplots(rows, columns, figsize=(width, height * rows), layout="constrained", **kwargs)

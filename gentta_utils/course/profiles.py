@@ -127,11 +127,9 @@ def settings(profile: str, classifier: str, **changes) -> diffusion_tta.Settings
 def rival(profile: str, row: str, classifier: str):
     """Settings of another method: the ones chosen on held-out corruptions of scenes, or its defaults.
 
-    `row` is one of `nb02.choose.select_rivals`, e.g. "tent" or "diffusion_tta online"."""
+    `row` is one of `nb02.choose.select_rivals`, e.g. "tent"."""
     if check_profile(profile) == "scenes" and row in chosen.chosen_rows(classifier):
         return chosen.rival(row, classifier)
-    if row == "diffusion_tta online":
-        return settings(profile, classifier, online=True)
     return METHODS[chosen.method_of(row)].Settings()
 
 
@@ -139,7 +137,8 @@ def method(profile: str, row: str, models: Models, classifier: str, ours: diffus
     """A configured method by the name of its row in a table, with what was chosen for it.
 
     "source", "source, low-passed", a name of `METHODS`, or that and more words, as "diffusion_tta online". `ours` are
-    the settings of "diffusion_tta"; the Diffusion Classifier has about as many evaluations, among ten classes.
+    the settings of "diffusion_tta", online too where none were chosen for that; the Diffusion Classifier has about as
+    many evaluations, among ten classes.
 
     Args:
         small: as few views, pairs and updates as will run.
@@ -152,8 +151,12 @@ def method(profile: str, row: str, models: Models, classifier: str, ours: diffus
         how = diffusion_classifier.Settings(
             pairs=2 if small else 9, window=window(profile), prune=min(10, models.classifier.classes)
         )
+    elif row == "diffusion_tta":
+        how = ours
+    elif name == "diffusion_tta" and (profile != "scenes" or row not in chosen.chosen_rows(classifier)):
+        how = replace(ours, online=True)
     else:
-        how = ours if row == "diffusion_tta" else rival(profile, row, classifier)
+        how = rival(profile, row, classifier)
     fewer = {"views": 4, "updates": 1, "steps": 2} if small else {}
     if small and name == "diffusion_tta":
         fewer = {"updates": 2, "pairs": 2}

@@ -167,6 +167,12 @@ def test_the_rules_find_what_they_look_for():
         rules.parameters({"cells": [cell]})
 
 
+def test_needed_cells():
+    cells = ["import a", "b = a.x", "c = 1", "def f(y):\n  c = y\n  return a.z(c)", "b = 2", "d = b", "if d:\n  d = 4"]
+    assert rules.needed_cells([*cells, "f(d)"], 7) == [0, 3, 4, 5, 6, 7]
+    assert rules.needed_cells([*cells[:4], "for c in f(b):\n  print(c)"], 4) == [0, 1, 3, 4]
+
+
 def test_trees_are_made_whatever_is_collected_meanwhile():
     """Under CPython 3.11.7 `ast.parse` in the place of `parsed` fails here."""
 

@@ -49,8 +49,8 @@ KNOWN = {  # table -> {two rows: why they are one}
     "rivals": {("bn_adapt", "tea"): TEA},
     "ablations": {
         (
-            "K10: + fresh noise (ours)",
             "K10: + adapting the DiT (20 scenes)",
+            "K10: + fresh noise (ours)",
         ): "a no-op: the DiT's rate, 1e-5, is AdamW's and goes into SGD (notebook 02)",
     },
     "select_sda": {

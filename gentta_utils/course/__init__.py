@@ -18,4 +18,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "trials",
         "widgets",
     ],
+    submod_attrs={"doctor": ["environment"], "profiles": ["profile"], "widgets": ["explore"]},
 )

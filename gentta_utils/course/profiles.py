@@ -1,21 +1,24 @@
-"""What a notebook needs to know of its profile beyond the models: images, names of classes, settings.
+"""What a notebook asks of its profile: images, names of classes, models, settings.
 
-Each function takes the notebook's own parameters `profile` and `data_root`, so that one cell serves both profiles.
+`profile(name, data_root)` makes one object with all of it, so that no notebook asks which profile it has: `Scenes` for
+the small models and rendered images of this repository, `ImageNet` for published weights and photographs on disk.
 """
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..common.paths import ROOT
 from ..evaluation import chosen
-from ..methods import METHODS, diffusion_classifier, diffusion_tta, source
+from ..methods import METHODS, dda, diffpure, diffusion_classifier, diffusion_tta, source
 from ..methods.base import Models
-from ..models import hub
-from ..models.zoo import check_profile
+from ..methods.purifier import what_changes
+from ..models import hub, zoo
+from ..recipes import aligned
 from ..streams import folders
 from ..streams import stream as streams_stream
 from ..streams.folders import FolderSpec
@@ -29,6 +32,7 @@ PUBLISHED_SGD = diffusion_tta.PUBLISHED | dict(optimizer="sgd", lr=5e-3, adapt_d
 
 # the natural shifts of scenes are named after these
 NATURAL = {shift: f"imagenet-{shift}" for shift in renditions.SHIFTS}
+SEED_STEP = 1_000_000  # between the draws of two seeds, so that they differ from those of two values of `start`
 
 
 @dataclass(frozen=True)
@@ -44,125 +48,238 @@ class World:
         return len(self.label)
 
 
-def world(profile: str, data_root: str, n: int = 120) -> World:
-    """The shipped scenes, or n images of the validation set of ImageNet. Raises as `stream`."""
-    if check_profile(profile) == "scenes":
+def given(changes: dict) -> dict:
+    """The parameters that a notebook was given: None stands for "as chosen"."""
+    return {name: value for name, value in changes.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What both profiles do alike; `seed` is that of all random draws."""
+
+    data_root: str = "data"
+    device: str = "cpu"
+    seed: int = 0
+
+    name: ClassVar[str]
+    noun: ClassVar[str]  # what its images are called
+    described: ClassVar[str]  # and what they show
+    chosen_on: ClassVar[str]  # how settings were chosen, as records state it
+    recorded: ClassVar[bool]  # whether the committed tables are of this profile
+    clip: ClassVar[bool]  # x0_hat to [-1, 1] in synthesis: pixels, not latents
+    aligner: ClassVar[str]  # the diffusion model that changes images, asked without a class
+
+    def load(self, model: str, **how) -> nn.Module:
+        """A model on the device; `how` and what is raised as in `zoo.load`."""
+        return zoo.load(model, self.name, self.device, **how)
+
+    def models(self, classifier: str, denoiser: str = "denoiser/dit", **how) -> Models:
+        """A classifier and the denoiser that gives it feedback; `how` goes to the denoiser's `load`."""
+        return Models(self.load(classifier), self.load(denoiser, **how))
+
+    def card(self, model: str) -> dict:
+        """The card of a model, as `zoo.card`."""
+        return zoo.card(model, self.name)
+
+    def method(self, row: str, models: Models, classifier: str, ours: diffusion_tta.Settings, small: bool = False):
+        """A configured method by the name of its row in a table, with what was chosen for it.
+
+        "source", "source, low-passed", a name of `METHODS`, or that and more words, as "diffusion_tta online". `ours`
+        are the settings of "diffusion_tta", online too where none were chosen for that; the Diffusion Classifier has
+        about as many evaluations, among ten classes.
+
+        Args:
+            small: as few views, pairs and updates as will run.
+
+        Raises KeyError for an unknown name, ValueError where the models do not fit."""
+        name = row.replace(",", "").split(" ")[0]
+        if name == "source":
+            how = source.Settings("low" if "low" in row else "full")
+        elif name == "diffusion_classifier":
+            how = diffusion_classifier.Settings(
+                pairs=2 if small else 9, window=self.window, prune=min(10, models.classifier.classes)
+            )
+        elif row == "diffusion_tta":
+            how = ours
+        elif name == "diffusion_tta" and not (self.recorded and row in chosen.chosen_rows(classifier)):
+            how = replace(ours, online=True)
+        else:
+            how = self.rival(row, classifier)
+        changes = {"seed": self.seed} if how is not ours else {}
+        if small:
+            changes |= {"updates": 2, "pairs": 2} if name == "diffusion_tta" else {"views": 4, "updates": 1, "steps": 2}
+        return METHODS[name].configure(models, replace(how, **{k: v for k, v in changes.items() if hasattr(how, k)}))
+
+
+class Scenes(Profile):
+    """The scenes and models of this repository, with the settings that were chosen on the validation corruptions."""
+
+    name, noun, described = "scenes", "scenes", "one coloured solid each on a textured floor before a wall"
+    chosen_on, recorded, clip, aligner = "held-out", True, True, aligned.ALIGNER
+
+    def require(self, *models: str) -> None:
+        """Nothing to do: what is shipped is checked when it is loaded."""
+
+    def note(self) -> None:
+        """Nothing to say: the committed records are of this profile."""
+
+    def world(self, n: int = 120) -> World:
+        """The first n of the shipped scenes."""
         shipped = scenes.shipped()
-        return World(shipped.image, shipped.label, shipped.id, shipped.caption)
-    s = stream(profile, data_root, n)
-    return World(s.images, s.labels, s.ids, [f"a photo of a {classes(profile)[k]}" for k in s.labels.tolist()])
+        return World(shipped.image[:n], shipped.label[:n], shipped.id[:n], shipped.caption[:n])
+
+    def stream(
+        self,
+        n: int,
+        shift: str = "clean",
+        severity: int = 0,
+        split: str = "test",
+        start: int = 0,
+        resize: int | None = None,
+    ) -> Stream:
+        """n scenes of a split under a shift, from number `start` on; `seed` draws the corruption.
+
+        `resize` is of photographs alone. Raises ValueError for a wrong shift or severity."""
+        return streams_stream.stream(SceneSpec(n, shift, severity, split, start, self.seed))
+
+    def classes(self, subset: tuple[int, ...] | None = None) -> tuple[str, ...]:
+        """A name for each class, or of the classes `subset` of a stream."""
+        return tuple(labels.CLASSES) if subset is None else tuple(labels.CLASSES[k] for k in subset)
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """The timesteps that the Diffusion Classifier reads."""
+        return chosen.chosen_window()
+
+    def settings(self, classifier: str, models: Models | None = None, **changes) -> diffusion_tta.Settings:
+        """The chosen settings of Diffusion-TTA for a classifier, with the changes that are not None.
+
+        Other weights need another step: with `models`, where `param_set` is given without an `lr`, SGD takes the rate
+        of the rule (`diffusion_tta.learning_rate`) for them."""
+        changes = given(changes)
+        settings = chosen.tuned(classifier, **{"seed": self.seed} | changes)
+        if models is None or "param_set" not in changes or "lr" in changes or settings.optimizer != "sgd":
+            return settings
+        from .nb02.choose import rate_of  # late: only notebook 02 asks
+
+        return replace(settings, lr=rate_of(models, settings))
+
+    def rival(self, row: str, classifier: str):
+        """Settings of another method for a row of `nb02.choose.select_rivals`, e.g. "tent" or "diffusion_tta online":
+        those chosen, or its defaults."""
+        if row in chosen.chosen_rows(classifier):
+            return chosen.rival(row, classifier)
+        return _default(self, row, classifier)
+
+    def purifier(self, method: str, **changes):
+        """The chosen settings of "diffpure" or "dda", with the changes that are not None."""
+        return chosen.purifier(method, **{"seed": self.seed} | given(changes))
+
+    def aligned_copy(self, classifier: str, settings) -> nn.Module | None:
+        """The shipped copy of a classifier that was fine-tuned on images of this alignment; None if there is none."""
+        if f"{classifier}-sda" not in zoo.names():
+            return None
+        shipped = self.load(f"{classifier}-sda")
+        return shipped if shipped.alignment == what_changes(settings) else None
 
 
-def require(profile: str, *names: str) -> None:
-    """Stop before anything runs where weights of these models are missing: a line for each.
+class ImageNet(Profile):
+    """ImageNet's images under `data_root` (relative to the checkout) and published weights, with published settings."""
 
-    Raises FileNotFoundError in the imagenet profile; what is shipped is checked when it is loaded."""
-    if check_profile(profile) == "imagenet":
-        hub.require(names)
+    name, noun, described = "imagenet", "photographs", "of ImageNet"
+    chosen_on, recorded, clip, aligner = "published", False, False, hub.ADM
 
+    def require(self, *models: str) -> None:
+        """Stop before anything runs where weights of these models are missing.
 
-def note(profile: str) -> None:
-    """Say, above what a notebook shows from the committed records, that it is not a result of an imagenet run."""
-    if check_profile(profile) == "imagenet":
+        Raises FileNotFoundError with a line for each."""
+        hub.require(models)
+
+    def note(self) -> None:
+        """Say, above what a notebook shows from the committed records, that it is not a result of this run."""
         print("From the committed records of the course's small models, not from this run:")
 
+    def world(self, n: int = 120) -> World:
+        """n images of the validation set. Raises as `stream`."""
+        s, names = self.stream(n), self.classes()
+        return World(s.images, s.labels, s.ids, [f"a photo of a {names[k]}" for k in s.labels.tolist()])
 
-def stream(
-    profile: str,
-    data_root: str,
-    n: int,
-    shift: str = "clean",
-    severity: int = 0,
-    split: str = "test",
-    start: int = 0,
-    resize: int | None = None,
-) -> Stream:
-    """n images under a shift, in memory: scenes, or ImageNet's from `data_root` (relative to the checkout).
+    def stream(
+        self,
+        n: int,
+        shift: str = "clean",
+        severity: int = 0,
+        split: str = "test",
+        start: int = 0,
+        resize: int | None = None,
+    ) -> Stream:
+        """n images under a shift, in memory; `start` and `seed` draw them, there is no other `split` than "test".
 
-    `start` makes other images: the first scene's number, or the seed of the draw from the folder. A corruption comes
-    from the files of ImageNet-C where they are there, else it is made in memory; the records say which. A natural shift
-    is a data set of its own, ImageNet-A for "a"; where it has 200 classes, methods take `models.restrict(s.classes)`.
+        A corruption comes from the files of ImageNet-C where they are there, else it is made in memory; the records say
+        which. A natural shift is a data set of its own, ImageNet-A for "a"; where it has 200 classes, methods take
+        `models.restrict(s.classes)`.
 
-    `resize` is that of the classifier (`Classifier.resize`), from which ImageNet's images are cropped; None is 256,
-    from which ImageNet-C's files were. Where clean images and those files differ in it, the protocol line says so.
+        `resize` is that of the classifier (`Classifier.resize`), from which images are cropped; None is 256, from which
+        ImageNet-C's files were. Where clean images and those files differ in it, the protocol line says so.
 
-    Raises ValueError for a wrong shift or severity, FileNotFoundError or ValueError for folders that are missing or not
-    what they should be."""
-    if check_profile(profile) == "scenes":
-        return streams_stream.stream(SceneSpec(n, shift, severity, split, start))
-    root, crop = ROOT / Path(data_root).expanduser(), {"resize": resize} if resize else {}
-    if shift in NATURAL:
-        if severity:
-            raise ValueError(f"severity={severity}: {NATURAL[shift]} has none, leave it at 0")
-        s = streams_stream.stream(FolderSpec(NATURAL[shift], str(root), n, seed=start, **crop)).rows(torch.arange(n))
-        return replace(s, about=s.about | {"shift": shift})  # tables tell shifts apart by this name
-    stored = severity > 0 and folders.folder_of("imagenet-c", root, shift, severity).is_dir()
-    which, at = "imagenet-c" if stored else "imagenet", {"shift": shift, "severity": severity}
-    return streams_stream.stream(FolderSpec(which, str(root), n, **at, seed=start, **crop)).rows(torch.arange(n))
+        Raises ValueError for a wrong shift or severity, FileNotFoundError or ValueError for folders that are missing or
+        not what they should be."""
+        root, crop = ROOT / Path(self.data_root).expanduser(), {"resize": resize} if resize else {}
+        at = {"n": n, "seed": start + SEED_STEP * self.seed, **crop}
+        if shift in NATURAL:
+            if severity:
+                raise ValueError(f"severity={severity}: {NATURAL[shift]} has none, leave it at 0")
+            s = streams_stream.stream(FolderSpec(NATURAL[shift], str(root), **at)).rows(torch.arange(n))
+            return replace(s, about=s.about | {"shift": shift})  # tables tell shifts apart by this name
+        stored = severity > 0 and folders.folder_of("imagenet-c", root, shift, severity).is_dir()
+        spec = FolderSpec("imagenet-c" if stored else "imagenet", str(root), shift=shift, severity=severity, **at)
+        return streams_stream.stream(spec).rows(torch.arange(n))
+
+    def classes(self, subset: tuple[int, ...] | None = None) -> tuple[str, ...]:
+        """A name for each class, or of the classes `subset` of a stream; all are different."""
+        return _names() if subset is None else tuple(_names()[k] for k in subset)
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """The timesteps that the Diffusion Classifier reads: all."""
+        return (0, 1000)
+
+    def settings(self, classifier: str, models: Models | None = None, **changes) -> diffusion_tta.Settings:
+        """The published settings of Diffusion-TTA, with the changes that are not None, for any classifier."""
+        return diffusion_tta.Settings(**PUBLISHED_SGD | {"seed": self.seed} | given(changes))
+
+    def rival(self, row: str, classifier: str):
+        """Settings of another method for a row of a table, e.g. "tent" or "diffusion_tta online": its defaults."""
+        return _default(self, row, classifier)
+
+    def purifier(self, method: str, **changes):
+        """The published settings of "diffpure" or "dda" without the faults of the code (docs/methods), with the changes
+        that are not None."""
+        usual = dict(scale=dda.scale_at(256), images_at_once=4) if method == "dda" else {}
+        return {"dda": dda, "diffpure": diffpure}[method].Settings(**usual | {"seed": self.seed} | given(changes))
+
+    def aligned_copy(self, classifier: str, settings) -> nn.Module | None:
+        """None: no copy of a published classifier is shipped."""
+        return None
+
+
+def profile(name: str = "scenes", data_root: str = "data", device: str = "cpu", seed: int = 0) -> Scenes | ImageNet:
+    """The profile that a notebook's parameters ask for. Raises ValueError for an unknown name."""
+    return {"scenes": Scenes, "imagenet": ImageNet}[zoo.check_profile(name)](data_root, device, seed)
+
+
+def _default(of: Scenes | ImageNet, row: str, classifier: str):
+    """Settings of another method that nobody chose: its defaults, or ours carried on through the stream."""
+    if row == "diffusion_tta online":
+        return of.settings(classifier, online=True)
+    return METHODS[chosen.method_of(row)].Settings()
 
 
 @lru_cache
-def classes(profile: str, subset: tuple[int, ...] | None = None) -> tuple[str, ...]:
-    """A name for each class, all different: of ImageNet's the first, with the wnid where two classes share it.
-
-    With `subset`, the `classes` of a stream, the names of its labels."""
-    if subset is not None:
-        return tuple(classes(profile)[k] for k in subset)
-    if check_profile(profile) == "scenes":
-        return tuple(labels.CLASSES)
+def _names() -> tuple[str, ...]:
+    """Of ImageNet's classes: the first word for each, with the wnid where two classes share it."""
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo()
     names = [info.index_to_description(k).split(",")[0] for k in range(1000)]
     return tuple(n if names.count(n) == 1 else f"{n} ({w})" for n, w in zip(names, folders.synsets(), strict=True))
-
-
-def settings(profile: str, classifier: str, **changes) -> diffusion_tta.Settings:
-    """Settings of Diffusion-TTA: the ones chosen on held-out corruptions of scenes, or the published ones."""
-    if check_profile(profile) == "scenes":
-        return chosen.tuned(classifier, **changes)
-    return diffusion_tta.Settings(**PUBLISHED_SGD | changes)
-
-
-def rival(profile: str, row: str, classifier: str):
-    """Settings of another method: the ones chosen on held-out corruptions of scenes, or its defaults.
-
-    `row` is one of `nb02.choose.select_rivals`, e.g. "tent"."""
-    if check_profile(profile) == "scenes" and row in chosen.chosen_rows(classifier):
-        return chosen.rival(row, classifier)
-    return METHODS[chosen.method_of(row)].Settings()
-
-
-def method(profile: str, row: str, models: Models, classifier: str, ours: diffusion_tta.Settings, small: bool = False):
-    """A configured method by the name of its row in a table, with what was chosen for it.
-
-    "source", "source, low-passed", a name of `METHODS`, or that and more words, as "diffusion_tta online". `ours` are
-    the settings of "diffusion_tta", online too where none were chosen for that; the Diffusion Classifier has about as
-    many evaluations, among ten classes.
-
-    Args:
-        small: as few views, pairs and updates as will run.
-
-    Raises KeyError for an unknown name, ValueError where the models do not fit."""
-    name = row.replace(",", "").split(" ")[0]
-    if name == "source":
-        how = source.Settings("low" if "low" in row else "full")
-    elif name == "diffusion_classifier":
-        how = diffusion_classifier.Settings(
-            pairs=2 if small else 9, window=window(profile), prune=min(10, models.classifier.classes)
-        )
-    elif row == "diffusion_tta":
-        how = ours
-    elif name == "diffusion_tta" and (profile != "scenes" or row not in chosen.chosen_rows(classifier)):
-        how = replace(ours, online=True)
-    else:
-        how = rival(profile, row, classifier)
-    fewer = {"views": 4, "updates": 1, "steps": 2} if small else {}
-    if small and name == "diffusion_tta":
-        fewer = {"updates": 2, "pairs": 2}
-    return METHODS[name].configure(models, replace(how, **{k: v for k, v in fewer.items() if hasattr(how, k)}))
-
-
-def window(profile: str) -> tuple[int, int]:
-    """The timesteps that the Diffusion Classifier reads: chosen on scenes, or all, as published."""
-    return chosen.chosen_window() if check_profile(profile) == "scenes" else (0, 1000)

@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["chosen", "gradcam"],
     submod_attrs={
-        "chosen": ["choice", "chosen_window", "rival", "selection", "tuned"],
+        "chosen": ["choice", "chosen_window", "purifier", "rival", "selection", "tuned"],
         "evaluate": ["run"],
         "records": ["Records"],
         "rows": ["accuracy", "distinct", "is_clean", "pick", "shift_of", "versus"],

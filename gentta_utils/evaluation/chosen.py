@@ -72,3 +72,9 @@ def selection() -> dict:
     if changed:
         raise ValueError(f"the settings at {SDA} were chosen for another {', '.join(changed)}: {again}")
     return content
+
+
+def purifier(method: str, **changes):
+    """The chosen settings of "diffpure", "dda" or "sda", with changes; raises as `selection`."""
+    content = selection()
+    return METHODS[method].Settings(**content["diffpure" if method == "diffpure" else "alignment"] | changes)

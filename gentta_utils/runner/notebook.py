@@ -65,6 +65,7 @@ def parameters_of(notebook: Path) -> dict[str, str]:
 
 def check_parameters(notebook: Path, parameters: dict) -> dict:
     """The parameters with the types that the notebook states; text, as a command line gives it, is read as that type.
+    A type that ends in `| None` also takes None.
 
     Raises ValueError for a parameter that the notebook does not have (papermill itself would only warn) and for a value
     of another type."""
@@ -73,7 +74,10 @@ def check_parameters(notebook: Path, parameters: dict) -> dict:
     if unknown:
         raise ValueError(f"{notebook.name} has no parameter {', '.join(unknown)}: it has {', '.join(sorted(known))}")
     for name, value in parameters.items():
-        kind = _KINDS.get(known[name].partition("[")[0])
+        if known[name].endswith("| None") and value in (None, "None", "null"):
+            checked[name] = None
+            continue
+        kind = _KINDS.get(known[name].removesuffix(" | None").partition("[")[0])
         typed = read_value(value) if isinstance(value, str) and kind is not str else value
         if kind is float and type(typed) is int:
             typed = float(typed)

@@ -1,5 +1,6 @@
 """The imagenet profile on a fake hub: the very calls of the real one, on tiny random models and noise images."""
 
+import inspect
 import json
 import os
 from dataclasses import replace
@@ -12,13 +13,15 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DConditionModel
 from huggingface_hub import constants
 
-from gentta_utils.course import profiles
+from gentta_utils import evaluation
+from gentta_utils.course import profile
 from gentta_utils.diffusion.error_table import error_table, plausible
 from gentta_utils.diffusion.process import alphas_cumprod_of, diffusion_loss, linear_betas
 from gentta_utils.evaluation import evaluate
-from gentta_utils.methods import diffusion_classifier, diffusion_tta, tent
+from gentta_utils.methods import dda, diffusion_classifier, diffusion_tta, tent
 from gentta_utils.methods import source as methods_source
 from gentta_utils.methods.base import Models
+from gentta_utils.methods.purifier import what_changes
 from gentta_utils.models import hub, zoo
 from gentta_utils.models.classifier import Classifier
 from gentta_utils.models.dit import LatentDiT, prepare_dit
@@ -26,6 +29,7 @@ from gentta_utils.models.zoo import load
 from gentta_utils.runner import notebook
 from gentta_utils.streams import folders
 from gentta_utils.streams.folders import FolderSpec
+from gentta_utils.streams.scenes import SceneSpec
 from gentta_utils.streams.stream import stream
 
 CLASSIFIERS = [name for name in hub.REPOSITORIES if name.startswith("classifier/")]
@@ -87,12 +91,12 @@ def test_classifiers(at_hub, photos, name):
 def test_images_are_cropped_as_the_weights_want_them(at_hub, root):
     """The share of the side that the crop keeps is the weights' own; without a network it is that of ImageNet-C."""
     vit, photo = load("classifier/vit", "imagenet"), folders.listing("imagenet", root)
-    s = profiles.stream("imagenet", str(root), 1, resize=vit.resize)
+    s = profile("imagenet", str(root)).stream(1, resize=vit.resize)
     path = photo.paths[photo.ids.tolist().index(int(s.ids[0]))]
     assert torch.equal(s.images[0], folders.read_image(path, 224, 248))
     assert s.about["resize"] == 248
-    assert profiles.stream("imagenet", str(root), 1).about["resize"] == 256
-    assert profiles.stream("imagenet", str(root), 1, "a", resize=248).about["resize"] == 248
+    assert profile("imagenet", str(root)).stream(1).about["resize"] == 256
+    assert profile("imagenet", str(root)).stream(1, "a", resize=248).about["resize"] == 248
 
 
 @pytest.mark.parametrize("name", ["classifier/resnet", "classifier/convnext"])
@@ -203,14 +207,14 @@ def test_missing_weights_are_one_sentence(tmp_path, monkeypatch, name):
 
 
 def test_all_that_is_missing_is_listed_before_anything_runs(home, tmp_path, monkeypatch, at_hub):
-    profiles.require("imagenet", *hub.REPOSITORIES, hub.ADM)
-    profiles.require("scenes", "classifier/none")  # what is shipped needs no look
+    profile("imagenet").require(*hub.REPOSITORIES, hub.ADM)
+    profile("scenes").require("classifier/none")  # what is shipped needs no look
     with pytest.raises(ValueError, match="unknown model 'classifier/none'"):
-        profiles.require("imagenet", "classifier/none")
+        profile("imagenet").require("classifier/none")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     names = ("classifier/resnet", "classifier/vit", "denoiser/dit", "classifier/vit", hub.ADM)
     with pytest.raises(FileNotFoundError) as error:
-        profiles.require("imagenet", *names)
+        profile("imagenet").require(*names)
     first, *lines = str(error.value).split("\n")
     assert str(tmp_path / "hub") in first
     assert "HF_HOME" in first
@@ -221,7 +225,7 @@ def test_all_that_is_missing_is_listed_before_anything_runs(home, tmp_path, monk
         assert "put" in line or f"`hf download {repository}`" in line
     fake_hub.store(tmp_path, "timm/resnet50.tv_in1k", lambda f: fake_hub._classifier(f, "timm/resnet50.tv_in1k"))
     with pytest.raises(FileNotFoundError) as error:
-        profiles.require("imagenet", *names)
+        profile("imagenet").require(*names)
     assert str(error.value).count("\n") == 4
     assert "resnet50" not in str(error.value)
 
@@ -260,14 +264,13 @@ def test_unknown_names():
     for call in (zoo.card, zoo.fingerprint):
         with pytest.raises(ValueError, match="unknown profile 'cifar'"):
             call("classifier/resnet", "cifar")
-    for call in (profiles.classes, profiles.window):
-        with pytest.raises(ValueError, match="unknown profile 'cifar'"):
-            call("cifar")
+    with pytest.raises(ValueError, match="unknown profile 'cifar': choose one of scenes, imagenet"):
+        profile("cifar")
 
 
 def test_missing_images_are_one_sentence(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
-        profiles.stream("imagenet", str(tmp_path), 4)
+        profile("imagenet", str(tmp_path)).stream(4)
     one_sentence(error, str(tmp_path / "ImageNet" / "val"), f"`python -m gentta_utils data imagenet --root {tmp_path}`")
 
 
@@ -285,42 +288,114 @@ def test_every_data_set_of_the_fake_tree(root, dataset):
 
 
 def test_corruptions_come_from_files_where_there_are_some(root):
-    stored = profiles.stream("imagenet", str(root), 2, "speckle_noise", 5)
-    made = profiles.stream("imagenet", str(root), 2, "contrast", 5)
+    stored = profile("imagenet", str(root)).stream(2, "speckle_noise", 5)
+    made = profile("imagenet", str(root)).stream(2, "contrast", 5)
     assert (stored.about["split"], stored.about["corruptions"]) == ("imagenet-c", "files")
     assert made.about["split"] == "imagenet"
     assert made.about["corruptions"].startswith("in-memory")
     assert torch.is_tensor(stored.images)
-    other = profiles.stream("imagenet", str(root), 2, "contrast", 5, start=1)
+    other = profile("imagenet", str(root)).stream(2, "contrast", 5, start=1)
     assert not torch.equal(made.ids, other.ids)
 
 
 def test_the_two_profiles_have_one_interface(root):
-    scenes, photos = profiles.world("scenes", "nowhere"), profiles.world("imagenet", str(root), 5)
-    for world, classes, side in ((scenes, 10, 64), (photos, 1000, 224)):
-        assert world.image.shape == (len(world), 3, side, side)
-        assert len(world.label) == len(world.id) == len(world.caption)
-        assert int(world.label.max()) < classes
-    assert photos.caption[0] == f"a photo of a {profiles.classes('imagenet')[photos.label[0]]}"
-    s = profiles.stream("scenes", "nowhere", 2, "contrast", 5, "select", 7)
-    assert s.about["shift"] == "contrast"
-    assert (s.about["split"], s.about["start"]) == ("select", 7)
-    assert profiles.settings("scenes", "classifier/vit", seed=3).seed == 3
-    published = profiles.settings("imagenet", "classifier/vit")
+    both = scenes, photos = profile("scenes", "nowhere", seed=2), profile("imagenet", str(root), seed=2)
+    public = [{n for n in dir(type(p)) if not n.startswith("_")} for p in both]
+    assert public[0] == public[1]
+    for name in public[0]:
+        one, two = (getattr(type(p), name) for p in both)
+        assert type(one) is type(two) or name == "window", name
+        if callable(one):
+            assert inspect.signature(one) == inspect.signature(two), name
+    for p, n, classes, side in ((scenes, 120, 10, 64), (photos, 5, 1000, 224)):
+        world = p.world(n)
+        assert world.image.shape == (n, 3, side, side)
+        assert len(world.label) == len(world.id) == len(world.caption) == n
+        assert int(world.label.max()) < classes == len(p.classes())
+        assert p.classes((3, 1)) == (p.classes()[3], p.classes()[1])
+    photo = photos.world(1)
+    assert photo.caption == [f"a photo of a {photos.classes()[photo.label[0]]}"]
+
+
+def test_what_was_chosen_and_what_was_published():
+    scenes, photos = profile("scenes", seed=3), profile("imagenet", seed=3)
+    chosen = scenes.settings("classifier/vit")
+    assert chosen == replace(evaluation.tuned("classifier/vit"), seed=3)
+    assert scenes.settings("classifier/vit", seed=4, lr=None) == replace(chosen, seed=4)
+    assert scenes.window == evaluation.chosen_window()
+    assert scenes.rival("tent", "classifier/vit") == evaluation.rival("tent", "classifier/vit")
+    assert scenes.purifier("dda", eta=None, steps=7) == evaluation.purifier("dda", steps=7, seed=3)
+    assert scenes.purifier("diffpure") == evaluation.purifier("diffpure", seed=3)
+    assert (scenes.chosen_on, photos.chosen_on) == ("held-out", "published")
+    published = photos.settings("classifier/vit", noise=None)
     assert (published.updates, published.pairs, published.window, published.temperature) == (5, 180, (0, 1000), 1.0)
     assert (published.optimizer, published.lr, published.momentum) == ("sgd", 5e-3, 0.9)
-    assert profiles.window("imagenet") == (0, 1000)
+    assert (published.seed, published.adapt_denoiser) == (3, False)
+    assert photos.window == (0, 1000)
+    assert photos.rival("tent", "classifier/vit") == tent.Settings()
+    online = photos.rival("diffusion_tta online", "classifier/vit")
+    assert online == replace(published, online=True)
+    nobody_chose = scenes.rival("diffusion_tta online", "classifier/swin")
+    assert nobody_chose == replace(evaluation.tuned("classifier/swin"), online=True, seed=3)
+    assert photos.purifier("dda", eta=0.0) == dda.Settings(scale=3.0, images_at_once=4, eta=0.0, seed=3)
+
+
+def test_other_weights_take_another_step(shipped, monkeypatch):
+    """The rule's rate at the chosen step where `param_set` is given alone; a rate that is given stays."""
+    asked = []
+    monkeypatch.setattr(diffusion_tta, "learning_rate", lambda *a: asked.append(a) or 0.25)
+    scenes, chosen = profile("scenes"), evaluation.tuned("classifier/resnet")
+    norm = scenes.settings("classifier/resnet", shipped, param_set="norm", lr=None)
+    assert norm == replace(chosen, param_set="norm", lr=0.25)
+    ((models, images, ids, settings, delta),) = asked
+    assert (models, len(images), len(ids), delta) == (shipped, 32, 32, 2.8)
+    assert settings == replace(chosen, param_set="norm")
+    assert scenes.settings("classifier/resnet", shipped, param_set="norm", lr=0.1).lr == 0.1
+    assert scenes.settings("classifier/resnet", shipped, pairs=2).lr == chosen.lr
+    adam = scenes.settings("classifier/resnet", shipped, param_set="norm", optimizer="adamw")
+    assert (adam.lr, len(asked)) == (chosen.lr, 1)
+    assert profile("imagenet").settings("classifier/resnet", shipped, param_set="norm").lr == 5e-3
+
+
+def test_the_seed_reaches_the_stream(root):
+    """Of scenes the corruption alone, of photographs the draw too; 0 is what it was before there was a seed."""
+    at = (2, "gaussian_noise", 5, "select", 7)
+    zero, one = (profile("scenes", seed=seed).stream(*at) for seed in (0, 1))
+    assert torch.equal(zero.images, stream(SceneSpec(*at)).images)
+    assert (one.about["shift"], one.about["split"], one.about["start"], one.about["seed"]) == (*at[1:2], *at[3:], 1)
+    assert torch.equal(zero.ids, one.ids)
+    assert not torch.equal(zero.images, one.images)
+    zero, one = (profile("imagenet", str(root), seed=seed).stream(20, "contrast", 5, start=9) for seed in (0, 1))
+    same = stream(FolderSpec("imagenet", str(root), 20, shift="contrast", severity=5, seed=9))
+    assert zero.ids.tolist() == same.ids.tolist() != one.ids.tolist()
+
+
+def test_a_method_takes_the_seed_of_the_profile(shipped):
+    ours = diffusion_tta.Settings(lr=0.1, seed=8)
+    for row, seed in (("diffusion_tta", 8), ("diffusion_tta online", 5), ("memo", 5), ("diffusion_classifier", 5)):
+        assert profile("scenes", seed=5).method(row, shipped, "classifier/resnet", ours).settings.seed == seed, row
+    assert profile("scenes").method("source, low-passed", shipped, "classifier/resnet", ours).settings.view == "low"
+    assert profile("scenes").method("memo", shipped, "classifier/resnet", ours, small=True).settings.views == 4
+
+
+def test_the_shipped_copy_belongs_to_its_alignment():
+    scenes = profile("scenes")
+    settings = scenes.purifier("dda")
+    assert scenes.aligned_copy("classifier/resnet", settings).alignment == what_changes(settings)
+    assert scenes.aligned_copy("classifier/resnet", replace(settings, steps=7)) is None
+    assert scenes.aligned_copy("classifier/filter", settings) is None
+    assert profile("imagenet").aligned_copy("classifier/resnet", settings) is None
 
 
 def test_class_names_are_all_different():
-    names = profiles.classes("imagenet")
+    names = profile("imagenet").classes()
     assert len(set(names)) == 1000
     assert names[0] == "tench"
     assert names[134] != names[517]  # crane, the bird and the machine
     assert names[134].startswith("crane")
     assert names[517].startswith("crane")
     assert names[478] == "carton"
-    assert len(profiles.classes("scenes")) == 10
+    assert len(profile("scenes").classes()) == 10
 
 
 def test_plausible_classes():
@@ -333,7 +408,7 @@ def test_plausible_classes():
 
 
 def test_reading_among_some_classes(at_hub, root):
-    s = profiles.stream("imagenet", str(root), 2)
+    s = profile("imagenet", str(root)).stream(2)
     denoiser, asked = load("denoiser/dit", "imagenet"), torch.tensor([[5, 80, 999], [0, 1, 2]])
     table = error_table(denoiser, s.images, s.ids, pairs=2, classes=asked)
     best = table.scores().argmin(1)
@@ -345,7 +420,7 @@ SETTINGS = diffusion_tta.Settings(lr=1e-2, updates=2, pairs=2, window=(0, 1000),
 
 @pytest.mark.parametrize("name", ["classifier/resnet", "classifier/vit", "classifier/convnext", "classifier/swin"])
 def test_diffusion_tta(at_hub, root, name):
-    s = profiles.stream("imagenet", str(root), 2)
+    s = profile("imagenet", str(root)).stream(2)
     models = Models(load(name, "imagenet"), load("denoiser/dit", "imagenet"))
     out = diffusion_tta.configure(models, SETTINGS).adapt(s.images, s.ids)
     assert out.logits.shape == (2, 1000)
@@ -354,7 +429,7 @@ def test_diffusion_tta(at_hub, root, name):
 
 
 def test_the_diffusion_model_is_adapted_in_float32_alone(at_hub, root):
-    s = profiles.stream("imagenet", str(root), 1)
+    s = profile("imagenet", str(root)).stream(1)
     both = replace(SETTINGS, adapt_denoiser=True)
     classifier = load("classifier/resnet18", "imagenet")
     for precision, low_memory in (("bf16", False), ("fp16", False), ("fp32", True)):
@@ -375,15 +450,15 @@ def test_the_diffusion_model_is_adapted_in_float32_alone(at_hub, root):
 
 @pytest.mark.parametrize("shift", ["a", "r"])
 def test_every_method_works_within_the_classes_of_the_set(at_hub, root, shift):
-    s = profiles.stream("imagenet", str(root), 3, shift)
+    s = profile("imagenet", str(root)).stream(3, shift)
     whole = Models(load("classifier/resnet", "imagenet"), load("denoiser/dit", "imagenet"))
     models = whole.restrict(s.classes)
     subset = list(folders.class_indices(f"imagenet-{shift}"))
     assert list(s.classes) == subset
     with torch.no_grad():
         expected = whole.classifier(s.images)[:, subset]
-    names = profiles.classes("imagenet", s.classes)
-    assert names[s.labels[0]] == profiles.classes("imagenet")[subset[s.labels[0]]]
+    names = profile("imagenet").classes(s.classes)
+    assert names[s.labels[0]] == profile("imagenet").classes()[subset[s.labels[0]]]
     for method in (
         methods_source.configure(models),
         diffusion_classifier.configure(models, diffusion_classifier.Settings(2, (0, 1000), prune=3)),
@@ -398,12 +473,12 @@ def test_every_method_works_within_the_classes_of_the_set(at_hub, root, shift):
     with pytest.raises(ValueError, match=r"configure the method with `models.restrict\(stream.classes\)`"):
         evaluate.run(methods_source.configure(whole), s)
     with pytest.raises(ValueError, match=r"restrict\(stream.classes\)"):
-        evaluate.run(methods_source.configure(models), profiles.stream("imagenet", str(root), 3))
+        evaluate.run(methods_source.configure(models), profile("imagenet", str(root)).stream(3))
 
 
 def test_an_image_of_the_set_is_right_where_all_classes_say_its_own(at_hub, root):
     """A folder's name decides: logits that are highest at each image's own class of the 1000 give 100% within 200."""
-    s = profiles.stream("imagenet", str(root), 5, "a")
+    s = profile("imagenet", str(root)).stream(5, "a")
     own = [next(i for i, w in enumerate(folders.synsets()) if w == folders.synsets("imagenet_a")[k]) for k in s.labels]
     network = torch.nn.Module()
     network.forward = lambda x: F.one_hot(torch.tensor(own), 1000).float()
@@ -440,10 +515,10 @@ def test_the_condition_of_a_subset_reaches_its_own_label_rows(at_hub, photos, pr
 
 
 def test_natural_shifts_are_data_sets(root):
-    assert profiles.stream("imagenet", str(root), 2, "sketch").classes is None
-    assert profiles.stream("imagenet", str(root), 2, "v2").about["dataset"] == "imagenet-v2"
+    assert profile("imagenet", str(root)).stream(2, "sketch").classes is None
+    assert profile("imagenet", str(root)).stream(2, "v2").about["dataset"] == "imagenet-v2"
     with pytest.raises(ValueError, match="severity=5: imagenet-a has none, leave it at 0"):
-        profiles.stream("imagenet", str(root), 2, "a", 5)
+        profile("imagenet", str(root)).stream(2, "a", 5)
 
 
 # --- notebooks -------------------------------------------------------------------------------------------------------

@@ -4,10 +4,10 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from gentta_utils.course import plots, profiles
+from gentta_utils.course import plots, profile
 from gentta_utils.evaluation.statistics import Interval
 
-LONG = sorted(profiles.classes("imagenet"), key=len)[-16:]
+LONG = sorted(profile("imagenet").classes(), key=len)[-16:]
 
 
 def boxes(fig):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gentta_utils import SceneSpec
-from gentta_utils.course import profiles, side_by_side, trials
+from gentta_utils.course import profile, side_by_side, trials
 from gentta_utils.evaluation import tables
 from gentta_utils.methods import METHODS, diffusion_tta
 from gentta_utils.methods.base import Models, Needs
@@ -70,7 +70,7 @@ def test_a_toy_goes_through_a_table_a_report_and_a_notebook_row(toy, tmp_path):
     shown = side_by_side.compared(runs)
     assert [line.split("|")[1].strip() for line in shown.splitlines() if "| toy" in line] == ["toy"]
 
-    row = profiles.method("scenes", "toy", trials.models(resnet), resnet, diffusion_tta.Settings(lr=0.1))
+    row = profile("scenes").method("toy", trials.models(resnet), resnet, diffusion_tta.Settings(lr=0.1))
     assert row.settings == toy.Settings()
 
 

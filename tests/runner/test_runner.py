@@ -56,8 +56,7 @@ def test_a_notebook_loads_only_libraries_that_it_uses():
     python("""
 import gentta_utils
 from gentta_utils import Models, SceneSpec, evaluation, hub, load, plots, run, stream, zoo
-from gentta_utils.course import display, exercises, nb02, profiles, recheck, tables
-from gentta_utils.course.doctor import environment
+from gentta_utils.course import display, environment, exercises, explore, nb02, profile, recheck, tables
 from gentta_utils.methods import diffusion_tta
 import sys
 heavy = {"open_clip", "sklearn", "captum", "papermill", "distributed", "jupyterlab"} & set(sys.modules)

@@ -145,6 +145,19 @@ def test_values_take_the_types_of_the_parameters_cell(make):
     ]  # fmt: skip
 
 
+def test_none_is_a_value_where_the_notebook_says_so(make):
+    path = make()
+    nb = nbformat.read(path, 4)
+    nb.cells[1].source += "\nlr: float | None = None  # None: as chosen\nkind: str | None = None  # None: as chosen"
+    nbformat.write(nb, path)
+    for none in (None, "None", "null"):
+        assert notebook.check_parameters(path, {"lr": none, "kind": none}) == {"lr": None, "kind": None}
+    assert notebook.check_parameters(path, {"lr": "1", "kind": "none"}) == {"lr": 1.0, "kind": "none"}
+    for refused in ({"n": None}, {"n": "None"}, {"lr": "none"}):
+        with pytest.raises(ValueError, match=r"10_test.ipynb: \w+ is .*, which .* is not"):
+            notebook.check_parameters(path, refused)
+
+
 # --- wrong input -----------------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from ...evaluation.chosen import DIFFUSION_TTA, RIVALS, choice, method_of, tuned
 from ...evaluation.records import Records
 from ...evaluation.tables import Job, table
 from ...methods import cotta, diffusion_tta, dusa, memo, tea, tent, ttt_mae
+from ...methods.base import Models
 from ...models import zoo
 from ...streams.scenes import SceneSpec
 from ...streams.stream import stream
@@ -56,6 +57,18 @@ def select_specs(start: int = 3000) -> list[SceneSpec]:
     return [SceneSpec(25, name, 5, "select", start + 25 * i) for i, name in enumerate(HELD_OUT)]
 
 
+def chosen_candidate() -> tuple[dict, float]:
+    """What `select` chose: the changes to `START`, and the logits a step; raises as `choice`."""
+    change = dict(CANDIDATES[choice()["candidate"]])
+    delta = change.pop("delta", DELTA)
+    return change, delta
+
+
+def rate_of(models: Models, settings: diffusion_tta.Settings) -> float:
+    """The learning rate of the rule for these models and settings, at the step that was chosen."""
+    return diffusion_tta.learning_rate(models, *held_out_images(), settings, chosen_candidate()[1])
+
+
 def candidate_jobs(label: str, view: str) -> list[Job]:
     """One candidate of `select` on a view, both classifiers, each with its own learning rate."""
     change = {"view": view, **CANDIDATES[label]}
@@ -92,9 +105,7 @@ def select() -> list[Records]:
 
 def choose_rates(classifiers: tuple) -> None:
     """Add what `select` would choose to its file for these classifiers: its candidate, with their learning rates."""
-    content = choice()
-    change = dict(CANDIDATES[content["candidate"]])
-    delta = change.pop("delta", DELTA)
+    content, (change, delta) = choice(), chosen_candidate()
     for name in classifiers:
         if name not in content["models"]:
             for view in ("full", "low"):
@@ -134,7 +145,7 @@ def online_settings(classifier: str, share: float, param_set: str = "all") -> di
     settings = tuned(classifier)
     if param_set != settings.param_set:
         values = {k: v for k, v in asdict(settings).items() if k != "lr"} | {"param_set": param_set}
-        settings = with_rate(classifier, values, CANDIDATES[choice()["candidate"]].get("delta", DELTA))
+        settings = with_rate(classifier, values, chosen_candidate()[1])
     return replace(settings, online=True, lr=float(f"{share * settings.lr:.3g}"))
 
 

@@ -13,7 +13,7 @@ from ...common.cache import Made, fingerprint, made_in_parts
 from ...common.paths import CACHE
 from ...diffusion.reverse import Settings
 from ...diffusion.synthesis import Synthesis
-from ...evaluation.chosen import rival, selection
+from ...evaluation.chosen import purifier, rival, selection
 from ...evaluation.evaluate import run
 from ...evaluation.records import Records
 from ...evaluation.tables import Job, table
@@ -104,11 +104,9 @@ def input_jobs(rows: dict[str, tuple], classifiers: Iterable[str], specs: list[S
 
 def ours(method: str, ensemble: str = "sum"):
     """The chosen settings of "diffpure", "dda" or "sda"; `ensemble` "chosen" or one of `ENSEMBLES`."""
-    content = selection()
     if method == "diffpure":
-        return diffpure.Settings(**content["diffpure"])
-    change = ENSEMBLES[content[f"{method}_ensemble"] if ensemble == "chosen" else ensemble]
-    return METHODS[method].Settings(**content["alignment"] | change)
+        return purifier(method)
+    return purifier(method, **ENSEMBLES[selection()[f"{method}_ensemble"] if ensemble == "chosen" else ensemble])
 
 
 def set_of(**changes) -> Data:

@@ -61,8 +61,8 @@ def watched(preset, monkeypatch) -> tuple[dict, Watched]:
             seen.add("loaded", name)
         return model
 
-    def draw(profile, data_root, n, shift="clean", severity=0, *_):
-        for name, value in {"profile": profile, "n": n, "shifts": shift, "severity": severity}.items():
+    def draw(kit, n, shift="clean", severity=0, *_):
+        for name, value in {"profile": kit.name, "n": n, "shifts": shift, "severity": severity}.items():
             seen.add(name, value)
         return here
 
@@ -81,9 +81,10 @@ def watched(preset, monkeypatch) -> tuple[dict, Watched]:
         return torch.zeros(1, 3, 64, 64).expand(len(labels), -1, -1, -1)
 
     monkeypatch.setattr(zoo, "load", load_shipped)
-    monkeypatch.setattr(profiles, "require", lambda *_: None)
-    monkeypatch.setattr(profiles, "stream", draw)
-    monkeypatch.setattr(profiles, "classes", lambda *_: tuple(map(str, range(10))))
+    for kind in (profiles.Scenes, profiles.ImageNet):
+        monkeypatch.setattr(kind, "require", lambda *_: None)
+        monkeypatch.setattr(kind, "stream", draw)
+        monkeypatch.setattr(kind, "classes", lambda *_: tuple(map(str, range(10))))
     monkeypatch.setattr(evaluation, "run", run)
     monkeypatch.setattr(plots, "show", lambda *_: None)
     monkeypatch.setattr(dda, "align", change)

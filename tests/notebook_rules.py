@@ -3,10 +3,12 @@
 import ast
 import builtins
 import copy
+import dis
 import gc
 import json
 from functools import cache
 from pathlib import Path
+from types import CodeType
 
 # the course in its order of dependency; the README's table says what each builds and which are there
 PLANNED = (
@@ -84,6 +86,54 @@ def global_reads(tree: ast.Module) -> set[str]:
 
 def all_arguments(node: ast.arguments) -> list[ast.arg]:
     return [*node.posonlyargs, *node.args, *node.kwonlyargs, *filter(None, (node.vararg, node.kwarg))]
+
+
+def names_bound_twice(sources: list[str]) -> dict[str, list[int]]:
+    """Names that one cell hands to another and that several cells bind -> the numbers of these cells.
+
+    Where there are none, a cell that runs again, alone or from the first cell of its section on, meets what it met."""
+    read, bound, _ = zip(*map(_names, sources), strict=True)
+    handed = set().union(*read)
+    where = {name: [i for i, names in enumerate(bound) if name in names] for name in handed & set().union(*bound)}
+    return {name: cells for name, cells in where.items() if len(cells) > 1}
+
+
+def needed_cells(sources: list[str], last: int) -> list[int]:
+    """The cells that cell `last` needs, itself included: backwards, those that bind a name which is read later on.
+
+    Relies on the rule that functions read no variable of the notebook, and sees no change of an object in place."""
+    kept, wanted = [], set()
+    for i in range(last, -1, -1):
+        read, bound, certain = _names(sources[i])
+        if i == last or bound & wanted:
+            kept.append(i)
+            wanted = wanted - certain | read
+    return kept[::-1]
+
+
+def _names(source: str) -> tuple[set[str], set[str], set[str]]:
+    """The names that a cell reads before it has certainly bound them, in functions too; those it binds; those it
+    certainly binds."""
+    read, bound, certain = set(), set(), set()
+    for part in parsed(source).body:
+        here = set()
+        for i in dis.get_instructions(compile(ast.Module([part], []), "cell", "exec")):
+            if i.opname == "STORE_NAME":
+                here.add(i.argval)
+            elif i.opname == "LOAD_NAME":
+                read |= {i.argval} - here - certain
+            elif isinstance(i.argval, CodeType):
+                read |= _globals(i.argval) - here - certain
+        bound |= here
+        if not isinstance(part, ast.If | ast.Try):  # these may bind or not
+            certain |= here
+    return read, bound, certain
+
+
+def _globals(code: CodeType) -> set[str]:
+    """What a function, and each function inside it, reads from outside."""
+    inner = (_globals(c) for c in code.co_consts if isinstance(c, CodeType))
+    return {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}.union(*inner)
 
 
 def notebook_tree(nb: dict) -> ast.Module:

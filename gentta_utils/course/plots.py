@@ -1,4 +1,4 @@
-"""Figures that read everywhere: one palette, one size, alternative text inside the output."""
+"""Figures that read everywhere: one palette, one size, a caption below and alternative text inside the output."""
 
 import base64
 import io
@@ -12,12 +12,17 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from ..common.types import Number
+from ..evaluation.statistics import Interval
+
 # Okabe and Ito (2008): told apart by colour-blind readers, and in grey by their order
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000",
 )  # fmt: skip
 PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK)
-LARGE = 100_000  # bytes of a figure
+TRUE = GREEN  # the true class, in every figure of the course; a figure that shows it gives no other class this colour
+OTHERS = tuple(colour for colour in PALETTE if colour != TRUE)
+COLOURS = 256  # of a figure's file: a palette makes it a third as large
 STYLE = {
     "axes.prop_cycle": plt.cycler(color=PALETTE),
     "axes.spines.top": False,
@@ -31,28 +36,33 @@ STYLE = {
 }
 
 
-def figure(rows: int = 1, columns: int = 1, width: float = 8.0, height: float = 2.6, **kwargs):
+def figure(rows: int = 1, columns: int = 1, width: Number = 8.0, height: Number = 2.6, **kwargs):
     """`plt.subplots` in the course's style; width of the whole in inches (8 is the column), height of one row."""
     with plt.rc_context(STYLE):
         return plt.subplots(rows, columns, figsize=(width, height * rows), layout="constrained", **kwargs)
 
 
 def show(fig: Figure, alt: str) -> None:
-    """Show a figure with its alternative text (also in the file, as the image's `alt` metadata) and close it.
+    """Show a figure and close it, with a sentence on what there is to see: as a visible caption below it, and as the
+    alternative text of the image, in the file too (its `alt` metadata).
 
-    Raises ValueError for an empty text: a picture that cannot be read aloud is not shown."""
+    The caption is an output of its own: beside an image, front ends leave out any text of the same output. Raises
+    ValueError for an empty text: a picture that cannot be read aloud is not shown."""
     if not alt.strip():
         raise ValueError("a figure needs alternative text: say in a sentence what it shows")
-    buffer = io.BytesIO()
+    buffer, file = io.BytesIO(), io.BytesIO()
     with plt.rc_context(STYLE):
         fig.savefig(buffer, format="png", dpi=STYLE["figure.dpi"])
     plt.close(fig)
-    if buffer.tell() > LARGE:  # noise does not compress: 256 colours do, and keep a notebook below a megabyte
-        picture_of = Image.open(buffer).convert("RGB").quantize(256)
-        buffer = io.BytesIO()
-        picture_of.save(buffer, format="png", optimize=True)
-    png = base64.b64encode(buffer.getvalue()).decode()
-    display({"image/png": png, "text/plain": f"Figure: {alt}"}, metadata={"image/png": {"alt": alt}}, raw=True)
+    Image.open(buffer).convert("RGB").quantize(COLOURS).save(file, format="png", optimize=True)
+    png = base64.b64encode(file.getvalue()).decode()
+    display({"image/png": png, "text/plain": "Figure"}, metadata={"image/png": {"alt": alt}}, raw=True)
+    display({"text/markdown": f"*{literal(alt)}*", "text/plain": alt}, raw=True)
+
+
+def literal(text: str) -> str:
+    """Text as Markdown that shows it as it is: "t*" keeps its star."""
+    return re.sub(r"([\\`*_\[\]<>$|~])", r"\\\1", text)
 
 
 def fitted(text: str, inches: float, size: float = STYLE["axes.titlesize"]) -> tuple[str, float]:
@@ -93,8 +103,8 @@ def picture(ax: Axes, image: Tensor, title: str = "", frame: str | None = None) 
         spine.set(visible=frame is not None, color=frame or "white", linewidth=3)
 
 
-def gallery(images: list[Tensor], titles: list[str], columns: int = 8, frames: list | None = None, width=8.0) -> Figure:
-    """A grid of images (3, H, W) with short titles, column width, read row by row."""
+def gallery(images: list[Tensor], titles: list[str], columns: int = 6, frames: list | None = None, width=8.0) -> Figure:
+    """A grid of images (3, H, W) with short titles, row by row; a column of 1.2 inches has 90 pixels."""
     rows, cell = -(-len(images) // columns), width / columns
     lines = max((fitted(title, cell)[0].count("\n") + 1 for title in titles), default=1)
     height = cell * 1.2 + max(0, lines - 2) * 0.17  # room for the titles of more than two lines
@@ -107,23 +117,30 @@ def gallery(images: list[Tensor], titles: list[str], columns: int = 8, frames: l
     return fig
 
 
-def bars(ax: Axes, names: list[str], series: dict[str, list[float]], unit: str) -> None:
-    """Grouped horizontal bars, one group per name and one bar per series, first name on top."""
+def bars(ax: Axes, names: list[str], series: dict[str, list[float | Interval]], unit: str) -> None:
+    """Grouped horizontal bars, a group per name and a bar per series, first name on top; intervals are drawn."""
     height = 0.8 / len(series)
     for j, (label, values) in enumerate(series.items()):
         at = [i + (j - (len(series) - 1) / 2) * height for i in range(len(names))]
-        ax.barh(at, values, height=height * 0.9, label=label, color=PALETTE[j % len(PALETTE)])
+        ends = [(v.mean, v.low, v.high) if isinstance(v, Interval) else (v, v, v) for v in values]
+        known = any(low < high for _, low, high in ends)
+        errors = [[m - low for m, low, _ in ends], [high - m for m, _, high in ends]] if known else None
+        style = {"color": PALETTE[j % len(PALETTE)], "error_kw": {"elinewidth": 0.8, "ecolor": "0.3"}}
+        ax.barh(at, [m for m, _, _ in ends], height=height * 0.9, xerr=errors, label=label, **style)
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.5, -0.5)  # not invert_yaxis, which would turn shared axes twice
     ax.set_xlabel(unit)
 
 
 def adaptation(image: Tensor, history: Tensor, losses: list[float], names: list[str], label: int) -> Figure:
-    """An image (3, H, W), the probabilities (S + 1, K) of its four likeliest classes over S updates, its S losses."""
+    """An image (3, H, W), the probabilities (S + 1, K) of its four likeliest classes over S updates, the true one in
+    `TRUE`, and its S losses."""
     fig, axes = figure(1, 3, height=2.4, width_ratios=[1, 2, 2])
     picture(axes[0], image, names[label])
+    others = iter(OTHERS)
     for k in history.max(0).values.topk(4).indices.tolist():
-        axes[1].plot(history[:, k], label=names[k], lw=2.5 if k == label else 1.2)
+        style = {"color": TRUE, "lw": 2.5} if k == label else {"color": next(others), "lw": 1.2}
+        axes[1].plot(history[:, k], label=names[k], **style)
     axes[1].set(xlabel="update", ylabel="probability", ylim=(0, 1))
     axes[1].legend(fontsize=7)
     axes[2].plot(losses, color=BLACK)

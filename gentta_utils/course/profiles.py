@@ -85,7 +85,8 @@ class Profile:
         """A configured method by the name of its row in a table, with what was chosen for it.
 
         "source", "source, low view", a name of `METHODS`, or that and more words, as "diffusion_tta online". `ours`
-        are the settings of "diffusion_tta"; the Diffusion Classifier has about as many evaluations, among ten classes.
+        are the settings of "diffusion_tta", online too where none were chosen for that; the Diffusion Classifier has
+        about as many evaluations, among ten classes.
 
         Args:
             small: as few views, pairs and updates as will run.
@@ -98,8 +99,12 @@ class Profile:
             how = diffusion_classifier.Settings(
                 pairs=2 if small else 9, window=self.window, prune=min(10, models.classifier.classes)
             )
+        elif row == "diffusion_tta":
+            how = ours
+        elif name == "diffusion_tta" and not (self.recorded and row in chosen.chosen_rows(classifier)):
+            how = replace(ours, online=True)
         else:
-            how = ours if row == "diffusion_tta" else self.rival(row, classifier)
+            how = self.rival(row, classifier)
         changes = {"seed": self.seed} if how is not ours else {}
         if small:
             changes |= {"updates": 2, "pairs": 2} if name == "diffusion_tta" else {"views": 4, "updates": 1, "steps": 2}

@@ -32,7 +32,7 @@ def explore(draw: Callable[..., None], alt: str, columns: int = 3, **controls: C
     """Let the reader play with `draw(ax, **values)`, a pure function that fills one matplotlib axes.
 
     Args:
-        alt: what there is to see, for those who cannot.
+        alt: what there is to see: the caption, and the alternative text for those who cannot.
         controls: name=(low, high, initial) for a slider (of integers if all three are), or a list of options.
 
     Raises whatever `draw` raises, in both forms; plain widgets would swallow it."""

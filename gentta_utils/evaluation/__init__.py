@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "evaluate": ["run"],
         "records": ["Records"],
         "rows": ["accuracy", "distinct", "is_clean", "pick", "shift_of", "versus"],
-        "statistics": ["Interval", "gain", "paired_interval", "protocol_line", "summary"],
+        "statistics": ["Interval", "accuracy_interval", "gain", "paired_interval", "protocol_line", "summary"],
         "tables": ["results", "table"],
     },
 )

@@ -51,6 +51,12 @@ def gain(runs: list[Records]) -> Interval:
     )
 
 
+def accuracy_interval(runs: list[Records]) -> Interval:
+    """Percent right after adaptation, over all rows of these runs."""
+    right, scene = (np.concatenate([getattr(r, k) for r in runs]) for k in ("right_after", "id"))
+    return paired_interval(right, np.zeros(len(right)), scene)
+
+
 def summary(runs: list[Records]) -> dict:
     """Accuracies in percent, counts of fixed and broken predictions, the paired gain, cost per image."""
     before, after = (np.concatenate([getattr(r, k) for r in runs]) for k in ("right_before", "right_after"))

@@ -3,8 +3,6 @@
 Two notebooks are cut down to the cells that their widget needs, in fast mode: what is tested is the way from a slider
 through the kernel to the picture, which no test in the kernel can see."""
 
-import ast
-import dis
 import json
 import os
 import shutil
@@ -12,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import CodeType
 
 import nbformat
 import notebook_rules as rules
@@ -38,33 +35,6 @@ SETTINGS = {
 }
 
 
-def names(code: CodeType, *operations: str) -> set[str]:
-    """The names on which these operations work, in the code and in the functions inside it."""
-    found = {i.argval for i in dis.get_instructions(code) if i.opname in operations}
-    return found.union(*(names(c, *operations) for c in code.co_consts if isinstance(c, CodeType)))
-
-
-def needed_cells(sources: list[str], last: int) -> list[int]:
-    """The cells that cell `last` needs, itself included: backwards, those that bind a name which is read later on.
-
-    Relies on the rule that functions read no variable of the notebook, and sees no change of an object in place."""
-    kept, wanted = [], set()
-    for i in range(last, -1, -1):
-        parts = [(part, compile(ast.Module([part], []), "cell", "exec")) for part in ast.parse(sources[i]).body]
-        bound = set().union(*(names(code, "STORE_NAME") for _, code in parts))
-        if i != last and not bound & wanted:
-            continue
-        kept.append(i)
-        for part, code in reversed(parts):
-            own = (
-                {n.id for n in ast.walk(part.target) if isinstance(n, ast.Name)} if isinstance(part, ast.For) else set()
-            )
-            if not isinstance(part, ast.If | ast.Try):  # these may bind or not
-                wanted -= names(code, "STORE_NAME")
-            wanted |= names(code, "LOAD_NAME", "LOAD_GLOBAL") - own
-    return kept[::-1]
-
-
 def widget_notebook(name: str) -> nbformat.NotebookNode:
     """The cells of a course notebook that its first widget needs, in fast mode."""
     nb = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
@@ -72,16 +42,10 @@ def widget_notebook(name: str) -> nbformat.NotebookNode:
         cell.source += "\nfast = True"
     cells = rules.code_cells(nb)
     last = next(i for i, cell in enumerate(cells) if "explore(\n" in cell.source)
-    nb.cells = [cells[i] for i in needed_cells([cell.source for cell in cells], last)]
+    nb.cells = [cells[i] for i in rules.needed_cells([cell.source for cell in cells], last)]
     for cell in nb.cells:
         cell.outputs, cell.execution_count = [], None
     return nb
-
-
-def test_needed_cells():
-    cells = ["import a", "b = a.x", "c = 1", "def f(y):\n  c = y\n  return a.z(c)", "b = 2", "d = b", "if d:\n  d = 4"]
-    assert needed_cells([*cells, "f(d)"], 7) == [0, 3, 4, 5, 6, 7]
-    assert needed_cells([*cells[:4], "for c in f(b):\n  print(c)"], 4) == [0, 1, 3, 4]
 
 
 @pytest.fixture(scope="module")

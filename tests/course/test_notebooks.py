@@ -1,8 +1,9 @@
-"""Every committed notebook obeys the rules; every code cell can be run twice with the same output."""
+"""Every committed notebook obeys the rules; every code cell can be run again with the same output."""
 
 import ast
 import copy
 import gc
+import random
 import re
 import statistics
 from contextlib import suppress
@@ -19,6 +20,7 @@ from gentta_utils.runner import costs, notebook
 NOTEBOOKS = notebook.notebooks()
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 SMALLER = {"start-22"}  # cells whose numbers are checked, and are others in fast mode
+HEAVY = {"05_dda_sda": "executed before figures had a palette; too many tables for the issue that rewrites it"}
 TOURS = ("00", "07")  # they keep the spirit of the skeleton, not its headings and counts
 
 
@@ -68,6 +70,12 @@ def test_import_order_and_functions(path):
 
 
 @each
+def test_a_name_that_cells_share_is_bound_by_one_of_them(path):
+    """So what runs again, in whatever order, finds what it found: `model` is never another model later on."""
+    assert rules.names_bound_twice([rules.source(c) for c in rules.code_cells(rules.load(path))]) == {}
+
+
+@each
 def test_no_cell_asks_which_profile_it_has(path):
     """`course.profile` answers for both."""
     compared = [n for n in ast.walk(rules.notebook_tree(rules.load(path))) if isinstance(n, ast.Compare)]
@@ -87,7 +95,6 @@ def test_cells_are_short(path):
 @each
 def test_committed_as_executed(path):
     nb = rules.load(path)
-    assert path.stat().st_size <= 1_000_000
     assert "widgets" not in nb["metadata"]
     assert "papermill" not in nb["metadata"]
     assert nb["metadata"]["language_info"]["name"] == "python"
@@ -99,6 +106,14 @@ def test_committed_as_executed(path):
         for output in cell["outputs"]:
             assert output["output_type"] != "error"
             assert output.get("name") != "stderr", output.get("text")
+
+
+@each
+def test_a_notebook_is_light(path):
+    size = path.stat().st_size
+    if size > 700_000 and path.stem in HEAVY:
+        pytest.xfail(HEAVY[path.stem])
+    assert size <= 700_000
 
 
 @each
@@ -146,9 +161,24 @@ def test_the_rules_find_what_they_look_for():
     one, two = (ast.parse(t).body[0] for t in ("def f(a: int) -> int:\n  'doc'\n  return a", "def f(a):\n  return a"))
     assert rules.bare(one) == rules.bare(two)
     assert rules.bare(one) != rules.bare(ast.parse("def f(a):\n  return -a").body[0])
+    cells = [
+        "n, k = 2, 3",
+        "def f(): return n",
+        "[n * i for i in range(k)]",
+        "for k in (1, 2):\n  print(k)",
+        "n = 5\nn",
+    ]
+    assert rules.names_bound_twice(cells) == {"k": [0, 3], "n": [0, 4]}
+    assert rules.names_bound_twice([cells[0], *cells[3:]]) == {}  # each uses its own
     cell = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": "a = 1"}
     with pytest.raises(AssertionError):
         rules.parameters({"cells": [cell]})
+
+
+def test_needed_cells():
+    cells = ["import a", "b = a.x", "c = 1", "def f(y):\n  c = y\n  return a.z(c)", "b = 2", "d = b", "if d:\n  d = 4"]
+    assert rules.needed_cells([*cells, "f(d)"], 7) == [0, 3, 4, 5, 6, 7]
+    assert rules.needed_cells([*cells[:4], "for c in f(b):\n  print(c)"], 4) == [0, 1, 3, 4]
 
 
 def test_trees_are_made_whatever_is_collected_meanwhile():
@@ -166,35 +196,41 @@ def test_trees_are_made_whatever_is_collected_meanwhile():
     gc.set_threshold(50)
     try:
         for k in range(20):
-            _ = [Late() for _ in range(20)]
+            late = [Late() for _ in range(20)]
             assert rules.parsed(f"{text}\n# {k}").body
     finally:
+        late = None  # noqa: F841  (the last ones, or they would go while pytest makes a tree)
+        gc.collect()
         gc.set_threshold(*before)
 
 
 @pytest.mark.long
 @each
-def test_every_cell_runs_twice_with_the_same_output(path, tmp_path, monkeypatch):
-    """In fast mode by the course's own runner, in float32 on one thread: each cell is followed by itself, and both
-    leave the same text; cells whose numbers are checked, the committed one. `.ci/run` has both precisions on all
-    threads, nbval the machine's own at full size."""
+def test_every_cell_runs_again_with_the_same_output(path, tmp_path, monkeypatch):
+    """In fast mode by the course's own runner, in float32 on one thread: each cell is followed by itself; then, after
+    the whole notebook, all of them come once more in a shuffled order. Each time they leave the same text; cells whose
+    numbers are checked, the committed one. `.ci/run` has both precisions on all threads, nbval the machine's own at
+    full size."""
     monkeypatch.setenv("GENTTA_PRECISION", "fp32")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     nb = nbformat.read(path, as_version=4)
     cells = {c["id"]: c for c in nb.cells if c.cell_type == "code"}
-    nb.cells = []
-    for name, cell in cells.items():
-        nb.cells.append(cell)
-        if "parameters" not in cell.metadata.get("tags", []):  # it comes before the values that the runner sets
-            nb.cells.append(nbformat.from_dict({**copy.deepcopy(cell), "id": f"{name}-2"}))
+    shuffled = list(cells)
+    random.Random(path.stem).shuffle(shuffled)
+    order = [(name, again) for name in cells for again in ("", "-2")] + [(name, "-3") for name in shuffled]
+    nb.cells = [
+        nbformat.from_dict({**copy.deepcopy(cells[name]), "id": f"{name}{again}"})
+        for name, again in order
+        if not again or "parameters" not in cells[name].metadata.get("tags", [])  # the runner's values come after it
+    ]
     nbformat.write(nb, tmp_path / path.name)
     record = notebook.run_notebook(tmp_path / path.name, tmp_path / "out.ipynb", {"fast": True})
     assert record["status"] == "ok", record["error"]
     ran = {c["id"]: c for c in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells}
-    pairs = [(ran[name], ran[f"{name}-2"]) for name in cells if f"{name}-2" in ran]
-    assert len(pairs) == len(cells) - 1
-    for one, two in pairs:
-        assert texts(one) == texts(two), one.source
+    assert len(ran) >= 3 * len(cells) - 2
+    for again in ("-2", "-3"):
+        changed = [cells[name].source for name in cells if texts(ran.get(name + again, ran[name])) != texts(ran[name])]
+        assert not changed, f"another text {'at once' if again == '-2' else 'after the whole notebook'}"
     for name, cell in cells.items():
         if "NBVAL_CHECK_OUTPUT" in cell.source and name not in SMALLER:
             assert texts(ran[name]) == texts(cell), cell.source

@@ -5,6 +5,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from gentta_utils.course import plots, profile
+from gentta_utils.evaluation.statistics import Interval
 
 LONG = sorted(profile("imagenet").classes(), key=len)[-16:]
 
@@ -41,3 +42,21 @@ def test_a_long_title_keeps_its_words_and_its_arrow():
     text, size = plots.fitted("x" * 60, 1.0)
     assert text.replace("\n", "") == "x" * 60
     assert size == 5
+
+
+def test_a_caption_shows_the_text_as_it_is():
+    assert plots.literal("by t*, exact: p_i < 1 [%]") == r"by t\*, exact: p\_i \< 1 \[%\]"
+
+
+def test_bars_draw_the_intervals_they_get():
+    _, ax = plots.figure()
+    plots.bars(ax, ["fog", "snow"], {"ours": [Interval(3.0, 1.0, 6.0), 2.0], "source": [0.0, 1.0]}, "points")
+    (segments,) = (c.get_segments() for c in ax.collections)
+    assert [(s[0][0], s[1][0]) for s in segments] == [(1.0, 6.0), (2.0, 2.0)]
+    assert [bar.get_width() for bar in ax.patches] == [3.0, 2.0, 0.0, 1.0]
+
+
+def test_the_true_class_alone_has_its_colour():
+    history = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]])
+    lines = plots.adaptation(torch.rand(3, 8, 8), history, [1.0], list("abcd"), 2).axes[1].lines
+    assert {line.get_label() for line in lines if line.get_color() == plots.TRUE} == {"c"}

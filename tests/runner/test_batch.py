@@ -1,11 +1,14 @@
 """Headless runs: a record for every outcome, unknown parameters refused, nothing green that is not."""
 
+import base64
+import io
 import json
 
 import matplotlib.pyplot as plt
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from PIL import Image
 
 from gentta_utils.__main__ import main
 from gentta_utils.course import widgets
@@ -150,7 +153,9 @@ def bars(ax, height, kind="a"):
 @pytest.fixture
 def shown(monkeypatch):
     calls = []
-    monkeypatch.setattr("gentta_utils.plots.display", lambda data, metadata, raw: calls.append((data, metadata)))
+    monkeypatch.setattr(
+        "gentta_utils.course.plots.display", lambda data, metadata=None, raw=False: calls.append((data, metadata))
+    )
     return calls
 
 
@@ -158,9 +163,11 @@ def test_figures_carry_their_text(shown):
     fig, ax = plt.subplots()
     ax.plot([1, 2])
     show(fig, "a rising line")
-    ((data, metadata),) = shown
+    (data, metadata), (caption, _) = shown  # apart: beside an image, front ends leave out the text of its own output
     assert metadata == {"image/png": {"alt": "a rising line"}}
-    assert data["image/png"].startswith("iVBOR")
+    with Image.open(io.BytesIO(base64.b64decode(data["image/png"]))) as image:
+        assert (image.format, image.mode) == ("PNG", "P")  # at most 256 colours
+    assert caption == {"text/markdown": "*a rising line*", "text/plain": "a rising line"}
     with pytest.raises(ValueError, match="alternative text"):
         show(fig, " ")
 
@@ -173,7 +180,7 @@ def test_static_twin_shows_the_start_and_the_ends(shown, monkeypatch):
         {"height": 2.0, "kind": "b"},
     ]  # fmt: skip
     widgets.explore(bars, "bars of some height", **controls)
-    assert len(shown) == 1
+    assert len(shown) == 2  # the picture and its caption
     with pytest.raises(ValueError, match="too high"):
         widgets.explore(bars, "bars", height=(0.0, 10.0, 2.0))
 
@@ -188,7 +195,7 @@ def test_live_widget_is_wired(shown, monkeypatch):
     drawn = len(shown)
     slider.value = 3
     dropdown.value = "b"
-    assert len(shown) == drawn + 2
+    assert len(shown) == drawn + 4
     with pytest.raises(ValueError, match="too high"):
         slider.value = 15
 

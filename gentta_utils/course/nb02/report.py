@@ -5,7 +5,7 @@ import numpy as np
 from ...common.text import as_table
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, is_clean, pick, shift_of, versus
-from ...evaluation.statistics import gain, paired_interval, protocol_line, summary
+from ...evaluation.statistics import Interval, gain, paired_interval, protocol_line, summary
 from ...evaluation.tables import results
 from ...world.severities import TEST
 from ..display import plain
@@ -80,13 +80,13 @@ def headlines(runs: list[Records]) -> list[dict]:
     return rows
 
 
-def gains_by_shift(runs: list[Records], label: str = "diffusion_tta/full") -> dict[str, dict[str, float]]:
+def gains_by_shift(runs: list[Records], label: str = "diffusion_tta/full") -> dict[str, dict[str, Interval]]:
     """Classifier -> shift -> paired gain in points, of the rows with this label."""
     parts: dict[str, dict[str, list[Records]]] = {}
     for r in (r for r in runs if r.about["label"] == label):
         name, shift = r.about["classifier"].split("/")[1], r.about["stream"]["shift"].replace("_", " ")
         parts.setdefault(name, {}).setdefault(shift, []).append(r)
-    return {name: {shift: gain(mine).mean for shift, mine in by.items()} for name, by in parts.items()}
+    return {name: {shift: gain(mine) for shift, mine in by.items()} for name, by in parts.items()}
 
 
 def backbones(runs: list[Records]) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import softmax
 
 from ...evaluation.records import Records
-from ...evaluation.rows import accuracy, distinct, pick
+from ...evaluation.rows import accuracy, distinct, pick, shift_of
 from .. import plots
 from . import report
 
@@ -83,21 +83,22 @@ def drowned_votes(runs: list[Records], edges: tuple[float, ...] = (0.0, 0.5, 0.8
 
 
 def draw_by_corruption(ax, runs: list[Records], labels: tuple[str, ...]) -> list[str]:
-    """Mean gain over the classifiers of each label under each corruption, on an axes; returns the corruptions that the
-    first label worsens, on average, worst first."""
-    means = {}
-    for label in labels:
-        _, shifts, points = report.gains(runs, label)
-        means[label] = dict(zip(shifts, points.mean(0), strict=True))
+    """Mean gain over the classifiers, with its interval, of each label under each corruption, on an axes; returns the
+    corruptions that the first label worsens, on average, worst first."""
+    shifts: dict[str, list[Records]] = {shift_of(r): [] for r in pick(runs, labels[0])}
+    for r in runs:
+        if shift_of(r) in shifts:
+            shifts[shift_of(r)].append(r)
+    means = {label: {s: report.minus(here, label, report.SOURCE) for s, here in shifts.items()} for label in labels}
     first = means[labels[0]]
-    order = sorted(first, key=lambda s: -first[s])
+    order = sorted(first, key=lambda s: -first[s].mean)
     shown = [s.removesuffix(" 5").replace("_", " ") for s in order]
     plots.bars(
         ax, shown, {k: [v[s] for s in order] for k, v in means.items()}, "gain in points, mean of the classifiers"
     )
     ax.axvline(0, color="0.3", lw=0.8)
     ax.legend(loc="lower right")
-    return [f"{s.removesuffix(' 5')} {first[s]:+.1f}" for s in reversed(order) if first[s] < 0]
+    return [f"{s.removesuffix(' 5')} {first[s].mean:+.1f}" for s in reversed(order) if first[s].mean < 0]
 
 
 def draw_steps(ax, runs: list[Records]) -> None:

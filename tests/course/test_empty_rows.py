@@ -1,0 +1,118 @@
+"""No empty row: what a row of a committed table claims to change did change.
+
+Two rows of a table are compared on the predictions that both made, those of all classifiers together. Rows of different
+methods, or a row and its own source, are one where 97% agree; of one method, whose settings may matter little, where
+99.5% do."""
+
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from gentta_utils.course.tables import TABLES
+from gentta_utils.evaluation.records import Records
+from gentta_utils.evaluation.tables import results
+
+OTHER, SAME = 0.97, 0.995
+OWN = "its source"
+TENT = "TENT at five batches of 10 or one of 50 does not move off the batch's statistics: longer streams (notebook 02)"
+TEA = "TEA in so few batches is BN-adapt and little more: longer streams (notebook 02)"
+FLAT = "so few batches that the rate does not matter: a grid on longer streams (notebook 02)"
+MIX = "two rules to weigh two opinions that agree on these scenes: a grid to choose from"
+BATCHES = [f"{kind}, batch {n}" for kind in ("per image", "fixed chunk") for n in (20, 1)] + ["batch norm, batch 1"]
+KNOWN = {  # table -> {two rows: why they are one}
+    "reading": {
+        ("reader/12 pairs/150..600", "reader/12 pairs/150..600 (25 scenes)"): "the same settings again, beside a sweep",
+    },
+    "why": {
+        (alone, row): "taken alone, at a rate made for all together, it moves one prediction in thirty"
+        for alone in ("alone: temperature", "alone: window")
+        for row in ("source/full", OWN)
+    },
+    "select_rivals": {
+        ("cotta lr 0.0001", "cotta lr 0.001"): FLAT,
+        ("cotta lr 0.0001", "cotta lr 0.003"): FLAT,
+        ("cotta lr 0.0001", "cotta lr 0.01"): FLAT,
+        ("cotta lr 0.001", "cotta lr 0.003"): FLAT,
+        ("cotta lr 0.001", "cotta lr 0.01"): FLAT,
+        ("cotta lr 0.003", "cotta lr 0.01"): FLAT,
+        ("tea lr 0.001", "tea lr 0.003"): FLAT,
+        ("dusa lr 1e-05", OWN): "one of the two lowest rates of the grid, which do nothing",
+        ("dusa lr 0.0001", OWN): "one of the two lowest rates of the grid, which do nothing",
+    },
+    "online": {
+        ("bn_adapt/iid", "tent/iid"): TENT,
+        ("bn_adapt/correlated", "tent/correlated"): TENT,
+        ("bn_adapt/mixed", "tent/mixed"): TENT,
+    },
+    "rivals": {("bn_adapt", "tea"): TEA},
+    "ablations": {
+        (
+            "K10: + adapting the DiT (20 scenes)",
+            "K10: + fresh noise (ours)",
+        ): "a no-op: the DiT's rate, 1e-5, is AdamW's and goes into SGD (notebook 02)",
+    },
+    "select_sda": {
+        ("sda 16 x lr, entropy", "sda 16 x lr, sum"): MIX,
+        ("sda 16 x lr, confidence", "sda 16 x lr, sum"): MIX,
+        ("sda 16 x lr, confidence", "sda 16 x lr, entropy"): MIX,
+        ("sda 1 x lr, confidence", "sda 1 x lr, sum"): MIX,
+        ("sda 1 x lr, confidence", "sda 1 x lr, entropy"): MIX,
+        ("sda 1 x lr, calibrated 8", "sda 1 x lr, purified"): MIX,
+        ("dda base, confidence", "dda base, sum"): MIX,
+    },
+    "sda_clean": {
+        ("dda, sum", "source/full"): "clean scenes: the sum leaves right predictions alone",
+        ("dda, sum", OWN): "clean scenes: the sum leaves right predictions alone",
+        ("dda, sum", "sda, sum"): "clean scenes: the sum leaves right predictions alone",
+    },
+    "sda_number": {("dda, sum", "sda, 0 a class"): "no synthetic image: SDA is DDA, which is what the row shows"},
+    # one image or twenty at a time is what these rows compare, and nothing depends on it but one published norm
+    "sda_batches": dict.fromkeys(combinations(sorted(BATCHES), 2), "that they are one is what they show"),
+}
+
+
+def agreements(runs: list[Records]) -> dict[tuple[str, str], tuple[float, float]]:
+    """Two rows, or a row and its source -> the share of equal predictions, and from what share on they are one."""
+    rows: dict[str, dict] = {}
+    own: dict[str, dict] = {}
+    method = {r.about["label"]: r.about["method"] for r in runs}
+    for r in runs:
+        at, label = r.about["stream"], r.about["label"]
+        place = (r.about["classifier"], "" if "parts" in at else at["shift"], at["severity"], at["seed"])
+        for row, predictions in ((rows, r.after.argmax(1)), (own, r.before.argmax(1))):
+            row.setdefault(label, {}).update({(*place, i): k for i, k in zip(r.id, predictions, strict=True)})
+    found = {}
+    for one, other in combinations(sorted(rows), 2):
+        if share := equal(rows[one], rows[other]):
+            found[one, other] = share, SAME if method[one] == method[other] else OTHER
+    for label, predictions in rows.items():
+        if method[label] != "source":  # on the low view it is its own source
+            found[label, OWN] = equal(predictions, own[label]), OTHER
+    return found
+
+
+def equal(one: dict, other: dict) -> float | None:
+    """The share of equal predictions among those of the same images; None where there are none."""
+    common = one.keys() & other.keys()
+    return float(np.mean([one[key] == other[key] for key in common])) if common else None
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_row_is_a_row(name):
+    """Those in `KNOWN` are still one: what is fixed leaves the list."""
+    empty = {pair for pair, (share, one_from) in agreements(results(name)).items() if share >= one_from}
+    assert empty == set(KNOWN.get(name, {}))
+
+
+def test_an_empty_row_is_found():
+    """A copied row, and one that leaves its source as it is, in a table that has neither."""
+    runs = results("natural")
+    r = next(r for r in runs if r.about["method"] == "diffusion_tta")
+    assert not any(share >= one_from for share, one_from in agreements(runs).values())
+    copied = [replace(r, about=r.about | {"label": "copied"})]
+    still = [replace(r, after=r.before, about=r.about | {"label": "still"})]
+    found = agreements([*runs, *copied, *still])
+    pairs = {frozenset(pair) for pair, (share, one_from) in found.items() if share >= one_from}
+    assert {frozenset({"copied", r.about["label"]}), frozenset({"still", OWN})} <= pairs

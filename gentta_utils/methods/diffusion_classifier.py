@@ -40,12 +40,6 @@ def log_posterior(error: Probs, dims: int, temperature: float) -> Probs:
     return (-dims * error / temperature).log_softmax(1)
 
 
-def paired_difference(table: ErrorTable, best: Index) -> tuple[Probs, Probs]:
-    """Mean and standard error over pairs of err_k - err_best, each (B, K); `best` (B,) is the class compared with."""
-    difference = table.error - table.error.gather(2, best[:, None, None].expand(-1, table.t.shape[1], 1))
-    return difference.mean(1), difference.std(1) / table.t.shape[1] ** 0.5
-
-
 def staged(table: ErrorTable, pairs: tuple[int, ...], keep: tuple[int, ...]) -> Index:
     """Adaptive elimination (their algorithm 2): the predicted class (B,).
 

@@ -17,13 +17,11 @@ from torch import Tensor
 
 from ..common.types import Probs
 from ..common.validate import check_images, check_settings
-from ..diffusion.entropy import entropy, marginal_entropy
+from ..diffusion.entropy import entropy
 from ..models.batchnorm import with_test_statistics
 from ..models.classifier import Classifier
 from ..models.copies import Copies, parameter_names
 from .base import Models, Needs, Output, check_finite, make_optimizer, source_logits, spent
-
-MONITORED = 64  # images that the collapse monitor looks back on
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,6 @@ class Tent:
     settings: Settings
     adapted: Classifier = field(repr=False)
     state: tuple[Copies, torch.optim.Optimizer] | None = field(default=None, repr=False)  # None is the source
-    recent: Probs | None = field(default=None, repr=False)  # logits of the latest images
 
     @property
     def predict(self) -> str:
@@ -79,19 +76,11 @@ class Tent:
             chunks = torch.arange(len(images)).split(self.settings.images_at_once)
             parts = [self._adapt(images[c], ids[c], *self._fresh(len(c))) for c in chunks]
         logits, loss = torch.cat([z for z, _ in parts]), torch.cat([each for _, each in parts], 1)
-        self.recent = torch.cat([*([] if self.recent is None else [self.recent]), logits])[-MONITORED:]
         return Output(logits, source_logits(self.models, images), loss, spent(self.models, start))
 
     def reset(self) -> None:
         """Back to the source, moments of the optimiser included. The source itself was never written to."""
-        self.state = self.recent = None
-
-    def diversity(self) -> float:
-        """The collapse monitor: entropy (nats) of the mean prediction over the latest `MONITORED` images.
-
-        Near log K the classes are predicted alike often; it falls to 0 where the network calls everything by one
-        name. NaN before the first image. In a stream sorted by class a low value is no collapse."""
-        return float("nan") if self.recent is None else float(marginal_entropy(self.recent))
+        self.state = None
 
     def _fresh(self, copies: int | None) -> tuple[Copies, torch.optim.Optimizer]:
         s, task = self.settings, Copies(self.adapted, "norm", copies)

@@ -24,7 +24,7 @@ def training_set(n: int, size: int = 64, split: str = "train") -> tuple[Tensor, 
     shards = []
     bar = progress(total=n, desc="training scenes", unit="scene")
     for start in range(0, n, SHARD):
-        marked = f"{labels.LABELS['watermark_class']}{100 * WATERMARK_SHARE:.0f}"
+        marked = f"{world_labels.LABELS['watermark_class']}{100 * WATERMARK_SHARE:.0f}"
         path = CACHE / split / f"v{scenes.VERSION}-{size}px-{marked}-{start // SHARD:03d}.safetensors"
         tensors = read_tensors(path)
         if tensors is None:

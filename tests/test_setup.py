@@ -1,5 +1,6 @@
 """Pins agree everywhere, torchvision imports beside a CPU-only torch, the package stays small and speaks of itself."""
 
+import ast
 import itertools
 import json
 import re

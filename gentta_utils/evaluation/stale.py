@@ -17,7 +17,7 @@ def changes() -> list[dict]:
     """What changed, each {"why": a sentence, "rows": {key: values that an old row has there}, "tables": names}.
 
     A key may have dots (`stream.shift`); null among its values stands for a row that lacks the key."""
-    return json.loads((RESULTS / "stale.json").read_text())
+    return json.loads((RESULTS / "stale.json").read_text(encoding="utf-8"))
 
 
 def stale(record: Records) -> str | None:

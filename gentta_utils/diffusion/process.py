@@ -65,13 +65,7 @@ def v_to_eps(v: Batch, x_t: Batch, t: Index, alphas_cumprod: Levels) -> Batch:
     return expand(alphas_cumprod.sqrt(), t, x_t) * v + expand((1 - alphas_cumprod).sqrt(), t, x_t) * x_t
 
 
-def to_eps(
-    output: Batch,
-    x_t: Batch,
-    t: Index,
-    alphas_cumprod: Levels,
-    prediction_type: str,
-) -> Batch:
+def to_eps(output: Batch, x_t: Batch, t: Index, alphas_cumprod: Levels, prediction_type: str) -> Batch:
     """The noise that a network's output stands for; `prediction_type` as in the schedulers of diffusers."""
     if prediction_type == "epsilon":
         return output
@@ -91,12 +85,7 @@ def eps_error(eps_hat: Batch, eps: Batch) -> PerImage:
 
 
 def diffusion_loss(
-    denoiser: EpsModel,
-    x0: Batch,
-    t: Index,
-    eps: Batch,
-    cond: Probs | None,
-    alphas_cumprod: Levels,
+    denoiser: EpsModel, x0: Batch, t: Index, eps: Batch, cond: Probs | None, alphas_cumprod: Levels
 ) -> PerImage:
     """L_simple for given draws, (B,): |eps_hat(x_t, t, cond) - eps|^2 / dimensions (Ho et al., eq. 14)."""
     x_t = add_noise(x0, t, eps, alphas_cumprod)

@@ -46,7 +46,7 @@ def find(name: str) -> Path:
 
 
 def parameters_of(notebook: Path) -> dict[str, str]:
-    """name -> type of its parameters cell, whose lines are `name: type = value  # help`; "None" where a line has no type.
+    """name -> type of its parameters cell, whose lines are `name: type = value  # help`; "None" without a type.
 
     Raises ValueError if it is no notebook, or has not just one such cell: papermill would run the defaults then."""
     import nbformat  # both take a while to load

@@ -211,7 +211,7 @@ def test_ensemble_at_its_ends_is_a_single_model(tiny, images):
     for weight, single in ((0.0, reader.before), (1.0, reader.logits)):
         out = ensemble.configure(tiny, ensemble.Settings(weight, reader_settings)).adapt(images, ids)
         assert torch.equal(out.logits.argmax(1), single.argmax(1))
-    with pytest.raises(ValueError, match="between 0 and 1"):
+    with pytest.raises(ValueError, match="from 0 to 1"):
         ensemble.configure(tiny, ensemble.Settings(1.5))
     with pytest.raises(ValueError, match="needs a denoiser"):
         ensemble.configure(Models(tiny.classifier))

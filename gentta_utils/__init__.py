@@ -41,7 +41,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "common.randomness": ["generator"],
         "common.text": ["as_table"],
-        "course": ["plots"],
+        "course": ["gradcam", "plots"],
         "diffusion.entropy": ["entropy"],
         "diffusion.error_table": ["error_table", "evenly", "plausible"],
         "diffusion.feedback": ["condition_gradient"],
@@ -52,7 +52,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "diffusion.reverse": ["noise_for"],
         "diffusion.sampling": ["ddim_step", "predicted_x0", "previous", "respaced", "sample"],
         "diffusion.synthesis": ["Synthesis", "synthesize"],
-        "evaluation": ["gradcam"],
         "evaluation.evaluate": ["run"],
         "methods.base": ["Models", "Output"],
         "models": ["hub", "zoo"],

@@ -35,24 +35,39 @@ class ImageSet:
         return dict(zip(self.ids.tolist(), self.images, strict=True))
 
 
+def in_parts(
+    work: Callable[[Tensor], dict], ids: Index, folder: Path | None, chunk: int, desc: str, unit: str = "part"
+) -> list[dict[str, Tensor]]:
+    """`work(rows)` over the rows of ids (B,), `chunk` at a time; each part is kept in `folder` as soon as it is done.
+
+    A part of other ids is made again. The caller names the folder after all that the tensors depend on
+    (`fingerprint`)."""
+    parts = []
+    for part, rows in enumerate(progress(torch.arange(len(ids)).split(chunk), desc=desc, unit=unit, leave=False)):
+        path = None if folder is None else Path(folder) / f"{part:04d}.safetensors"
+        kept = None if path is None else read_tensors(path)
+        if kept is None or not torch.equal(kept.get("ids", kept.get("id")), ids[rows]):
+            kept = {"ids": ids[rows].contiguous(), **work(rows)}
+            if path is not None:
+                atomic_write(path, lambda temporary, kept=kept: save_file(kept, temporary))
+        parts.append(kept)
+    return parts
+
+
 def make_images(
     work: Callable[[Tensor], Tensor], ids: Index, denoiser, folder: Path, chunk: int, desc: str = "images"
 ) -> ImageSet:
     """`work(rows)` (rows (M,) -> images (M, 3, S, S)) over all of ids (B,), `chunk` at a time.
 
-    Each part is kept in `folder`, so an interrupted call goes on. The caller names the folder after all that the images
-    depend on (`cache.fingerprint`)."""
-    parts = []
-    for part, rows in enumerate(progress(torch.arange(len(ids)).split(chunk), desc=desc, unit="part", leave=False)):
-        path = Path(folder) / f"{part:04d}.safetensors"
-        kept = read_tensors(path)
-        if kept is None or not torch.equal(kept["ids"], ids[rows]):
-            start, before = time.perf_counter(), dict(denoiser.count)
-            images = work(rows).cpu().contiguous()
-            cost = [time.perf_counter() - start, *(denoiser.count[k] - before[k] for k in ("fwd", "fwd+bwd"))]
-            kept = {"ids": ids[rows].contiguous(), "images": images, "cost": torch.tensor(cost, dtype=torch.float64)}
-            atomic_write(path, lambda temporary, kept=kept: save_file(kept, temporary))
-        parts.append(kept)
+    Each part is kept in `folder`, as `in_parts` does it."""
+
+    def timed(rows: Tensor) -> dict[str, Tensor]:
+        start, before = time.perf_counter(), dict(denoiser.count)
+        images = work(rows).cpu().contiguous()
+        cost = [time.perf_counter() - start, *(denoiser.count[k] - before[k] for k in ("fwd", "fwd+bwd"))]
+        return {"images": images, "cost": torch.tensor(cost, dtype=torch.float64)}
+
+    parts = in_parts(timed, ids, folder, chunk, desc)
     seconds, fwd, both = (sum(p["cost"] for p in parts) / len(ids)).tolist()
     nfe = {f"denoiser {kind}": n for kind, n in (("fwd", fwd), ("fwd+bwd", both)) if n}
     return ImageSet(ids, torch.cat([p["images"] for p in parts]), seconds, nfe)

@@ -1,9 +1,12 @@
 """Rows as a plain-text table."""
 
+from tabulate import tabulate
+
 
 def as_table(rows: list[dict]) -> str:
-    """Rows of equal keys as a plain-text (Markdown) table."""
-    cells = [list(rows[0]), *[[str(v).replace("\n", " ").replace("|", "/") for v in row.values()] for row in rows]]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in cells]
-    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+    """Rows of equal keys as a plain-text (Markdown) table; `|` in a cell is escaped."""
+    lines = (rows[0], *(row.values() for row in rows))
+    cells = [[str(v).replace("\n", " ").replace("|", "\\|") for v in line] for line in lines]
+    table = tabulate(cells, tablefmt="github", disable_numparse=True, preserve_whitespace=True)
+    rule, head, *rest = table.splitlines()  # tabulate would widen a column whose head is its longest cell
+    return "\n".join([head, rule, *rest])

@@ -1,7 +1,15 @@
 """Checks of what comes in: one sentence each, before anything is computed."""
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from types import NoneType
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+
 import torch
 from torch import Tensor
+
+from .types import Number
 
 
 def check_probabilities(p: Tensor, classes: int, tolerance: float = 1e-3) -> None:
@@ -36,14 +44,70 @@ def check_images(images: Tensor, size: int) -> None:
         raise ValueError(f"images must lie in [0, 1], these span [{low:.3g}, {high:.3g}]: divide by 255 or rescale")
 
 
-def check_settings(settings, choices: dict[str, tuple], positive: tuple = (), fraction: tuple = ()) -> None:
-    """Raise ValueError for the first field that is not among its choices, not above 0, or not in [0, 1]."""
-    for name, allowed in choices.items():
-        if getattr(settings, name) not in allowed:
-            raise ValueError(f"{name}={getattr(settings, name)!r}: choose one of {', '.join(map(str, allowed))}")
-    for name in positive:
-        if not getattr(settings, name) > 0:
-            raise ValueError(f"{name}={getattr(settings, name)}: choose a number above 0")
-    for name in fraction:
-        if not 0 <= getattr(settings, name) <= 1:
-            raise ValueError(f"{name}={getattr(settings, name)}: choose a number from 0 to 1")
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+class Rule(NamedTuple):
+    """What else holds for a value of a type, and how that is said: stands beside the type in `Annotated`."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def between(low: Number, high: Number) -> Rule:
+    """A number from low to high, both allowed."""
+    return Rule(f"a number from {low:g}" + (f" to {high:g}" if high < math.inf else ""), lambda v: low <= v <= high)
+
+
+_ABOVE_0 = Rule("a number above 0", lambda v: v > 0)
+Positive = Annotated[float, _ABOVE_0]
+NotNegative = Annotated[float, between(0, math.inf)]
+Fraction = Annotated[float, between(0, 1)]
+Count = Annotated[int, Rule("a whole number above 0", _ABOVE_0.holds)]
+Natural = Annotated[int, Rule("a whole number from 0", lambda v: v >= 0)]
+Window = Annotated[tuple[int, int], Rule("(low, high) with 0 <= low < high", lambda v: 0 <= v[0] < v[1])]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Base of settings, which are checked when they are made: raises ValueError as `check_settings`."""
+
+    __no_type_check__ = True  # of jaxtyping in tests, whose refusal would come before ours
+
+    def __post_init__(self):
+        check_settings(self)
+
+
+def check_settings(settings) -> None:
+    """Raise ValueError for the first field of a dataclass whose value is not of its annotated type, by its `Rule` too.
+
+    An int does for a float, True for neither; no number may be NaN or infinite."""
+    for f in fields(settings):
+        value = getattr(settings, f.name)
+        if not _fits(value, f.type):
+            raise ValueError(f"{f.name}={value!r}: choose {_words(f.type)}")
+
+
+def _fits(value, hint) -> bool:
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind is Annotated:
+        return _fits(value, inner[0]) and inner[1].holds(value)
+    if kind is Literal:
+        return isinstance(value, str) and value in inner
+    if kind is tuple:
+        return isinstance(value, tuple) and len(value) == len(inner) and all(map(_fits, value, inner))
+    if inner:  # one of several types
+        return any(_fits(value, one) for one in inner)
+    return type(value) in (int, float) and math.isfinite(value) if hint is float else type(value) is hint
+
+
+def _words(hint) -> str:
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind is Annotated:
+        return inner[1].words
+    if kind is Literal:
+        return f"one of {', '.join(inner)}"
+    if inner and kind is not tuple:
+        return " or ".join(map(_words, inner))
+    words = {float: "a finite number", int: "a whole number", bool: "True or False", str: "text", NoneType: "None"}
+    return words.get(hint, str(hint))

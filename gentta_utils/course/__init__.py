@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "display",
         "doctor",
         "exercises",
+        "gradcam",
         "nb01",
         "nb02",
         "nb05",

@@ -64,12 +64,12 @@ def _bf16() -> tuple[bool, str, str]:
 
 def _models() -> tuple[bool, str, str]:
     try:
-        for name in zoo.SHIPPED:
+        for name in zoo.shipped():
             for file in zoo.files_of(name):
                 check_file(MODELS / file, zoo.checksums()[file])
     except (OSError, ValueError) as error:
         return False, str(error), "git checkout -- data/models"
-    return True, f"{len(zoo.SHIPPED)} models with the right checksums", ""
+    return True, f"{len(zoo.shipped())} models with the right checksums", ""
 
 
 def _disk() -> tuple[bool, str, str]:

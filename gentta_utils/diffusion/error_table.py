@@ -12,11 +12,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..common.files import atomic_write, read_tensors
-from ..common.progress import progress
+from ..common.cache import in_parts
 from ..common.types import Index
 from .pairs import draw_pairs
 from .process import add_noise
@@ -122,24 +120,17 @@ def error_table(
 
     With `loss` "l1" the diagonal of the Gram matrices holds mean absolute errors, and nothing stands beside it: `gram`.
 
-    With `cache` (a folder), every `chunk` of images is kept as soon as it is done, so an interrupted call goes on. The
-    caller names the folder after all that the numbers depend on (`cache.fingerprint`)."""
+    With `cache` (a folder), every `chunk` of images is kept: `cache.in_parts`."""
     if classes is None:
         classes = torch.arange(denoiser.classes).expand(len(images), -1)
-    parts = []
-    bar = progress(torch.arange(len(images)).split(chunk), desc="error table", unit="chunk", leave=False)
-    for part, rows in enumerate(bar):
-        path = None if cache is None else Path(cache) / f"{part:04d}.safetensors"
-        kept = None if path is None else read_tensors(path)
-        if kept is not None and torch.equal(kept["id"], ids[rows]):
-            parts.append(kept)
-            continue
+
+    def work(rows: Index) -> dict[str, Tensor]:
         x0 = denoiser.encode(images[rows])
         t, eps = draw_pairs(ids[rows], pairs, denoiser.shape, window, timesteps, noise, seed, purpose="table")
         each = torch.arange(len(rows)).repeat_interleave(pairs)  # the image of each pair
         moved = [v.to(x0.device) for v in (t.flatten(), eps.flatten(0, 1), classes[rows][each])]
         g = gram(denoiser, x0[each.to(x0.device)], *moved, loss=loss).cpu()
-        parts.append({"gram": g.unflatten(0, (len(rows), pairs)), "t": t, "id": ids[rows]})
-        if path is not None:
-            atomic_write(path, lambda temporary: save_file(parts[-1], temporary))
+        return {"gram": g.unflatten(0, (len(rows), pairs)), "t": t}
+
+    parts = in_parts(work, ids, cache, chunk, "error table", "chunk")
     return ErrorTable(torch.cat([p["gram"] for p in parts]), torch.cat([p["t"] for p in parts]), classes)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..common.evaluations import Evaluations
 from ..common.types import Images, Index, Levels, Probs
 from ..common.validate import check_subset
 from .process import alphas_cumprod_of, expand, linear_betas
@@ -26,7 +27,7 @@ class GaussianMixture:
         self.alphas_cumprod = alphas_cumprod_of(linear_betas()) if alphas_cumprod is None else alphas_cumprod
         self.classes, self.shape = len(means), tuple(means.shape[1:])
         self.image_size = means.shape[-1]
-        self.count = {"fwd": 0, "fwd+bwd": 0}
+        self.count = Evaluations()
 
     def __call__(self, x_t: Images, t: Index, cond: Probs | None = None) -> Images:
         """The optimal noise prediction E[eps | x_t, cond], (B, C, H, W); for cond None that of the whole mixture.
@@ -35,7 +36,7 @@ class GaussianMixture:
         mean of these under p(k | x_t). A soft p mixes the means, as a label table mixes rows."""
         if cond is None:
             cond = self.posterior_t(x_t, t)
-        self.count["fwd"] += len(x_t)
+        self.count.add(len(x_t), x_t, cond)
         mean = (cond.to(x_t.dtype) @ self.means.to(x_t.dtype).flatten(1)).view_as(x_t)
         abar = expand(self.alphas_cumprod, t, x_t)
         return (1 - abar).sqrt() * (x_t - abar.sqrt() * mean) / (abar * self.std**2 + 1 - abar)

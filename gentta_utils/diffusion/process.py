@@ -5,7 +5,6 @@ abar of the papers, kept in float32 or float64 always. t is 0-based (papers coun
 also when a sampler keeps only some levels. Images and latents are (B, C, H, W), t is (B,) int64.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -23,17 +22,6 @@ EpsModel = Callable[..., Tensor]  # (x_t (B, C, H, W), t (B,), cond) -> eps_hat 
 def linear_betas(T: int = 1000, start: float = 1e-4, end: float = 0.02) -> Levels:
     """Ho et al. (2020), section 4: betas (T,) float64; used by DDPM, ADM 256 and DiT."""
     return torch.linspace(start, end, T, dtype=torch.float64)
-
-
-def scaled_linear_betas(T: int = 1000, start: float = 0.00085, end: float = 0.012) -> Levels:
-    """Linear in sqrt(beta), betas (T,) float64; used by Stable Diffusion 1.x and 2.x."""
-    return torch.linspace(start**0.5, end**0.5, T, dtype=torch.float64) ** 2
-
-
-def cosine_betas(T: int = 1000, s: float = 0.008, largest: float = 0.999) -> Levels:
-    """Nichol and Dhariwal (2021), eq. 17: betas (T,) float64 from abar = cos^2, clipped."""
-    f = torch.cos((torch.arange(T + 1, dtype=torch.float64) / T + s) / (1 + s) * math.pi / 2) ** 2
-    return (1 - f[1:] / f[:-1]).clamp_max(largest)
 
 
 def alphas_cumprod_of(betas: Levels) -> Levels:
@@ -77,13 +65,7 @@ def v_to_eps(v: Batch, x_t: Batch, t: Index, alphas_cumprod: Levels) -> Batch:
     return expand(alphas_cumprod.sqrt(), t, x_t) * v + expand((1 - alphas_cumprod).sqrt(), t, x_t) * x_t
 
 
-def to_eps(
-    output: Batch,
-    x_t: Batch,
-    t: Index,
-    alphas_cumprod: Levels,
-    prediction_type: str,
-) -> Batch:
+def to_eps(output: Batch, x_t: Batch, t: Index, alphas_cumprod: Levels, prediction_type: str) -> Batch:
     """The noise that a network's output stands for; `prediction_type` as in the schedulers of diffusers."""
     if prediction_type == "epsilon":
         return output
@@ -103,25 +85,8 @@ def eps_error(eps_hat: Batch, eps: Batch) -> PerImage:
 
 
 def diffusion_loss(
-    denoiser: EpsModel,
-    x0: Batch,
-    t: Index,
-    eps: Batch,
-    cond: Probs | None,
-    alphas_cumprod: Levels,
+    denoiser: EpsModel, x0: Batch, t: Index, eps: Batch, cond: Probs | None, alphas_cumprod: Levels
 ) -> PerImage:
     """L_simple for given draws, (B,): |eps_hat(x_t, t, cond) - eps|^2 / dimensions (Ho et al., eq. 14)."""
     x_t = add_noise(x0, t, eps, alphas_cumprod)
     return eps_error(denoiser(x_t, t, cond), eps)
-
-
-def bound_weights(betas: Levels) -> Levels:
-    """Weights (T,) which turn the *sum* of squared errors into the bound in nats, with sigma_t^2 = beta_tilde_t.
-
-    w_t = beta_t^2 / (2 beta_tilde_t alpha_t (1 - abar_t)) (Ho et al., eq. 12); w_0 is infinite there, because
-    beta_tilde_0 = 0: it is set to w_1."""
-    abar = alphas_cumprod_of(betas)
-    abar_prev = torch.cat([torch.ones_like(abar[:1]), abar[:-1]])
-    beta_tilde = betas * (1 - abar_prev) / (1 - abar)
-    w = betas**2 / (2 * beta_tilde * (1 - betas) * (1 - abar))
-    return torch.cat([w[1:2], w[1:]])

@@ -1,7 +1,9 @@
 """One reverse loop for all methods that change the input: DiffPure, ILVR, DDA and SDA."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -9,31 +11,30 @@ from torch import Tensor
 
 from ..common.randomness import generator
 from ..common.types import Images, Index
-from ..common.validate import check_settings
+from ..common.validate import Checked, Count, Fraction, between
 from .guidance import Energy
 from .process import add_noise
 from .sampling import ddim_step, ddpm_step, learned_variance, predicted_x0, previous, respaced
 
+Level = Annotated[int, between(-1, math.inf)]  # a timestep, or -1 for the clean image
+
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """What all of these methods have in common."""
 
-    start: int = 149  # original t at which the reverse process begins; -1: only encode and decode
-    steps: int = 50  # denoiser evaluations, at levels even from t = 0 to start
-    of: int | None = None  # take the lowest `steps` of so many levels of the whole schedule, as published
-    eta: float = 1.0  # 1: the noise of DDPM at each step, 0: none (DDIM)
-    variance: str = "learned"  # of steps at eta 1, if the denoiser learned one, as published; or "fixed": beta_tilde
+    start: Level = 149  # original t at which the reverse process begins; -1: only encode and decode
+    steps: Count = 50  # denoiser evaluations, at levels even from t = 0 to start
+    of: Count | None = None  # take the lowest `steps` of so many levels of the whole schedule, as published
+    eta: Fraction = 1.0  # 1: the noise of DDPM at each step, 0: none (DDIM)
+    variance: Literal["learned", "fixed"] = "learned"  # at eta 1, where learned, as published; "fixed": beta_tilde
     clip: bool = True  # x0_hat to [-1, 1]; not for latents
     seed: int = 0
-    images_at_once: int = 25  # bounds the memory
+    images_at_once: Count = 25  # bounds the memory
     fixed_chunk: bool = False  # pad every batch to one shape: results bit-equal whatever the batch size
 
     def __post_init__(self):
-        choices = {"variance": ("learned", "fixed")}
-        check_settings(self, choices, positive=("steps", "images_at_once"), fraction=("eta",))
-        if self.start < -1:
-            raise ValueError(f"start={self.start}: choose a timestep from 0, or -1 for none")
+        super().__post_init__()
         if self.of is None and self.steps > self.start + 1 > 0:
             raise ValueError(f"steps={self.steps}: choose at most {self.start + 1}, or a higher start")
 

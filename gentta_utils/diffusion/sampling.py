@@ -11,13 +11,11 @@ from .process import EpsModel
 # --- sampling --------------------------------------------------------------------------------------------------------
 
 
-def respaced(n: int, T: int = 1000, integer: bool = False) -> Int[Tensor, " n"]:
+def respaced(n: int, T: int = 1000) -> Int[Tensor, " n"]:
     """n of T timesteps, rising. A fractional stride (T-1)/(n-1), rounded, keeps the first and the last (Dhariwal and
-    Nichol, 2021); with `integer` the stride is T // n and the last is not among them ("ddim50")."""
+    Nichol, 2021)."""
     if not 1 <= n <= T:
         raise ValueError(f"n={n} levels asked for: choose 1 to {T}")
-    if integer:
-        return torch.arange(n) * (T // n)
     return (torch.arange(n, dtype=torch.float64) * ((T - 1) / max(n - 1, 1))).round().long()
 
 

@@ -11,26 +11,21 @@ import torch.nn.functional as F
 from ..common.progress import progress
 from ..common.randomness import generator
 from ..common.types import Images, Index, Probs
+from ..common.validate import Checked, Count, Fraction, NotNegative
 from .process import EpsModel
 from .sampling import respaced, sample
 
 
 @dataclass(frozen=True)
-class Synthesis:
+class Synthesis(Checked):
     """Defaults are the published ones."""
 
-    cfg: float = 1.0  # classifier-free guidance; 1: none, at half the cost
-    steps: int = 250  # levels of the whole schedule
-    eta: float = 1.0  # 1: DDPM, 0: DDIM
+    cfg: NotNegative = 1.0  # classifier-free guidance; 1: none, at half the cost
+    steps: Count = 250  # levels of the whole schedule
+    eta: Fraction = 1.0  # 1: DDPM, 0: DDIM
     clip: bool = True  # x0_hat to [-1, 1]; not for latents
     seed: int = 0
-    images_at_once: int = 50  # bounds the memory
-
-    def __post_init__(self):
-        if self.cfg < 0 or not 0 <= self.eta <= 1:
-            raise ValueError(f"cfg={self.cfg}, eta={self.eta}: choose cfg from 0, eta from 0 to 1")
-        if self.steps < 1 or self.images_at_once < 1:
-            raise ValueError(f"steps={self.steps}, images_at_once={self.images_at_once}: choose numbers above 0")
+    images_at_once: Count = 50  # bounds the memory
 
 
 def classifier_free(denoiser: EpsModel, scale: float) -> EpsModel:

@@ -4,7 +4,7 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["chosen", "gradcam"],
+    submodules=["chosen"],
     submod_attrs={
         "chosen": ["choice", "chosen_window", "purifier", "rival", "selection", "tuned"],
         "evaluate": ["run"],

@@ -1,6 +1,7 @@
 """The settings that were chosen on the validation corruptions, read from data/results."""
 
 import json
+from pathlib import Path
 
 from ..common.paths import RESULTS
 from ..methods import METHODS, diffusion_tta
@@ -9,16 +10,21 @@ from ..models import zoo
 DIFFUSION_TTA = RESULTS / "diffusion_tta.json"
 
 
-def choice() -> dict:
-    """What `select` wrote down. Raises FileNotFoundError before it was run, ValueError if the models changed since."""
-    again = "run `python -m gentta_utils measure select`"
-    if not DIFFUSION_TTA.is_file():
-        raise FileNotFoundError(f"no settings at {DIFFUSION_TTA}: {again}")
-    content = json.loads(DIFFUSION_TTA.read_text(encoding="utf-8"))
+def _read(path: Path, job: str) -> dict:
+    """What `measure JOB` wrote down. Raises FileNotFoundError before it was run, ValueError if the models changed."""
+    again = f"run `python -m gentta_utils measure {job}`"
+    if not path.is_file():
+        raise FileNotFoundError(f"no settings at {path}: {again}")
+    content = json.loads(path.read_text(encoding="utf-8"))
     changed = [name for name, checksum in content["models"].items() if zoo.fingerprint(name) != checksum]
     if changed:
-        raise ValueError(f"the settings at {DIFFUSION_TTA} were chosen for another {', '.join(changed)}: {again}")
+        raise ValueError(f"the settings at {path} were chosen for another {', '.join(changed)}: {again}")
     return content
+
+
+def choice() -> dict:
+    """What `select` wrote down. Raises FileNotFoundError before it was run, ValueError if the models changed since."""
+    return _read(DIFFUSION_TTA, "select")
 
 
 def tuned(classifier: str, view: str = "full", **changes) -> diffusion_tta.Settings:
@@ -64,14 +70,7 @@ def selection() -> dict:
     """What `measure select_sda` wrote down.
 
     Raises FileNotFoundError before it was run, ValueError if the models changed since."""
-    again = "run `python -m gentta_utils measure select_sda`"
-    if not SDA.is_file():
-        raise FileNotFoundError(f"no settings at {SDA}: {again}")
-    content = json.loads(SDA.read_text(encoding="utf-8"))
-    changed = [model for model, checksum in content["models"].items() if zoo.fingerprint(model) != checksum]
-    if changed:
-        raise ValueError(f"the settings at {SDA} were chosen for another {', '.join(changed)}: {again}")
-    return content
+    return _read(SDA, "select_sda")
 
 
 def purifier(method: str, **changes):

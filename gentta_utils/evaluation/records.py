@@ -86,11 +86,7 @@ def save(path: Path, runs: list[Records]) -> None:
 
 
 def _columns(file) -> list[dict[str, np.ndarray]]:
-    """The columns of each run in an open table, also of one in which every run's are kept for themselves."""
-    if "places" not in file:
-        shared = json.loads(str(file["shared"])) if "shared" in file else {}
-        runs = range(len(json.loads(str(file["about"]))))
-        return [{n: file[shared.get(f"{i}.{n}", f"{i}.{n}")] for n in _COLUMNS} for i in runs]
+    """The columns of each run in an open table."""
     places = json.loads(str(file["places"]))
     names = {pool for run in places for pool, *_ in run.values()}
     pools = {pool: np.ascontiguousarray(file[pool].T).ravel().view(pool.split()[1]) for pool in names}

@@ -9,15 +9,18 @@
 """
 
 from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..common.types import Probs
+from ..common.validate import check_images
 from ..diffusion.mixture import GaussianMixture
 from ..models.classifier import Classifier
 from ..models.denoiser import Denoiser
+from ..world.views import view_of
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,14 @@ class Output:
 
     Attributes:
         logits: (B, K) after adaptation, on the clean view.
-        before: (B, K) of the model as it was when the images came in, on the same view.
+        before: (B, K) of the model as it was when the images came in, on the same view; None leaves it to `Method`.
         loss: (S, B) the adaptation loss at each of S updates; (0, B) for methods without one.
         nfe: network evaluations spent on the whole batch, by network and kind.
         images: (B, 3, H, W) the changed images, for methods that adapt the input.
     """
 
     logits: Probs
-    before: Probs
+    before: Probs | None
     loss: Float[Tensor, "S B"]
     nfe: dict[str, int] = field(default_factory=dict)
     images: Float[Tensor, "B 3 H W"] | None = None
@@ -92,6 +95,54 @@ def source_logits(models: Models, images: Tensor) -> Probs:
     """Logits (B, K) of the source for `Output.before`. Not counted: the table needs them, not the method."""
     classifier = models.classifier
     return classifier.network(classifier.normalise(images)).float().cpu()
+
+
+@dataclass
+class Method:
+    """Base of the methods: checks the images, hands them to `episode` part by part, counts what that cost.
+
+    Attributes:
+        predict: whether "before" or "after" the last update.
+        online: whether a state is carried from batch to batch; None: without a state it fits every protocol.
+        at_once: images of an episode; None: the whole batch.
+    """
+
+    predict = "after"
+    online = None
+    at_once = None
+    models: Models
+    settings: Any
+
+    def episode(self, images: Tensor, ids: Tensor) -> Output:
+        """Adapt to images (n, 3, S, S) with these ids (n,) and predict them; costs are counted by `adapt`."""
+        raise NotImplementedError
+
+    def adapt(self, images: Tensor, ids: Tensor) -> Output:
+        """Adapt to images (B, 3, S, S) in [0, 1] with these ids (B,) and predict them.
+
+        `before` is the frozen source, unless the method has it for nothing.
+
+        Raises ValueError for images of the wrong size or range, FloatingPointError where an adaptation diverges."""
+        check_images(images, self.models.classifier.image_size)
+        parts, nfe = [], dict.fromkeys(self.models.counts(), 0)
+        for rows in torch.arange(len(images)).split(self.at_once or len(images)):
+            n, start = len(rows), self.models.counts()
+            if getattr(self.settings, "fixed_chunk", False) and self.at_once:
+                rows = torch.cat([rows, rows[:1].expand(self.at_once - n)])
+            out = self.episode(images[rows], ids[rows])
+            for kind, count in spent(self.models, start).items():
+                nfe[kind] += count * n // len(rows)  # without the padding
+            both = [None if v is None else v[:n] for v in (out.before, out.images)]
+            parts.append((out.logits[:n], out.loss[:, :n], *both))
+        logits, loss, before, changed = zip(*parts, strict=True)
+        if before[0] is None:
+            before = [source_logits(self.models, view_of(images, getattr(self.settings, "view", "full")))]
+        changed = None if changed[0] is None else torch.cat(changed)
+        nfe = {kind: count for kind, count in nfe.items() if count}
+        return Output(torch.cat(logits), torch.cat(before), torch.cat(loss, 1), nfe, changed)
+
+    def reset(self) -> None:
+        """Back to the source. It was never written to, and without a state there is nothing to do."""
 
 
 def stated(settings) -> dict:

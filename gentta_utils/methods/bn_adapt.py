@@ -10,29 +10,25 @@ Card: docs/methods/bn_adapt.md
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ..common.validate import check_images, check_settings
+from ..common.validate import Checked, Fraction, Positive
 from ..models.batchnorm import MixedBatchNorm, with_test_statistics
 from ..models.classifier import Classifier
-from .base import Models, Needs, Output, no_loss, source_logits, spent
+from .base import Method, Models, Needs, Output, no_loss
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """Defaults are BN-1."""
 
-    alpha: float | None = 1.0  # a, weight of the test statistics; 0 is the source, None is n / (prior + n)
-    prior: float = 16.0  # N, the images that the source statistics count for where alpha is None
-    statistics: str = "batch"  # of the whole batch, or "image": of each image alone
+    alpha: Fraction | None = 1.0  # a, weight of the test statistics; 0 is the source, None is n / (prior + n)
+    prior: Positive = 16.0  # N, the images that the source statistics count for where alpha is None
+    statistics: Literal["batch", "image"] = "batch"  # of the whole batch, or "image": of each image alone
     unbiased: bool = False  # the unbiased estimate of the test variance, as alpha-BN; train mode takes the biased one
-
-    def __post_init__(self):
-        check_settings(self, {"statistics": ("batch", "image")}, positive=("prior",))
-        if self.alpha is not None:
-            check_settings(self, {}, fraction=("alpha",))
 
 
 PUBLISHED = dict(alpha=1.0)  # the public "norm" baseline, with batches of 200
@@ -40,28 +36,21 @@ PUBLISHED_MEMO = dict(alpha=None, prior=16.0, statistics="image", unbiased=True)
 
 
 @dataclass
-class BNAdapt:
-    predict = "after"  # the statistics have seen the images that are scored
-    models: Models
-    settings: Settings
-    adapted: Classifier = field(repr=False)
+class BNAdapt(Method):
+    adapted: Classifier = field(repr=False)  # the statistics have seen the images that are scored
 
     @property
     def online(self) -> bool:
         """True for batch statistics: no state is kept, but the results of an image depend on its batch."""
         return self.settings.statistics == "batch"
 
-    @torch.no_grad()
-    def adapt(self, images: Tensor, ids: Tensor) -> Output:
-        """Logits of images (B, 3, S, S) in [0, 1]; `before` is the source. Raises ValueError for bad images."""
-        check_images(images, self.models.classifier.image_size)
-        start = self.models.counts()
-        parts = images.split(len(images) if self.online else 1)
-        logits = torch.cat([self.adapted(part) for part in parts]).cpu()
-        return Output(logits, source_logits(self.models, images), no_loss(images), spent(self.models, start))
+    @property
+    def at_once(self) -> int | None:
+        return None if self.online else 1
 
-    def reset(self) -> None:
-        """Nothing to do: each batch brings its own statistics."""
+    @torch.no_grad()
+    def episode(self, images: Tensor, ids: Tensor) -> Output:
+        return Output(self.adapted(images).cpu(), None, no_loss(images))
 
 
 NEEDS = Needs(online=True, batch_statistics=True)

@@ -9,37 +9,34 @@ Card: docs/methods/cotta.md
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..common.randomness import generator
 from ..common.types import PerImage, Probs
-from ..common.validate import check_images, check_settings
+from ..common.validate import Checked, Count, Fraction, Positive
 from ..models.batchnorm import with_test_statistics
 from ..models.classifier import Classifier
 from ..models.copies import Copies
 from ..world.views import jitter
-from .base import Models, Needs, Output, check_finite, make_optimizer, source_logits, spent
+from .base import Method, Models, Needs, Output, check_finite, make_optimizer
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """Defaults are those published for CIFAR-10-C."""
 
-    lr: float = 1e-3
-    optimizer: str = "adam"  # or "sgd"; both without weight decay
-    momentum: float = 0.9  # of SGD
-    teacher_momentum: float = 0.999  # m, what stays of the teacher at each batch; 1: it stays the source
-    restore: float = 0.01  # r, the share of weights that return to the source at each batch
-    threshold: float = 0.92  # p_th: average over views where the source's mean confidence is below; 0: never
-    views: int = 32  # to average over
+    lr: Positive = 1e-3
+    optimizer: Literal["adam", "sgd"] = "adam"  # or "sgd"; both without weight decay
+    momentum: Fraction = 0.9  # of SGD
+    teacher_momentum: Fraction = 0.999  # m, what stays of the teacher at each batch; 1: it stays the source
+    restore: Fraction = 0.01  # r, the share of weights that return to the source at each batch
+    threshold: Fraction = 0.92  # p_th: average over views where the source's mean confidence is below; 0: never
+    views: Count = 32  # to average over
     symmetric: bool = False  # cross-entropy in both directions, half each
     seed: int = 0
-
-    def __post_init__(self):
-        fraction = ("momentum", "teacher_momentum", "restore", "threshold")
-        check_settings(self, {"optimizer": ("adam", "sgd")}, positive=("lr", "views"), fraction=fraction)
 
 
 # Their code, for batches of 200 and of 64, never reset
@@ -59,23 +56,15 @@ def consistency(student: Probs, teacher: Probs, symmetric: bool = False) -> PerI
 
 
 @dataclass
-class CoTTA:
+class CoTTA(Method):
     predict = "before"
     online = True
-    models: Models
-    settings: Settings
     source: Classifier = field(repr=False)  # with the statistics of the batch; its weights never change
     state: tuple[Copies, Copies, torch.optim.Optimizer] | None = field(default=None, repr=False)  # student, teacher
     batches: int = 0  # since the source
 
-    def adapt(self, images: Tensor, ids: Tensor) -> Output:
-        """Adapt to a batch of images (B, 3, S, S) in [0, 1] with these ids (B,).
-
-        `before` is the frozen source with its own statistics; the loss is the student's.
-
-        Raises ValueError for images of the wrong size or range, FloatingPointError when the loss is not finite."""
-        check_images(images, self.models.classifier.image_size)
-        s, start = self.settings, self.models.counts()
+    def episode(self, images: Tensor, ids: Tensor) -> Output:
+        s = self.settings
         self.state = self.state or self._fresh()
         student, teacher, optimizer = self.state
         z = student(images)  # (B, K)
@@ -88,8 +77,7 @@ class CoTTA:
         optimizer.step()
         self._follow_and_restore(student, teacher)
         self.batches += 1
-        before = source_logits(self.models, images)
-        return Output(target.cpu(), before, loss.detach()[None].cpu(), spent(self.models, start))
+        return Output(target.cpu(), None, loss.detach()[None].cpu())
 
     def reset(self) -> None:
         """Back to the source: student, teacher, moments of the optimiser and draws."""

@@ -11,6 +11,8 @@ Card: docs/methods/dda.md
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..common.types import Index, Probs
-from ..common.validate import check_settings
+from ..common.validate import Count, NotNegative, Positive, between
 from ..diffusion import reverse
 from ..diffusion.entropy import entropy, marginal_entropy
 from ..diffusion.guidance import NORMS, PADS, Energy, structure_energy
@@ -37,40 +39,27 @@ class Settings(reverse.Settings):
 
     start: int = 494  # abar .0826
     steps: int = 50
-    scale: float = 0.75  # w, the length of a guided step for each image; `scale_at` another side
-    factor: int = 4  # D of the low-pass
-    start_level: str = "matched"  # or "published": noised to the next level above the first evaluation's
-    norm: str = "image"  # or "batch": one norm over all images at once
-    pad: str = "edge"  # of the low-pass, or "zero"
-    jpeg: int = 0  # quality of a JPEG file in between, as published (75); 0: none
-    guide_on: str = "clipped"  # x0_hat as the sampler takes it, or "raw": a gradient also where it was clipped
-    entropy_scale: float = 0.0  # of the GDA-like term, 0: none
-    entropy_views: int = 4  # of each image per step for that term
-    ensemble: str = "sum"  # of p(x) and p(x_hat): see `combine`
-    temperature: float = 1.0  # of p(x) in the calibrated ensemble
+    scale: NotNegative = 0.75  # w, the length of a guided step for each image; `scale_at` another side
+    factor: Count = 4  # D of the low-pass
+    start_level: Literal["matched", "published"] = "matched"  # "published": one level above the first evaluation's
+    norm: Literal[NORMS] = "image"  # or "batch": one norm over all images at once
+    pad: Literal[PADS] = "edge"  # of the low-pass, or "zero"
+    jpeg: Annotated[int, between(0, 95)] = 0  # quality of a JPEG file in between, as published (75); 0: none
+    guide_on: Literal["clipped", "raw"] = "clipped"  # x0_hat; the raw one has a gradient also where it was clipped
+    entropy_scale: NotNegative = 0.0  # of the GDA-like term, 0: none
+    entropy_views: Count = 4  # of each image per step for that term
+    ensemble: Literal[ENSEMBLES] = "sum"  # of p(x) and p(x_hat): see `combine`
+    temperature: Positive = 1.0  # of p(x) in the calibrated ensemble
 
     def __post_init__(self):
         super().__post_init__()
-        choices = {"start_level": ("matched", "published"), "norm": NORMS, "pad": PADS, "ensemble": ENSEMBLES}
-        check_settings(self, choices | {"guide_on": ("clipped", "raw")}, ("factor", "entropy_views", "temperature"))
-        for name, high in (("scale", float("inf")), ("entropy_scale", float("inf")), ("jpeg", 95)):
-            if not 0 <= getattr(self, name) <= high:
-                raise ValueError(f"{name}={getattr(self, name)}: choose a number from 0 to {high:g}")
         if self.norm == "batch" and self.fixed_chunk:
             raise ValueError("fixed_chunk=True: choose norm='image', a norm over the batch depends on the neighbours")
 
 
 # With the faults of the public code; it runs 4 images at once, SDA's 10
 PUBLISHED = dict(
-    start=494,
-    steps=50,
-    of=100,
-    scale=6.0,
-    start_level="published",
-    norm="batch",
-    pad="zero",
-    jpeg=75,
-    images_at_once=4,
+    start=494, steps=50, of=100, scale=6.0, start_level="published", norm="batch", pad="zero", jpeg=75, images_at_once=4
 )
 
 
@@ -145,9 +134,6 @@ def combine(source: Probs, purified: Probs, ensemble: str = "sum", temperature: 
 class DDA(Purifier):
     """The source classifier on the image and on the projected one."""
 
-    def change(self, images: Tensor, ids: Tensor) -> Tensor:
-        return align(self.models.denoiser, images, ids, self.settings, self.models.classifier)
-
     @torch.no_grad()
     def read(self, images: Tensor, changed: Tensor) -> tuple[Probs, Probs]:
         return self.read_by(self.models.classifier, images, changed)
@@ -164,10 +150,14 @@ class DDA(Purifier):
 NEEDS = Needs(denoiser=True)
 
 
-def configure(models: Models, settings: Settings | None = None) -> DDA:
-    """The input is changed, no weight is. Raises ValueError where settings and denoiser do not fit."""
+def configure(models: Models, settings: Settings | None = None, ready: dict[int, Tensor] | None = None) -> DDA:
+    """The input is changed, no weight is. Images (3, S, S) in `ready`, by id, were changed before.
+
+    Raises ValueError where settings and denoiser do not fit."""
     settings = settings or Settings()
-    return DDA(prepare(models, settings), settings)
+    models = prepare(models, settings)
+    change = partial(align, models.denoiser, settings=settings, classifier=models.classifier)
+    return DDA(models, settings, change, ready)
 
 
 def entropy_energy(classifier, decode: Callable, ids: Index, scale: float, views: int, seed: int = 0) -> Energy:

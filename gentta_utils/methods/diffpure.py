@@ -8,10 +8,12 @@ Card: docs/methods/diffpure.md
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from ..common.validate import Count
 from ..diffusion import reverse
 from ..diffusion.reverse import walk
 from .base import Models, Needs
@@ -22,12 +24,7 @@ from .purifier import Purifier, prepare
 class Settings(reverse.Settings):
     """Defaults are those published for ImageNet, in a third of the steps."""
 
-    repeats: int = 1  # so many times in a row, each with its own noise
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.repeats < 1:
-            raise ValueError(f"repeats={self.repeats}: choose a number above 0")
+    repeats: Count = 1  # so many times in a row, each with its own noise
 
 
 PUBLISHED_IMAGENET = dict(start=149, steps=150)  # t* = 150 of 1000, each level
@@ -43,17 +40,13 @@ def purify(denoiser, images: Tensor, ids: Tensor, settings: Settings) -> Tensor:
     return denoiser.decode(x0)
 
 
-class DiffPure(Purifier):
-    """The source classifier on purified images."""
-
-    def change(self, images: Tensor, ids: Tensor) -> Tensor:
-        return purify(self.models.denoiser, images, ids, self.settings)
-
-
 NEEDS = Needs(denoiser=True)
 
 
-def configure(models: Models, settings: Settings | None = None) -> DiffPure:
-    """The input is changed, no weight is. Raises ValueError where settings and denoiser do not fit."""
+def configure(models: Models, settings: Settings | None = None, ready: dict[int, Tensor] | None = None) -> Purifier:
+    """The input is changed, no weight is. Images (3, S, S) in `ready`, by id, were changed before.
+
+    Raises ValueError where settings and denoiser do not fit."""
     settings = settings or Settings()
-    return DiffPure(prepare(models, settings), settings)
+    models = prepare(models, settings)
+    return Purifier(models, settings, partial(purify, models.denoiser, settings=settings), ready)

@@ -8,42 +8,34 @@ Card: docs/methods/diffusion_classifier.md
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from ..common.types import Images, Index, Probs
-from ..common.validate import check_images, check_settings
+from ..common.validate import Checked, Count, Natural, Positive, Window
 from ..diffusion.error_table import LOSSES, ErrorTable, error_table, evenly, gram
-from ..diffusion.pairs import draw_pairs
-from .base import Models, Needs, Output, no_loss, spent
+from ..diffusion.pairs import TIMESTEP_MODES, draw_pairs
+from .base import Method, Models, Needs, Output, no_loss
 
 
 @dataclass(frozen=True)
-class Settings:
-    pairs: int = 48  # (t, eps) pairs per image, the same for all classes
-    window: tuple[int, int] = (150, 600)  # t in [low, high)
-    timesteps: str = "stratified"
-    temperature: float = 3.0  # tau of the posterior; it does not move the decision
-    prune: int = 0  # compare only so many classes, the task model's best; 0 compares all
+class Settings(Checked):
+    pairs: Count = 48  # (t, eps) pairs per image, the same for all classes
+    window: Window = (150, 600)  # t in [low, high)
+    timesteps: Literal[TIMESTEP_MODES] = "stratified"
+    temperature: Positive = 3.0  # tau of the posterior; it does not move the decision
+    prune: Natural = 0  # compare only so many classes, the task model's best; 0 compares all
     seed: int = 0
     # absolute errors with "l1"; left out of records where it is "l2", so that older ones stand for the same runs
-    loss: str = field(default="l2", metadata={"later": True})
-
-    def __post_init__(self):
-        check_settings(self, {"loss": LOSSES})
+    loss: Literal[LOSSES] = field(default="l2", metadata={"later": True})
 
 
 def log_posterior(error: Probs, dims: int, temperature: float) -> Probs:
     """log p (B, K) from mean errors per dimension (B, K): softmax of -dims * error / tau, uniform prior."""
     return (-dims * error / temperature).log_softmax(1)
-
-
-def paired_difference(table: ErrorTable, best: Index) -> tuple[Probs, Probs]:
-    """Mean and standard error over pairs of err_k - err_best, each (B, K); `best` (B,) is the class compared with."""
-    difference = table.error - table.error.gather(2, best[:, None, None].expand(-1, table.t.shape[1], 1))
-    return difference.mean(1), difference.std(1) / table.t.shape[1] ** 0.5
 
 
 def staged(table: ErrorTable, pairs: tuple[int, ...], keep: tuple[int, ...]) -> Index:
@@ -99,18 +91,12 @@ def read_staged(
     return alive[:, 0].cpu()
 
 
-@dataclass
-class DiffusionClassifier:
+class DiffusionClassifier(Method):
     predict = "before"
-    online = None  # without a state it fits every protocol
-    models: Models
-    settings: Settings
 
     @torch.no_grad()
-    def adapt(self, images: Tensor, ids: Tensor) -> Output:
+    def episode(self, images: Tensor, ids: Tensor) -> Output:
         s, (classifier, denoiser) = self.settings, (self.models.classifier, self.models.denoiser)
-        check_images(images, classifier.image_size)
-        start = self.models.counts()
         before = classifier(images).cpu()
         kept = before.topk(s.prune or denoiser.classes, dim=1).indices.sort(1).values  # (B, k)
         how = dict(seed=s.seed, classes=kept, loss=s.loss)
@@ -118,10 +104,7 @@ class DiffusionClassifier:
         dims = torch.Size(denoiser.shape).numel()
         log_p = log_posterior(table.error.mean(1), dims, s.temperature)
         logits = torch.full_like(before, -torch.inf).scatter(1, kept, log_p)
-        return Output(logits, before, no_loss(images), spent(self.models, start))
-
-    def reset(self) -> None:
-        pass
+        return Output(logits, before, no_loss(images))
 
 
 NEEDS = Needs(denoiser=True)

@@ -10,59 +10,47 @@ Card: docs/methods/diffusion_tta.md
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from ..common.types import Probs
-from ..common.validate import check_images, check_settings
+from ..common.validate import Checked, Count, Fraction, Natural, Positive, Window
 from ..diffusion.feedback import MIXINGS, condition_gradient, probabilities
 from ..diffusion.pairs import NOISE_MODES, TIMESTEP_MODES, draw_pairs
-from ..models.copies import PARAM_SETS, Copies
+from ..models.copies import PARAM_SETS
 from ..world.views import VIEWS, view_of
-from .base import Models, Needs, Output, check_finite, spent
+from .base import Method, Models, Needs, Output, check_finite
 from .feedback import fresh_copies, prepare
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """Defaults are the course's; `PUBLISHED` holds the paper's."""
 
-    lr: float  # of the classifier; `learning_rate` finds it for any backbone
-    updates: int = 12  # S optimiser steps per image
-    pairs: int = 8  # (t, eps) pairs per update
-    window: tuple[int, int] = (150, 600)  # t in [low, high); lower misleads under noise, higher says little
-    timesteps: str = "stratified"  # or "even", "iid", "fixed"
-    noise: str = "fresh"  # or "antithetic", "shared"
-    temperature: float = 3.0  # of p during adaptation: a one-hot p has no gradient
-    top_k: int = 0  # keep only the k best classes of the logits that come in, renormalised; 0 keeps all
-    mixing: str = "embedding"  # the condition is mixed, or "output": the noise predictions are
-    view: str = "full"  # what the classifier sees: "full" or "low"
-    optimizer: str = "sgd"  # or "adamw"; both without weight decay
-    momentum: float = 0.9  # of SGD
-    param_set: str = "all"  # which parameters of the classifier: see `copies.parameter_names`
+    lr: Positive  # of the classifier; `learning_rate` finds it for any backbone
+    updates: Count = 12  # S optimiser steps per image
+    pairs: Count = 8  # (t, eps) pairs per update
+    window: Window = (150, 600)  # t in [low, high); lower misleads under noise, higher says little
+    timesteps: Literal[TIMESTEP_MODES] = "stratified"  # or "even", "iid", "fixed"
+    noise: Literal[NOISE_MODES] = "fresh"  # or "antithetic", "shared"
+    temperature: Positive = 3.0  # of p during adaptation: a one-hot p has no gradient
+    top_k: Natural = 0  # keep only the k best classes of the logits that come in, renormalised; 0 keeps all
+    mixing: Literal[MIXINGS] = "embedding"  # the condition is mixed, or "output": the noise predictions are
+    view: Literal[VIEWS] = "full"  # what the classifier sees: "full" or "low"
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # or "adamw"; both without weight decay
+    momentum: Fraction = 0.9  # of SGD
+    param_set: Literal[PARAM_SETS] = "all"  # which parameters of the classifier: see `copies.parameter_names`
     adapt_denoiser: bool = False  # also change the diffusion model
     adapt_embeddings: bool = False  # and its label table
-    denoiser_lr: float | None = None  # None: the same as lr
+    denoiser_lr: Positive | None = None  # None: the same as lr
     online: bool = False  # carry the adapted state from batch to batch, instead of a fresh copy for each image
     seed: int = 0
-    micro_batch: int = 48  # rows of the denoiser at once: what fits the cache is fastest on a CPU
-    images_at_once: int = 32  # copies of the classifier at once, bounds the memory
+    micro_batch: Count = 48  # rows of the denoiser at once: what fits the cache is fastest on a CPU
+    images_at_once: Count = 32  # copies of the classifier at once, bounds the memory
     fixed_chunk: bool = False  # pad every batch to one shape: results bit-equal whatever the batch size
-
-    def __post_init__(self):
-        choices = {
-            "timesteps": TIMESTEP_MODES,
-            "noise": NOISE_MODES,
-            "mixing": MIXINGS,
-            "view": VIEWS,
-            "optimizer": ("sgd", "adamw"),
-            "param_set": PARAM_SETS,
-        }
-        check_settings(self, choices, ("lr", "updates", "pairs", "temperature", "micro_batch", "images_at_once"))
-        if not 0 <= self.window[0] < self.window[1]:
-            raise ValueError(f"window={self.window}: choose (low, high) with 0 <= low < high")
 
 
 # The "adam" settings of their code: classifier and diffusion model together; the other is SGD 5e-3 with momentum .9
@@ -86,29 +74,16 @@ def _dropped(logits: Probs, top_k: int) -> Bool[Tensor, "B K"] | None:
 
 
 @dataclass
-class DiffusionTTA:
-    predict = "after"
-    models: Models
-    settings: Settings
+class DiffusionTTA(Method):
     state: tuple | None = field(default=None, repr=False)  # online: (task, phi, optimiser), None is the source
 
     @property
     def online(self) -> bool:
         return self.settings.online
 
-    def adapt(self, images: Tensor, ids: Tensor) -> Output:
-        """Adapt to images (B, 3, S, S) in [0, 1] with these ids (B,) and predict them after the updates.
-
-        Raises ValueError for images of the wrong size or range, FloatingPointError when the loss is not finite."""
-        check_images(images, self.models.classifier.image_size)
-        if self.settings.online:
-            start, self.state = self.models.counts(), self.state or self._fresh(None)
-            return Output(*self._adapt(images, ids, *self.state), nfe=spent(self.models, start))
-        at_once = 1 if self.settings.adapt_denoiser else self.settings.images_at_once
-        chunks = torch.arange(len(images)).split(at_once)
-        logits, before, loss, nfe = zip(*(self._episode(images[c], ids[c], at_once) for c in chunks), strict=True)
-        total = {kind: sum(n[kind] for n in nfe) for kind in nfe[0]}
-        return Output(torch.cat(logits), torch.cat(before), torch.cat(loss, 1), total)
+    @property
+    def at_once(self) -> int | None:
+        return None if self.online else 1 if self.settings.adapt_denoiser else self.settings.images_at_once
 
     def reset(self) -> None:
         """Back to the source. The source itself was never written to, so there is nothing to restore."""
@@ -118,16 +93,10 @@ class DiffusionTTA:
         """Copies of the source parameters with a fresh optimiser."""
         return fresh_copies(self.models, self.settings, copies)
 
-    def _episode(self, images: Tensor, ids: Tensor, at_once: int) -> tuple:
-        B, start = len(images), self.models.counts()
-        if self.settings.fixed_chunk and at_once > B:
-            pad = [0] * (at_once - B)
-            images, ids = torch.cat([images, images[pad]]), torch.cat([ids, ids[pad]])
-        logits, before, loss = self._adapt(images, ids, *self._fresh(len(images)))
-        nfe = {kind: n * B // len(images) for kind, n in spent(self.models, start).items()}  # without the padding
-        return logits[:B], before[:B], loss[:, :B], nfe
-
-    def _adapt(self, images: Tensor, ids: Tensor, task: Copies, phi: dict | None, optimizer) -> tuple:
+    def episode(self, images: Tensor, ids: Tensor) -> Output:
+        if self.online:
+            self.state = self.state or self._fresh(None)
+        task, phi, optimizer = self.state or self._fresh(len(images))
         s, denoiser = self.settings, self.models.denoiser
         with torch.no_grad():
             seen, x0 = view_of(images, s.view), denoiser.encode(images)
@@ -152,7 +121,7 @@ class DiffusionTTA:
         with torch.no_grad():
             logits = task(seen)
         check_finite(logits.sum(1), ids, s.updates, s.lr, "prediction")
-        return logits.cpu(), before.cpu(), torch.stack(losses).cpu()
+        return Output(logits.cpu(), before.cpu(), torch.stack(losses).cpu())
 
 
 NEEDS = Needs(denoiser=True)

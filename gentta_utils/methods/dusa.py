@@ -11,6 +11,7 @@ Card: docs/methods/dusa.md
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Int
@@ -18,50 +19,44 @@ from torch import Tensor
 
 from ..common.randomness import generator
 from ..common.types import Index, Probs
-from ..common.validate import check_images, check_settings
+from ..common.validate import Checked, Count, Fraction, Natural, Positive
 from ..diffusion.feedback import MIXINGS, condition_gradient, probabilities
 from ..diffusion.pairs import draw_pairs
 from ..models.copies import PARAM_SETS
 from ..world.views import VIEWS, view_of
-from .base import Models, Needs, Output, check_finite, source_logits, spent
+from .base import Method, Models, Needs, Output, check_finite
 from .feedback import fresh_copies, prepare
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """Defaults are the published ones, but for the frozen denoiser and an update at every batch."""
 
-    lr: float = 1e-5
-    t: int = 100  # the one noise level
-    pairs: int = 1  # noises per update
-    updates: int = 1  # optimiser steps on each batch
-    accumulate: int = 1  # batches an optimiser step
-    top: int = 4  # best classes
-    extra: int = 2  # classes drawn from the rest; all classes where there are no more than top + extra
+    lr: Positive = 1e-5
+    t: Natural = 100  # the one noise level
+    pairs: Count = 1  # noises per update
+    updates: Count = 1  # optimiser steps on each batch
+    accumulate: Count = 1  # batches an optimiser step
+    top: Count = 4  # best classes
+    extra: Natural = 2  # classes drawn from the rest; all classes where there are no more than top + extra
     logit_norm: bool = True  # logits divided by their norm
-    temperature: float = 1.0  # of p, on top of that
-    mixing: str = "output"  # or "embedding", as Diffusion-TTA: the condition is mixed
-    view: str = "full"  # what the classifier sees: "full" or "low"
-    optimizer: str = "adamw"  # without weight decay it is Adam; or "sgd"
-    momentum: float = 0.9  # of SGD
-    param_set: str = "all"  # which parameters of the classifier: see `copies.parameter_names`
+    temperature: Positive = 1.0  # of p, on top of that
+    mixing: Literal[MIXINGS] = "output"  # or "embedding", as Diffusion-TTA: the condition is mixed
+    view: Literal[VIEWS] = "full"  # what the classifier sees: "full" or "low"
+    optimizer: Literal["sgd", "adamw"] = "adamw"  # without weight decay it is Adam; or "sgd"
+    momentum: Fraction = 0.9  # of SGD
+    param_set: Literal[PARAM_SETS] = "all"  # which parameters of the classifier: see `copies.parameter_names`
     adapt_denoiser: bool = False  # also change the diffusion model
     adapt_embeddings: bool = False  # and its label table
-    denoiser_lr: float | None = None  # None: the same as lr
-    predict: str = "before"  # the updates, or "after" them: one forward pass more
+    denoiser_lr: Positive | None = None  # None: the same as lr
+    predict: Literal["before", "after"] = "before"  # the updates, or "after" them: one forward pass more
     online: bool = True  # state carried from batch to batch; False: each image from the source, with its own copy
     seed: int = 0
-    micro_batch: int = 48  # rows of the denoiser at once
-    images_at_once: int = 32  # copies at once where not online, bounds the memory
+    micro_batch: Count = 48  # rows of the denoiser at once
+    images_at_once: Count = 32  # copies at once where not online, bounds the memory
 
     def __post_init__(self):
-        choices = {"mixing": MIXINGS, "view": VIEWS, "optimizer": ("sgd", "adamw"), "param_set": PARAM_SETS}
-        choices["predict"] = ("before", "after")
-        positive = ("lr", "pairs", "updates", "accumulate", "top", "temperature", "micro_batch", "images_at_once")
-        check_settings(self, choices, positive, fraction=("momentum",))
-        for name in ("t", "extra"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: choose 0 or more")
+        super().__post_init__()
         if self.accumulate > 1 and (self.updates > 1 or not self.online):
             raise ValueError(f"accumulate={self.accumulate}: choose 1, or online=True with updates=1")
 
@@ -92,9 +87,7 @@ def choose_classes(logits: Probs, ids: Index, top: int, extra: int, seed: int = 
 
 
 @dataclass
-class Dusa:
-    models: Models
-    settings: Settings
+class Dusa(Method):
     state: tuple | None = field(default=None, repr=False)  # online: (task, phi, optimiser), None is the source
     batches: int = 0  # since the source
 
@@ -106,27 +99,18 @@ class Dusa:
     def online(self) -> bool:
         return self.settings.online
 
-    def adapt(self, images: Tensor, ids: Tensor) -> Output:
-        """Adapt to images (B, 3, S, S) in [0, 1] with these ids (B,); `before` is the frozen source on the same view.
-
-        Raises ValueError for images of the wrong size or range, FloatingPointError when the loss is not finite."""
-        check_images(images, self.models.classifier.image_size)
-        s, start = self.settings, self.models.counts()
-        if s.online:
-            self.state = self.state or fresh_copies(self.models, s, None)
-            parts = [self._adapt(images, ids, *self.state)]
-            self.batches += 1
-        else:
-            chunks = torch.arange(len(images)).split(1 if s.adapt_denoiser else s.images_at_once)
-            parts = [self._adapt(images[c], ids[c], *fresh_copies(self.models, s, len(c))) for c in chunks]
-        logits, loss = torch.cat([z for z, _ in parts]), torch.cat([each for _, each in parts], 1)
-        return Output(logits, source_logits(self.models, view_of(images, s.view)), loss, spent(self.models, start))
+    @property
+    def at_once(self) -> int | None:
+        return None if self.online else 1 if self.settings.adapt_denoiser else self.settings.images_at_once
 
     def reset(self) -> None:
         """Back to the source, with no gradient left over. The source itself was never written to."""
         self.state, self.batches = None, 0
 
-    def _adapt(self, images: Tensor, ids: Tensor, task, phi: dict | None, optimizer) -> tuple[Probs, Tensor]:
+    def episode(self, images: Tensor, ids: Tensor) -> Output:
+        if self.online:
+            self.state = self.state or fresh_copies(self.models, self.settings, None)
+        task, phi, optimizer = self.state or fresh_copies(self.models, self.settings, len(images))
         s, denoiser, losses = self.settings, self.models.denoiser, []
         seen, x0, place = view_of(images, s.view), denoiser.encode(images), self.batches % s.accumulate
         for step in range(s.updates):
@@ -153,7 +137,8 @@ class Dusa:
             with torch.no_grad():
                 logits = task(seen)
             check_finite(logits.sum(1), ids, s.updates, s.lr, "prediction")
-        return logits.cpu(), torch.stack(losses).cpu()
+        self.batches += self.online
+        return Output(logits.cpu(), None, torch.stack(losses).cpu())
 
 
 NEEDS = Needs(denoiser=True, online=True)

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from ..common.types import Probs
+from ..common.validate import Checked, Fraction
 from . import diffusion_classifier
-from .base import Models, Needs, Output
+from .base import Method, Models, Needs, Output
 
 
 @dataclass(frozen=True)
-class Settings:
-    weight: float = 0.5  # of the Diffusion Classifier; 0 and 1 are the single models
+class Settings(Checked):
+    weight: Fraction = 0.5  # of the Diffusion Classifier; 0 and 1 are the single models
     reader: diffusion_classifier.Settings = field(default_factory=diffusion_classifier.Settings)
 
 
@@ -24,29 +25,19 @@ def mix(p_classifier: Probs, p_diffusion: Probs, weight: float = 0.5) -> Probs:
     return (1 - weight) * p_classifier + weight * p_diffusion
 
 
-@dataclass
-class Ensemble:
+class Ensemble(Method):
     predict = "before"
-    online = None  # without a state it fits every protocol
-    models: Models
-    settings: Settings
 
-    def adapt(self, images: Tensor, ids: Tensor) -> Output:
-        out = diffusion_classifier.configure(self.models, self.settings.reader).adapt(images, ids)
+    def episode(self, images: Tensor, ids: Tensor) -> Output:
+        out = diffusion_classifier.DiffusionClassifier(self.models, self.settings.reader).episode(images, ids)
         p = mix(out.before.softmax(1), out.logits.softmax(1), self.settings.weight)
-        return Output(p.clamp_min(torch.finfo(p.dtype).tiny).log(), out.before, out.loss, out.nfe)
-
-    def reset(self) -> None:
-        pass
+        return Output(p.clamp_min(torch.finfo(p.dtype).tiny).log(), out.before, out.loss)
 
 
 NEEDS = Needs(denoiser=True)
 
 
 def configure(models: Models, settings: Settings | None = None) -> Ensemble:
-    """Nothing is updated. Raises ValueError for a weight outside of [0, 1]."""
-    settings = settings or Settings()
-    if not 0 <= settings.weight <= 1:
-        raise ValueError(f"weight={settings.weight}: choose a number between 0 and 1")
+    """Nothing is updated. Raises ValueError without a denoiser."""
     diffusion_classifier.configure(models)
-    return Ensemble(models, settings)
+    return Ensemble(models, settings or Settings())

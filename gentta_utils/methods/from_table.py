@@ -15,30 +15,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..common.validate import check_images
 from ..diffusion.error_table import ErrorTable
 from ..diffusion.feedback import probabilities
 from ..models.copies import Copies
 from ..world.views import view_of
-from .base import Models, Output, check_finite, make_optimizer, source_logits, spent
+from .base import Method, Models, Output, check_finite, make_optimizer
 from .diffusion_tta import Settings
 
 
 @dataclass
-class FromTable:
-    predict = "after"
+class FromTable(Method):
     online = False
-    models: Models
-    settings: Settings
     table: ErrorTable
     ids: Tensor  # (N,) of the table's images
 
-    def adapt(self, images: Tensor, ids: Tensor) -> Output:
-        """As `DiffusionTTA.adapt`. Update s sees the pairs s, s + S, s + 2 S ... of the table, each pair one update.
+    def episode(self, images: Tensor, ids: Tensor) -> Output:
+        """Update s sees the pairs s, s + S, s + 2 S ... of the table, each pair one update.
 
-        Raises ValueError for images of the wrong size or range, or an image that the table does not hold."""
-        check_images(images, self.models.classifier.image_size)
-        s, start, losses = self.settings, self.models.counts(), []
+        Raises ValueError for an image that the table does not hold."""
+        s, losses = self.settings, []
         rows = (ids[:, None] == self.ids).int()  # (B, N)
         if not bool(rows.sum(1).eq(1).all()):
             raise ValueError("the table does not hold each of these images once: make one of this very stream")
@@ -57,12 +52,7 @@ class FromTable:
         with torch.no_grad():
             logits = task(seen)
         check_finite(logits.sum(1), ids, s.updates, s.lr, "prediction")
-        return Output(
-            logits.cpu(), source_logits(self.models, seen), torch.stack(losses).cpu(), spent(self.models, start)
-        )
-
-    def reset(self) -> None:
-        """Nothing to do: every image starts from the source."""
+        return Output(logits.cpu(), None, torch.stack(losses).cpu())
 
 
 def configure(models: Models, settings: Settings, table: ErrorTable, ids: Tensor) -> FromTable:

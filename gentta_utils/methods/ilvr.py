@@ -8,11 +8,13 @@ Card: docs/methods/ilvr.md
 """
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ..common.validate import check_settings
+from ..common.validate import Count
 from ..diffusion import reverse
 from ..diffusion.guidance import PADS, bicubic_low_pass
 from ..diffusion.process import add_noise
@@ -27,14 +29,10 @@ class Settings(reverse.Settings):
 
     start: int = 999
     steps: int = 100
-    factor: int = 4  # D of the low-pass; published 8 to 32 at 256 px
-    stop: int = 20  # index of the step (0 is the last) down to which, itself excluded, is replaced; -1: to the end
-    pad: str = "edge"  # of the low-pass, or "zero"
-    reference: str = "matched"  # noised to the level of the sample, or "published": one level above it
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_settings(self, {"pad": PADS, "reference": ("matched", "published")}, positive=("factor",))
+    factor: Count = 4  # D of the low-pass; published 8 to 32 at 256 px
+    stop: reverse.Level = 20  # index of the step (0 is the last) down to which, excluded, is replaced; -1: to the end
+    pad: Literal[PADS] = "edge"  # of the low-pass, or "zero"
+    reference: Literal["matched", "published"] = "matched"  # noised as the sample; "published": a level above it
 
 
 @torch.no_grad()
@@ -56,17 +54,13 @@ def purify(denoiser, images: Tensor, ids: Tensor, settings: Settings) -> Tensor:
     return denoiser.decode(walk(denoiser, x0, ids, s, correct=correct, x_start=pure))
 
 
-class ILVR(Purifier):
-    """The source classifier on what ILVR makes of the input."""
-
-    def change(self, images: Tensor, ids: Tensor) -> Tensor:
-        return purify(self.models.denoiser, images, ids, self.settings)
-
-
 NEEDS = Needs(denoiser=True)
 
 
-def configure(models: Models, settings: Settings | None = None) -> ILVR:
-    """The input is changed, no weight is. Raises ValueError where settings and denoiser do not fit."""
+def configure(models: Models, settings: Settings | None = None, ready: dict[int, Tensor] | None = None) -> Purifier:
+    """The input is changed, no weight is. Images (3, S, S) in `ready`, by id, were changed before.
+
+    Raises ValueError where settings and denoiser do not fit."""
     settings = settings or Settings()
-    return ILVR(prepare(models, settings), settings)
+    models = prepare(models, settings)
+    return Purifier(models, settings, partial(purify, models.denoiser, settings=settings), ready)

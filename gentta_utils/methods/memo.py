@@ -9,38 +9,33 @@ Card: docs/methods/memo.md
 """
 
 from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from ..common.validate import check_images, check_settings
+from ..common.validate import Checked, Count, Fraction, Positive, between
 from ..diffusion.entropy import marginal_entropy
 from ..models.batchnorm import with_test_statistics
 from ..models.classifier import Classifier
 from ..models.copies import Copies
 from ..world.views import CROPS, augmix_views
-from .base import Models, Needs, Output, check_finite, make_optimizer, source_logits, spent
+from .base import Method, Models, Needs, Output, check_finite, make_optimizer
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """Defaults are those published for CIFAR-10, with the batch norm of ImageNet."""
 
-    lr: float = 5e-3
-    views: int = 32  # B, augmented copies of the image per update
-    updates: int = 1
-    optimizer: str = "sgd"  # without momentum, or "adamw"
-    weight_decay: float = 0.0
-    alpha: float = 1 / 17  # of the test statistics in batch norm, over the views or over the clean view; 0: the source
-    crop: str = "pad"  # before AugMix, or "resized" as on ImageNet, or "none"
-    severity: float = 1.0  # of AugMix
+    lr: Positive = 5e-3
+    views: Count = 32  # B, augmented copies of the image per update
+    updates: Count = 1
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # without momentum, or "adamw"
+    weight_decay: Fraction = 0.0
+    alpha: Fraction = 1 / 17  # of the test statistics in batch norm, over the views or the clean view; 0: the source
+    crop: Literal[CROPS] = "pad"  # before AugMix, or "resized" as on ImageNet, or "none"
+    severity: Annotated[float, between(0.1, 10)] = 1.0  # of AugMix
     seed: int = 0
-
-    def __post_init__(self):
-        choices, positive = {"optimizer": ("sgd", "adamw"), "crop": CROPS}, ("lr", "views", "updates")
-        check_settings(self, choices, positive, fraction=("alpha", "weight_decay"))
-        if not 0.1 <= self.severity <= 10:
-            raise ValueError(f"severity={self.severity}: choose a number from 0.1 to 10")
 
 
 PUBLISHED_CIFAR = dict(views=32, optimizer="sgd", lr=5e-3, crop="pad")  # a ResNet-26 with group norm
@@ -49,44 +44,28 @@ PUBLISHED_RVT = dict(views=64, optimizer="adamw", lr=1e-5, weight_decay=0.01, cr
 
 
 @dataclass
-class Memo:
-    predict = "after"
+class Memo(Method):
     online = False
-    models: Models
-    settings: Settings
+    at_once = 1  # its views fill a batch, and results are bit-equal whatever its neighbours
     adapted: Classifier = field(repr=False)
 
-    def adapt(self, images: Tensor, ids: Tensor) -> Output:
-        """Adapt to each of images (B, 3, S, S) in [0, 1] with these ids (B,) alone; `before` is the source.
-
-        Raises ValueError for images of the wrong size or range, FloatingPointError when an adaptation diverges."""
-        check_images(images, self.models.classifier.image_size)
-        start = self.models.counts()
-        # One image at a time: its views fill a batch, and results are bit-equal whatever its neighbours.
-        parts = [self._episode(images[b], ids[b : b + 1]) for b in range(len(images))]
-        logits, loss = torch.cat([z for z, _ in parts]), torch.cat([each for _, each in parts], 1)
-        return Output(logits, source_logits(self.models, images), loss, spent(self.models, start))
-
-    def reset(self) -> None:
-        """Nothing to do: every image starts from the source, which was never written to."""
-
-    def _episode(self, image: Tensor, image_id: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (1, K) and losses (S, 1) of an image (3, S, S) with its id (1,)."""
+    def episode(self, images: Tensor, ids: Tensor) -> Output:
+        """Adapt to one image (1, 3, S, S) with its id (1,) alone."""
         s, losses = self.settings, []
         task = Copies(self.adapted, "all", None)
         optimizer = make_optimizer(s.optimizer, task.tensors(), s.lr, weight_decay=s.weight_decay)
         for step in range(s.updates):
-            views = augmix_views(image, int(image_id), s.views, s.crop, s.severity, s.seed, step)
+            views = augmix_views(images[0], int(ids), s.views, s.crop, s.severity, s.seed, step)
             loss = marginal_entropy(task(views))[None]  # (1,)
-            check_finite(loss, image_id, step, s.lr)
+            check_finite(loss, ids, step, s.lr)
             optimizer.zero_grad()
             loss.sum().backward()
             optimizer.step()
             losses.append(loss.detach())
         with torch.no_grad():
-            logits = task(image[None])
-        check_finite(logits.sum(1), image_id, s.updates, s.lr, "prediction")
-        return logits.cpu(), torch.stack(losses).cpu()
+            logits = task(images)
+        check_finite(logits.sum(1), ids, s.updates, s.lr, "prediction")
+        return Output(logits.cpu(), None, torch.stack(losses).cpu())
 
 
 NEEDS = Needs()

@@ -10,15 +10,15 @@ control to keep in mind. All draws belong to (seed, image, t): methods with one 
 Card: docs/methods/diffpure.md
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
 
 from ..common.types import Probs
-from ..common.validate import check_images
 from ..diffusion.reverse import Settings, levels_of
-from .base import Models, Output, no_loss, source_logits, spent
+from .base import Method, Models, Output, no_loss, source_logits
 
 READING = ("ensemble", "temperature", "images_at_once", "fixed_chunk")  # settings that change no image
 
@@ -36,55 +36,33 @@ def what_changes(settings: Settings) -> dict:
 
 
 @dataclass
-class Purifier:
-    """Base of the methods: chunks, padding, costs. A method says how an image is changed and how it is then read.
+class Purifier(Method):
+    """Base of the methods that change the input. A method says how an image is changed and how it is then read.
 
     Attributes:
+        change: (images (B, 3, S, S) in [0, 1], ids (B,)) -> the changed images, of the same shape and range.
         ready: images (3, S, S) changed before, by id, which are then not computed again: all classifiers can share
             one purification.
     """
 
-    predict = "after"
-    online = None  # without a state it fits every protocol
-    models: Models
-    settings: Settings
+    change: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
     ready: dict[int, Tensor] | None = field(default=None, repr=False)
 
-    def change(self, images: Tensor, ids: Tensor) -> Tensor:
-        """The changed images (B, 3, S, S) in [0, 1] of images (B, 3, S, S)."""
-        raise NotImplementedError
+    @property
+    def at_once(self) -> int:
+        return self.settings.images_at_once
 
     @torch.no_grad()
     def read(self, images: Tensor, changed: Tensor) -> tuple[Probs, Probs]:
         """Logits (B, K) of the method and of the source: here the source classifier, on the changed image alone."""
         return self.models.classifier(changed).cpu(), source_logits(self.models, images)
 
-    def adapt(self, images: Tensor, ids: Tensor) -> Output:
-        """Change images (B, 3, S, S) in [0, 1] with these ids (B,), then predict; `Output.images` are the changed ones.
-
-        Raises ValueError for images of the wrong size or range, FloatingPointError when a sample is not finite."""
-        check_images(images, self.models.classifier.image_size)
-        chunks = torch.arange(len(images)).split(self.settings.images_at_once)
-        parts = [self._episode(images[c], ids[c]) for c in chunks]
-        logits, before, changed, nfe = zip(*parts, strict=True)
-        total = {kind: sum(n.get(kind, 0) for n in nfe) for kind in nfe[0]}
-        return Output(torch.cat(logits), torch.cat(before), no_loss(images), total, torch.cat(changed))
-
-    def reset(self) -> None:
-        """Nothing to do: no weight is changed and no image knows of another."""
-
-    def _episode(self, images: Tensor, ids: Tensor) -> tuple:
-        B, at_once, start = len(images), self.settings.images_at_once, self.models.counts()
-        if self.settings.fixed_chunk and at_once > B:
-            pad = [0] * (at_once - B)
-            images, ids = torch.cat([images, images[pad]]), torch.cat([ids, ids[pad]])
+    def episode(self, images: Tensor, ids: Tensor) -> Output:
         if self.ready is None:
             changed = self.change(images, ids)
         else:
             changed = torch.stack([self.ready[i] for i in ids.tolist()])
-        logits, before = self.read(images, changed)
-        nfe = {kind: n * B // len(images) for kind, n in spent(self.models, start).items()}  # without the padding
-        return logits[:B], before[:B], changed[:B].cpu(), nfe
+        return Output(*self.read(images, changed), no_loss(images), images=changed.cpu())
 
 
 def prepare(models: Models, s: Settings) -> Models:

@@ -11,14 +11,17 @@ Card: docs/methods/sda.md
 import copy
 import math
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..common.evaluations import Evaluations
 from ..common.progress import progress
 from ..common.types import Number, Probs
-from ..common.validate import check_settings
+from ..common.validate import Checked, Count, Fraction, Natural, NotNegative, Positive
 from ..models.classifier import Classifier
 from ..world import views
 from . import dda
@@ -37,9 +40,6 @@ class Settings(dda.Settings):
 class SDA(DDA):
     """The source on the image, the fine-tuned classifier on the aligned one."""
 
-    def change(self, images: Tensor, ids: Tensor) -> Tensor:
-        return align(self.models.denoiser, images, ids, self.settings, self.models.aligned)
-
     @torch.no_grad()
     def read(self, images: Tensor, changed: Tensor) -> tuple[Probs, Probs]:
         return self.read_by(self.models.aligned, images, changed)
@@ -48,8 +48,8 @@ class SDA(DDA):
 NEEDS = Needs(denoiser=True)
 
 
-def configure(models: Models, settings: Settings | None = None) -> SDA:
-    """The input is changed; the weights were, once, by `recipes.aligned`.
+def configure(models: Models, settings: Settings | None = None, ready: dict[int, Tensor] | None = None) -> SDA:
+    """The input is changed; the weights were, once, by `recipes.aligned`; `ready` as in `dda.configure`.
 
     Raises ValueError without a fine-tuned classifier, or where it was fine-tuned on images of another alignment."""
     settings = settings or Settings()
@@ -62,27 +62,25 @@ def configure(models: Models, settings: Settings | None = None) -> SDA:
             f"this classifier was fine-tuned on another alignment (another {', '.join(names)}): take its settings, or "
             "fine-tune it again"
         )
-    return SDA(prepare(models, settings), settings)
+    models = prepare(models, settings)
+    change = partial(align, models.denoiser, settings=settings, classifier=models.aligned)
+    return SDA(models, settings, change, ready)
 
 
 @dataclass(frozen=True)
-class FineTune:
+class FineTune(Checked):
     """How a classifier is fine-tuned."""
 
-    optimizer: str  # "sgd" or "adamw"
-    lr: float
-    weight_decay: float
-    momentum: float = 0.9  # of SGD
-    batch: int = 64
-    epochs: int = 15
-    schedule: str = "cosine"  # or "step": a tenth from two thirds on
-    warmup: int = 0  # epochs of linear rise
-    clip: float = 0.0  # largest gradient norm, 0: none
+    optimizer: Literal["sgd", "adamw"]
+    lr: Positive
+    weight_decay: Fraction
+    momentum: Fraction = 0.9  # of SGD
+    batch: Count = 64
+    epochs: Count = 15
+    schedule: Literal["cosine", "step"] = "cosine"  # or "step": a tenth from two thirds on
+    warmup: Natural = 0  # epochs of linear rise
+    clip: NotNegative = 0.0  # largest gradient norm, 0: none
     seed: int = 0
-
-    def __post_init__(self):
-        choices = {"optimizer": ("sgd", "adamw"), "schedule": ("cosine", "step")}
-        check_settings(self, choices, positive=("lr", "batch", "epochs"), fraction=("momentum", "weight_decay"))
 
     def lr_at(self, epoch: Number) -> float:
         """Learning rate after so many epochs."""
@@ -117,7 +115,7 @@ def fine_tune(classifier: Classifier, images: Tensor, labels: Tensor, how: FineT
 
     Random flips and shifted crops, as in its training. Raises FloatingPointError when the loss is not finite."""
     tuned = copy.deepcopy(classifier).requires_grad_(True)
-    tuned.count = {"fwd": 0, "fwd+bwd": 0}
+    tuned.count = Evaluations()
     values = list(tuned.parameters())
     if how.optimizer == "sgd":
         optimizer = torch.optim.SGD(values, how.lr, momentum=how.momentum, weight_decay=how.weight_decay)

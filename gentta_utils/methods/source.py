@@ -4,36 +4,28 @@ Card: docs/methods/source.md
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ..common.validate import check_images
-from ..world.views import view_of
-from .base import Models, Needs, Output, no_loss, spent
+from ..common.validate import Checked
+from ..world.views import VIEWS, view_of
+from .base import Method, Models, Needs, Output, no_loss
 
 
 @dataclass(frozen=True)
-class Settings:
-    view: str = "full"  # "full", or "low": 64 -> 32 -> 64 pixels before the classifier
+class Settings(Checked):
+    view: Literal[VIEWS] = "full"  # "full", or "low": 64 -> 32 -> 64 pixels before the classifier
 
 
-@dataclass
-class Source:
+class Source(Method):
     predict = "before"
-    online = None  # without a state it fits every protocol
-    models: Models
-    settings: Settings
 
     @torch.no_grad()
-    def adapt(self, images: Tensor, ids: Tensor) -> Output:
-        check_images(images, self.models.classifier.image_size)
-        start = self.models.counts()
+    def episode(self, images: Tensor, ids: Tensor) -> Output:
         logits = self.models.classifier(view_of(images, self.settings.view)).cpu()
-        return Output(logits, logits, no_loss(images), spent(self.models, start))
-
-    def reset(self) -> None:
-        pass
+        return Output(logits, logits, no_loss(images))
 
 
 NEEDS = Needs()

@@ -11,40 +11,37 @@ Card: docs/methods/tea.md
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..common.randomness import generator
 from ..common.types import Images, PerImage, Probs
-from ..common.validate import check_images, check_settings
+from ..common.validate import Checked, Count, Fraction, Positive
 from ..models.batchnorm import MixedBatchNorm, with_test_statistics
 from ..models.classifier import Classifier
 from ..models.copies import Copies, parameter_names
-from .base import Models, Needs, Output, check_finite, make_optimizer, source_logits, spent
+from .base import Method, Models, Needs, Output, check_finite, make_optimizer
 
 VERSION = 2  # of the numbers; 1 sampled with the statistics of the source
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """Defaults are the published ones, but for the clamp."""
 
-    lr: float = 1e-3
-    updates: int = 1  # a batch, each with its own samples
-    optimizer: str = "adam"  # or "sgd"; both without weight decay
-    momentum: float = 0.9  # of SGD
-    steps: int = 20  # of Langevin dynamics
-    step_size: float = 0.1  # a, in pixels of [0, 1]
-    noise: float = 0.01  # s, of each step
+    lr: Positive = 1e-3
+    updates: Count = 1  # a batch, each with its own samples
+    optimizer: Literal["adam", "sgd"] = "adam"  # or "sgd"; both without weight decay
+    momentum: Fraction = 0.9  # of SGD
+    steps: Count = 20  # of Langevin dynamics
+    step_size: Positive = 0.1  # a, in pixels of [0, 1]
+    noise: Fraction = 0.01  # s, of each step
     clamp: bool = True  # keep the samples in [0, 1], the range of the classifier's images
-    buffer: int = 10_000  # samples that are kept to start from
-    fresh: float = 0.05  # share of starts that are uniform noise nevertheless
+    buffer: Count = 10_000  # samples that are kept to start from
+    fresh: Fraction = 0.05  # share of starts that are uniform noise nevertheless
     seed: int = 0
-
-    def __post_init__(self):
-        positive = ("lr", "updates", "steps", "step_size", "buffer")
-        check_settings(self, {"optimizer": ("adam", "sgd")}, positive, fraction=("momentum", "noise", "fresh"))
 
 
 PUBLISHED = dict(  # in batches of 200; its buffer starts in [-1, 1] whatever the classifier takes
@@ -70,23 +67,16 @@ def langevin(
 
 
 @dataclass
-class Tea:
-    predict = "after"
+class Tea(Method):
     online = True
-    models: Models
-    settings: Settings
     adapted: Classifier = field(repr=False)  # with the statistics of the batch; its weights never change
     param_set: str  # "bn", or "norm" where there is no batch norm
     state: tuple[Copies, torch.optim.Optimizer] | None = field(default=None, repr=False)  # None is the source
     buffer: dict[int, Tensor] = field(default_factory=dict, repr=False)  # what was sampled; all else is still noise
     drawn: int = 0  # batches of samples since the source
 
-    def adapt(self, images: Tensor, ids: Tensor) -> Output:
-        """Adapt to a batch of images (B, 3, S, S) in [0, 1] with these ids (B,); `before` is the frozen source.
-
-        Raises ValueError for images of the wrong size or range, FloatingPointError when the loss is not finite."""
-        check_images(images, self.models.classifier.image_size)
-        s, start, losses = self.settings, self.models.counts(), []
+    def episode(self, images: Tensor, ids: Tensor) -> Output:
+        s, losses = self.settings, []
         self.state = self.state or self._fresh()
         task, optimizer = self.state
         for step in range(s.updates):
@@ -100,8 +90,7 @@ class Tea:
         with torch.no_grad():
             logits = task(images)
         check_finite(logits.sum(1), ids, s.updates, s.lr, "prediction")
-        before = source_logits(self.models, images)
-        return Output(logits.cpu(), before, torch.stack(losses).cpu(), spent(self.models, start))
+        return Output(logits.cpu(), None, torch.stack(losses).cpu())
 
     def reset(self) -> None:
         """Back to the source: scale and shift, moments of the optimiser, replay buffer and draws."""

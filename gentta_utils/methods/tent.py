@@ -10,37 +10,30 @@ Card: docs/methods/tent.md
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from ..common.types import Probs
-from ..common.validate import check_images, check_settings
-from ..diffusion.entropy import entropy, marginal_entropy
+from ..common.validate import Checked, Count, Fraction, Positive
+from ..diffusion.entropy import entropy
 from ..models.batchnorm import with_test_statistics
 from ..models.classifier import Classifier
 from ..models.copies import Copies, parameter_names
-from .base import Models, Needs, Output, check_finite, make_optimizer, source_logits, spent
-
-MONITORED = 64  # images that the collapse monitor looks back on
+from .base import Method, Models, Needs, Output, check_finite, make_optimizer
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """Defaults are those published for CIFAR-10-C."""
 
-    lr: float = 1e-3
-    updates: int = 1  # a batch
-    optimizer: str = "adam"  # or "sgd"; both without weight decay
-    momentum: float = 0.9  # of SGD
-    predict: str = "before"  # the last update, or "after" it: one forward pass more
+    lr: Positive = 1e-3
+    updates: Count = 1  # a batch
+    optimizer: Literal["adam", "sgd"] = "adam"  # or "sgd"; both without weight decay
+    momentum: Fraction = 0.9  # of SGD
+    predict: Literal["before", "after"] = "before"  # the last update, or "after" it: one forward pass more
     online: bool = True  # state carried from batch to batch; False: each image from the source, with its own copy
-    images_at_once: int = 32  # copies at once where not online, bounds the memory
-
-    def __post_init__(self):
-        choices = {"optimizer": ("adam", "sgd"), "predict": ("before", "after")}
-        check_settings(self, choices, positive=("lr", "updates", "images_at_once"), fraction=("momentum",))
+    images_at_once: Count = 32  # copies at once where not online, bounds the memory
 
 
 PUBLISHED_CIFAR = dict(optimizer="adam", lr=1e-3)  # their code, in batches of 200
@@ -48,12 +41,12 @@ PUBLISHED_IMAGENET = dict(optimizer="sgd", lr=2.5e-4, momentum=0.9)  # in batche
 
 
 @dataclass
-class Tent:
-    models: Models
-    settings: Settings
+class Tent(Method):
+    """`before` is the frozen source, with its own statistics: the logits of the not yet updated network are what
+    predict="before" returns as `logits`."""
+
     adapted: Classifier = field(repr=False)
     state: tuple[Copies, torch.optim.Optimizer] | None = field(default=None, repr=False)  # None is the source
-    recent: Probs | None = field(default=None, repr=False)  # logits of the latest images
 
     @property
     def predict(self) -> str:
@@ -63,41 +56,22 @@ class Tent:
     def online(self) -> bool:
         return self.settings.online
 
-    def adapt(self, images: Tensor, ids: Tensor) -> Output:
-        """Adapt to images (B, 3, S, S) in [0, 1] with these ids (B,).
-
-        `before` is the frozen source, with its own statistics: the logits of the not yet updated network are
-        what predict="before" returns as `logits`.
-
-        Raises ValueError for images of the wrong size or range, FloatingPointError when the loss is not finite."""
-        check_images(images, self.models.classifier.image_size)
-        start = self.models.counts()
-        if self.online:
-            self.state = self.state or self._fresh(None)
-            parts = [self._adapt(images, ids, *self.state)]
-        else:
-            chunks = torch.arange(len(images)).split(self.settings.images_at_once)
-            parts = [self._adapt(images[c], ids[c], *self._fresh(len(c))) for c in chunks]
-        logits, loss = torch.cat([z for z, _ in parts]), torch.cat([each for _, each in parts], 1)
-        self.recent = torch.cat([*([] if self.recent is None else [self.recent]), logits])[-MONITORED:]
-        return Output(logits, source_logits(self.models, images), loss, spent(self.models, start))
+    @property
+    def at_once(self) -> int | None:
+        return None if self.online else self.settings.images_at_once
 
     def reset(self) -> None:
         """Back to the source, moments of the optimiser included. The source itself was never written to."""
-        self.state = self.recent = None
-
-    def diversity(self) -> float:
-        """The collapse monitor: entropy (nats) of the mean prediction over the latest `MONITORED` images.
-
-        Near log K the classes are predicted alike often; it falls to 0 where the network calls everything by one
-        name. NaN before the first image. In a stream sorted by class a low value is no collapse."""
-        return float("nan") if self.recent is None else float(marginal_entropy(self.recent))
+        self.state = None
 
     def _fresh(self, copies: int | None) -> tuple[Copies, torch.optim.Optimizer]:
         s, task = self.settings, Copies(self.adapted, "norm", copies)
         return task, make_optimizer(s.optimizer, task.tensors(), s.lr, s.momentum)
 
-    def _adapt(self, images: Tensor, ids: Tensor, task: Copies, optimizer) -> tuple[Probs, Float[Tensor, "S B"]]:
+    def episode(self, images: Tensor, ids: Tensor) -> Output:
+        if self.online:
+            self.state = self.state or self._fresh(None)
+        task, optimizer = self.state or self._fresh(len(images))
         s, losses = self.settings, []
         for step in range(s.updates):
             logits = task(images)  # (B, K)
@@ -111,7 +85,7 @@ class Tent:
             with torch.no_grad():
                 logits = task(images)
             check_finite(logits.sum(1), ids, s.updates, s.lr, "prediction")
-        return logits.detach().cpu(), torch.stack(losses).cpu()
+        return Output(logits.detach().cpu(), None, torch.stack(losses).cpu())
 
 
 NEEDS = Needs(online=True)

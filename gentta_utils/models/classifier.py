@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..common.evaluations import Evaluations
 from ..common.types import Probs
 from ..common.validate import check_subset
 
@@ -32,11 +33,11 @@ class Classifier(nn.Module):
         self.network, self.image_size, self.classes, self.name = network.eval(), image_size, classes, name
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-        self.count = {"fwd": 0, "fwd+bwd": 0}
+        self.count = Evaluations()
 
     def forward(self, images: Float[Tensor, "B 3 S S"]) -> Probs:
         """Logits (B, K) float32 of images (B, 3, S, S) in [0, 1]."""
-        self.count["fwd+bwd" if torch.is_grad_enabled() else "fwd"] += len(images)
+        self.count.add(len(images), images, *self.parameters())
         return self.network(self.normalise(images)).float()
 
     def restrict(self, classes: tuple[int, ...]) -> "Classifier":

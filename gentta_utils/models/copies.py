@@ -100,11 +100,11 @@ class Copies(nn.Module):
         classifier = self.classifier[0]
         x = classifier.normalise(images)
         if "logits" in self.values:  # no gradient passes through the network
-            classifier.count["fwd"] += len(images)
+            classifier.count.add(len(images))
             with torch.no_grad():
                 z = classifier.network(x).float()
             return z + self.values["logits"]
-        classifier.count["fwd+bwd" if torch.is_grad_enabled() else "fwd"] += len(images)
+        classifier.count.add(len(images), images, *self.values.values())
         values = {name.removeprefix("network."): v for name, v in self.values.items()}
         if self.n is None:
             return functional_call(classifier.network, values, (x,)).float()

@@ -8,6 +8,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..common.evaluations import Evaluations
 from ..common.types import Images, Index, Levels, Probs
 from ..common.validate import check_probabilities, check_subset
 
@@ -38,7 +39,7 @@ class Denoiser(nn.Module):
         image_size: side of the task model's images that `encode` takes.
         shape: (C, H, W) of the network's own input.
         precision: "fp32", or "bf16" or "fp16" for autocast of the network alone.
-        count: evaluations so far, {"fwd": n, "fwd+bwd": n}, one for each image of each batch.
+        count: evaluations so far.
         subset: which of the network's classes the condition is over, in their order; None: all, see `restrict`.
     """
 
@@ -51,7 +52,7 @@ class Denoiser(nn.Module):
         self.register_buffer("alphas_cumprod", alphas_cumprod.float(), persistent=False)
         self.classes = self.all_classes = classes
         self.image_size, self.shape, self.precision = image_size, tuple(shape), precision
-        self.count = {"fwd": 0, "fwd+bwd": 0}
+        self.count = Evaluations()
 
     def restrict(self, classes: tuple[int, ...]) -> "Denoiser":
         """The same network, not a copy, whose condition p (B, k) is over k of its classes, in this order.
@@ -59,9 +60,15 @@ class Denoiser(nn.Module):
         The other label rows get no mass and no gradient; the unconditional prediction stays what it is. It counts its
         own evaluations. Raises ValueError as `check_subset`."""
         check_subset(classes, self.classes, self.subset)
-        part = copy.copy(self)
-        part.subset, part.classes, part.count = tuple(classes), len(classes), {"fwd": 0, "fwd+bwd": 0}
+        part = self.sharing()
+        part.subset, part.classes = tuple(classes), len(classes)
         return part
+
+    def sharing(self) -> "Denoiser":
+        """Another wrapper of the same networks, not a copy of them, with buffers and a count of its own."""
+        other = copy.copy(self)
+        other._buffers, other.count = dict(self._buffers), Evaluations()
+        return other
 
     def widen(self, p: Float[Tensor, "B k"]) -> Float[Tensor, "B K"]:
         """p (B, k) over the subset as p (B, K) over all classes of the network."""
@@ -86,9 +93,7 @@ class Denoiser(nn.Module):
 
     def evaluate(self, predict: Callable[..., Tensor], x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
         """predict(x_t, t, cond) in the wrapper's precision, counted; float32."""
-        inputs = (v for v in (x_t, cond, *self.parameters()) if v is not None)
-        differentiated = torch.is_grad_enabled() and any(v.requires_grad for v in inputs)
-        self.count["fwd+bwd" if differentiated else "fwd"] += len(x_t)
+        self.count.add(len(x_t), x_t, cond, *self.parameters())
         kind = "cpu" if x_t.is_meta else x_t.device.type  # shapes alone have no autocast of their own
         if self.precision == "fp16":  # gradients of a mean over thousands of numbers lie below its range
             scaled = [None if v is None else ScaledGradient.apply(v, 1 / FP16_SCALE) for v in (x_t, cond)]

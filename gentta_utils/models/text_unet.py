@@ -4,7 +4,6 @@ The classes are prompts. Their token states are computed once; p mixes them toke
 a broadcast product would hold K sequences for each image (docs/methods/clip_and_text.md).
 """
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -33,11 +32,7 @@ class TextUNet(Denoiser):
     """
 
     def __init__(
-        self,
-        pipeline: StableDiffusionPipeline,
-        prompts: Sequence[str],
-        image_size: int = 64,
-        precision: str = "fp32",
+        self, pipeline: StableDiffusionPipeline, prompts: Sequence[str], image_size: int = 64, precision: str = "fp32"
     ):
         network = pipeline.unet
         side = network.config.sample_size
@@ -64,12 +59,8 @@ class TextUNet(Denoiser):
         Raises ValueError without a prompt."""
         if not prompts:
             raise ValueError("a text model needs at least one prompt: give one per class")
-        other = copy.copy(self)
-        other._buffers = dict(self._buffers)  # else the states would be shared
-        other.states = self.states_of(prompts)
-        other.classes = other.all_classes = len(prompts)
-        other.count, other.subset = {"fwd": 0, "fwd+bwd": 0}, None
-        return other
+        other = TextUNet(self.pipeline, prompts, self.image_size, self.precision)  # the pipeline's parts are shared
+        return other.to(self.alphas_cumprod.device)
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
         if cond is None:

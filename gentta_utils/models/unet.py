@@ -1,7 +1,5 @@
 """The unconditional diffusion model: a `UNet2DModel` in pixel space, as ADM is one (Dhariwal and Nichol, 2021)."""
 
-import copy
-
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DModel
@@ -51,9 +49,7 @@ class PixelUNet(Denoiser):
 
     def restrict(self, classes: tuple[int, ...]) -> "PixelUNet":
         """The same network, which knows no classes, with its own count."""
-        part = copy.copy(self)
-        part.count = {"fwd": 0, "fwd+bwd": 0}
-        return part
+        return self.sharing()
 
     def forward(self, x_t: Images, t: Index, cond: Tensor | None = None) -> Images:
         """eps_hat (B, C, H, W) float32 for x_t (B, C, H, W), t (B,) int64. Raises ValueError for a condition."""

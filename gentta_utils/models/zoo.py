@@ -19,32 +19,6 @@ from ..common.paths import MODELS
 from . import hub
 
 PROFILES = ("scenes", "imagenet")
-SHIPPED = (
-    "classifier/resnet",
-    "classifier/vit",
-    "classifier/swin",
-    "classifier/swin-wide",
-    "classifier/convnext",
-    "classifier/convnext-wide",
-    "classifier/resnet-300",
-    "classifier/resnet-3000",
-    "classifier/resnet-augmix",
-    "classifier/resnet-ceiling",
-    "classifier/mae",
-    "classifier/filter",
-    "denoiser/dit",
-    "unconditional/unet-unshuffle",
-    "autoencoder/f4",
-    "clip/small",
-    "clip/large",
-    "denoiser/text",
-    "classifier/resnet-sda",
-    "classifier/vit-sda",
-    "classifier/swin-sda",
-    "classifier/swin-wide-sda",
-    "classifier/convnext-sda",
-    "classifier/convnext-wide-sda",
-)
 ON_DEMAND = ("denoiser/dit-10min", "denoiser/dit-soft-10min")  # checksums and cards are here, weights must be trained
 CHECKSUMS = MODELS / "checksums.json"
 IMAGE_SIZE = 64  # of the scenes profile's task models
@@ -53,6 +27,11 @@ IMAGE_SIZE = 64  # of the scenes profile's task models
 def names() -> list[str]:
     """Every model of the scenes profile that is here."""
     return sorted({"/".join(Path(file).parts[:2]) for file in checksums()})
+
+
+def shipped() -> list[str]:
+    """Those whose weights are here too."""
+    return [name for name in names() if name not in ON_DEMAND]
 
 
 def checksums() -> dict[str, str]:

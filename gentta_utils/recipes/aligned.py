@@ -10,15 +10,17 @@ import copy
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ..common.cache import ImageSet, fingerprint, make_images
+from ..common.evaluations import Evaluations
 from ..common.files import atomic_write, read_tensors, write_json
 from ..common.paths import CACHE
-from ..common.validate import check_settings
+from ..common.validate import Checked, Natural
 from ..diffusion.synthesis import Synthesis, synthesize
 from ..evaluation.chosen import selection
 from ..methods import dda, sda
@@ -45,21 +47,16 @@ ALIGNED = tuple(f"{name}-sda" for name in BACKBONES)  # what `train` can make
 
 
 @dataclass(frozen=True)
-class Data:
+class Data(Checked):
     """Which images a classifier is fine-tuned on, and all that they depend on."""
 
-    kind: str = "synthetic"  # or "real": new labelled scenes
-    per_class: int = 50
+    kind: Literal["synthetic", "real"] = "synthetic"  # or "real": new labelled scenes
+    per_class: Natural = 50
     aligned: bool = True  # by `alignment`; False: as they are
     synthesis: Synthesis = field(default_factory=Synthesis)
     alignment: sda.Settings = field(default_factory=sda.Settings)
     generator: str = GENERATOR
     aligner: str = ALIGNER
-
-    def __post_init__(self):
-        check_settings(self, {"kind": ("synthetic", "real")})
-        if self.per_class < 0:
-            raise ValueError(f"per_class={self.per_class}: choose a number from 0")
 
     def describe(self) -> dict:
         """For records and caches; without what has no part in it."""
@@ -126,7 +123,7 @@ def aligned_classifier(name: str, data: Data, how: FineTune) -> Classifier:
     tuned = copy.deepcopy(source)
     tuned.network.load_state_dict(tensors)
     tuned.alignment = what_changes(data.alignment) if data.aligned and data.per_class else None
-    tuned.count = {"fwd": 0, "fwd+bwd": 0}
+    tuned.count = Evaluations()
     return tuned
 
 

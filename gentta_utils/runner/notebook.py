@@ -46,21 +46,21 @@ def find(name: str) -> Path:
 
 
 def parameters_of(notebook: Path) -> dict[str, str]:
-    """name -> type of its parameters cell, whose lines are `name: type = value  # help`; "" where a line has no type.
+    """name -> type of its parameters cell, whose lines are `name: type = value  # help`; "None" without a type.
 
     Raises ValueError if it is no notebook, or has not just one such cell: papermill would run the defaults then."""
+    import nbformat  # both take a while to load
+    import papermill
+
     try:
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        tagged = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])]
-        lines = [line for source in tagged for line in ast.parse(source).body]
-    except (OSError, ValueError, KeyError, TypeError, SyntaxError) as error:
+        cells = nbformat.read(notebook, as_version=4).cells
+        tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+        found = papermill.inspect_notebook(notebook)
+    except Exception as error:  # each of their readers has its own classes
         raise ValueError(f"{notebook} cannot be read as a notebook of the course: {error!r}") from error
     if len(tagged) != 1:
         raise ValueError(f"{notebook.name} has {len(tagged)} cells tagged `parameters`: give it exactly one")
-    typed = {
-        ast.unparse(line.target): ast.unparse(line.annotation) for line in lines if isinstance(line, ast.AnnAssign)
-    }
-    return {ast.unparse(line.targets[0]): "" for line in lines if isinstance(line, ast.Assign)} | typed
+    return {name: parameter["inferred_type_name"] for name, parameter in found.items()}
 
 
 def check_parameters(notebook: Path, parameters: dict) -> dict:

@@ -9,8 +9,7 @@ from strict_device import HERE, Strict, StrictDevice, move
 
 from gentta_utils.common import devices
 from gentta_utils.common.devices import precision_on
-from gentta_utils.course import doctor
-from gentta_utils.evaluation import gradcam
+from gentta_utils.course import doctor, gradcam
 from gentta_utils.methods import METHODS
 from gentta_utils.methods.base import Models
 

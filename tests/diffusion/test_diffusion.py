@@ -11,17 +11,9 @@ from gentta_utils.recipes import dit
 ABAR = process.alphas_cumprod_of(process.linear_betas())
 
 
-@pytest.mark.parametrize(
-    "betas, expected",
-    [
-        (process.linear_betas, [0.99990, 0.89514, 0.52142, 0.07780, 0.00330, 0.00004]),
-        (process.scaled_linear_betas, [0.99915, 0.89422, 0.67379, 0.27633, 0.05617, 0.00466]),
-        (process.cosine_betas, [0.99996, 0.97158, 0.84589, 0.49229, 0.14318, 0.0]),
-    ],
-)
-def test_schedules_have_the_published_levels(betas, expected):
-    abar = process.alphas_cumprod_of(betas())
-    assert abar[[0, 100, 250, 500, 750, 999]].tolist() == pytest.approx(expected, abs=1e-5)
+def test_the_linear_schedule_has_the_published_levels():
+    expected = [0.99990, 0.89514, 0.52142, 0.07780, 0.00330, 0.00004]
+    assert ABAR[[0, 100, 250, 500, 750, 999]].tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_forward_process_has_the_right_mean_and_variance():
@@ -80,12 +72,6 @@ def test_optimal_error_for_standard_normal_data_is_abar():
     assert ABAR.mean().item() == pytest.approx(0.2755, abs=1e-4)
 
 
-def test_bound_weights():
-    w = process.bound_weights(process.linear_betas())
-    expected = [0.600, 0.0790, 0.0102, 0.0054, 0.0055, 0.0077, 0.0102]
-    assert w[[1, 10, 100, 250, 500, 750, 999]].tolist() == pytest.approx(expected, abs=6e-4)
-
-
 def test_mixture_denoiser_is_optimal(mixture):
     """No perturbation of the closed form has a lower error, and a class's error is abar s^2 / (abar s^2 + 1 - abar)."""
     g = torch.Generator().manual_seed(0)
@@ -138,7 +124,6 @@ def test_respacing_keeps_the_published_levels():
     assert ABAR[hundred[50]].item() == pytest.approx(0.0739, abs=1e-4)
     assert sampling.respaced(250)[[0, 1, 2, -2, -1]].tolist() == [0, 4, 8, 995, 999]
     assert torch.equal(sampling.respaced(1000), torch.arange(1000))
-    assert sampling.respaced(50, integer=True)[[0, 1, 2, -1]].tolist() == [0, 20, 40, 980]
     for wrong in (0, 1001):
         with pytest.raises(ValueError, match="choose 1 to 1000"):
             sampling.respaced(wrong)

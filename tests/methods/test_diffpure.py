@@ -167,8 +167,7 @@ def test_images_do_not_know_of_each_other(tiny, images, module):
 
 def test_images_purified_before_are_not_purified_again(tiny, images):
     out = configure(tiny, S).adapt(images, IDS[:5])
-    again = configure(tiny, S)
-    again.ready = dict(zip(IDS[:5].tolist(), out.images, strict=True))
+    again = configure(tiny, S, dict(zip(IDS[:5].tolist(), out.images, strict=True)))
     other = again.adapt(images, IDS[:5])
     assert torch.equal(out.logits, other.logits)
     assert other.nfe == {"classifier fwd": 5}

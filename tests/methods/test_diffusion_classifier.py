@@ -10,7 +10,7 @@ from gentta_utils.diffusion.pairs import draw_pairs
 from gentta_utils.evaluation.statistics import paired_interval
 from gentta_utils.methods import diffusion_classifier, ensemble
 from gentta_utils.methods.base import Models
-from gentta_utils.methods.diffusion_classifier import log_posterior, paired_difference, read_staged, staged, staged_cost
+from gentta_utils.methods.diffusion_classifier import log_posterior, read_staged, staged, staged_cost
 
 
 @pytest.fixture
@@ -81,15 +81,6 @@ def test_paired_differences_are_less_noisy_than_unpaired(mixture):
     wrong = torch.stack([s.gather(1, (labels[:, None] + 1) % 4) for s in tables])
     paired, unpaired = (wrong - true).std(0), (wrong - true.roll(1, 0)).std(0)
     assert (unpaired > 2 * paired).float().mean() > 0.95
-
-
-def test_standard_errors_are_of_paired_differences(table):
-    _, labels, errors = table
-    mean, se = paired_difference(errors, labels)
-    difference = errors.error - errors.error.gather(2, labels[:, None, None].expand(-1, 48, 1))
-    torch.testing.assert_close(mean, difference.mean(1))
-    torch.testing.assert_close(se, difference.std(1) / 48**0.5)
-    assert mean.gather(1, labels[:, None]).abs().max() == 0
 
 
 @pytest.mark.parametrize("loss, power", [("l2", 2), ("l1", 1)])
@@ -220,7 +211,7 @@ def test_ensemble_at_its_ends_is_a_single_model(tiny, images):
     for weight, single in ((0.0, reader.before), (1.0, reader.logits)):
         out = ensemble.configure(tiny, ensemble.Settings(weight, reader_settings)).adapt(images, ids)
         assert torch.equal(out.logits.argmax(1), single.argmax(1))
-    with pytest.raises(ValueError, match="between 0 and 1"):
+    with pytest.raises(ValueError, match="from 0 to 1"):
         ensemble.configure(tiny, ensemble.Settings(1.5))
     with pytest.raises(ValueError, match="needs a denoiser"):
         ensemble.configure(Models(tiny.classifier))

@@ -46,8 +46,8 @@ def test_adapters_keep_the_logits_and_spare_the_head(images32):
 
 def test_gradients_reach_the_rows_of_the_subset_alone(tiny, images):
     method = diffusion_tta.configure(tiny.restrict(SUBSET), SETTINGS)
-    task, _, optimizer = method._fresh(len(images))
-    method._adapt(images, torch.arange(5), task, None, optimizer)
+    task, *_ = method.state = method._fresh(len(images))
+    method.episode(images, torch.arange(5))
     moved = task.values["network.network.fc.bias"].detach() - tiny.classifier.network.fc.bias
     assert (moved[:, list(SUBSET)] != 0).all()
     assert (moved[:, 1] == 0).all()
@@ -73,8 +73,8 @@ def test_the_diffusion_model_is_adapted_through_the_subset(tiny, images, adapt_e
         lr=1e-2, updates=2, pairs=4, window=(0, 1000), adapt_denoiser=True, adapt_embeddings=adapt_embeddings
     )
     method = diffusion_tta.configure(tiny.restrict(SUBSET), changed)
-    task, phi, optimizer = method._fresh(1)
-    method._adapt(images[:1], torch.arange(1), task, phi, optimizer)
+    _, phi, _ = method.state = method._fresh(1)
+    method.episode(images[:1], torch.arange(1))
     tables = [n for n in phi if "embedding_table" in n]
     assert bool(tables) == adapt_embeddings
     for name in tables:

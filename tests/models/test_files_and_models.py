@@ -107,7 +107,7 @@ def test_weights_are_checked(tmp_path):
 # --- the zoo ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", zoo.SHIPPED)
+@pytest.mark.parametrize("name", zoo.shipped())
 def test_shipped_models_load_and_have_a_card(name):
     model = zoo.load(name)
     kinds = {"classifier": Classifier, "clip": Clip, "autoencoder": AutoencoderKL}

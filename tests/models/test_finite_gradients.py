@@ -166,12 +166,12 @@ def test_finite(name):
 # --- the shipped networks --------------------------------------------------------------------------------------------
 
 ARCHITECTURES = sorted(
-    {name.split("-")[0] for name in zoo.names()} & set(zoo.SHIPPED) | {"unconditional/unet-unshuffle"}
+    {name.split("-")[0] for name in zoo.names()} & set(zoo.shipped()) | {"unconditional/unet-unshuffle"}
 )
 
 
 def test_one_of_each_architecture():
-    heads = {name.split("-")[0] for name in zoo.SHIPPED}
+    heads = {name.split("-")[0] for name in zoo.shipped()}
     assert heads == {name.split("-")[0] for name in ARCHITECTURES}
 
 

@@ -57,25 +57,30 @@ def select_specs(start: int = 3000) -> list[SceneSpec]:
     return [SceneSpec(25, name, 5, "select", start + 25 * i) for i, name in enumerate(VALIDATION)]
 
 
-def chosen_candidate() -> tuple[dict, float]:
-    """What `select` chose: the changes to `START`, and the logits per step; raises as `choice`."""
-    change = dict(CANDIDATES[choice()["candidate"]])
+def rate_of(models: Models, settings: diffusion_tta.Settings) -> float:
+    """The learning rate of the rule for these models and settings, at the step that was chosen."""
+    return diffusion_tta.learning_rate(models, *validation_images(), settings, choice()["delta"])
+
+
+def split(label: str) -> tuple[dict, float]:
+    """What a candidate changes in `START`, and the logits that its first step moves the margin by."""
+    change = dict(CANDIDATES[label])
     delta = change.pop("delta", DELTA)
     return change, delta
 
 
-def rate_of(models: Models, settings: diffusion_tta.Settings) -> float:
-    """The learning rate of the rule for these models and settings, at the step that was chosen."""
-    return diffusion_tta.learning_rate(models, *validation_images(), settings, chosen_candidate()[1])
+def chosen_rate(classifier: str, changes: dict, denoiser: str = DIT) -> diffusion_tta.Settings:
+    """The chosen candidate with these changes, and the learning rate of its rule; raises as `choice`."""
+    content = choice()
+    return with_rate(classifier, START | split(content["candidate"])[0] | changes, content["delta"], denoiser)
 
 
 def candidate_jobs(label: str, view: str) -> list[Job]:
     """One candidate of `select` on a view, both classifiers, each with its own learning rate."""
-    change = {"view": view, **CANDIDATES[label]}
-    delta = change.pop("delta", DELTA)
+    change, delta = split(label)
     jobs = []
     for classifier in CLASSIFIERS:
-        settings = with_rate(classifier, START | change, delta)
+        settings = with_rate(classifier, START | {"view": view} | change, delta)
         jobs += [job("diffusion_tta", settings, classifier, s, f"{label}/{view}", batch=25) for s in select_specs()]
     return jobs
 
@@ -94,6 +99,7 @@ def select() -> list[Records]:
     }
     chosen = {
         "candidate": best,
+        "delta": split(best)[1],
         "view": max(views, key=lambda view: right(runs, f"{best}/{view}")),
         "window": list(best_window()),
         "settings": views,
@@ -105,11 +111,11 @@ def select() -> list[Records]:
 
 def choose_rates(classifiers: tuple) -> None:
     """Add what `select` would choose to its file for these classifiers: its candidate, with their learning rates."""
-    content, (change, delta) = choice(), chosen_candidate()
+    content = choice()
     for name in classifiers:
         if name not in content["models"]:
             for view in ("full", "low"):
-                content["settings"][view][name] = asdict(with_rate(name, START | change | {"view": view}, delta))
+                content["settings"][view][name] = asdict(chosen_rate(name, {"view": view}))
             content["models"][name] = zoo.fingerprint(name)
     write_json(DIFFUSION_TTA, content)
 
@@ -145,7 +151,7 @@ def online_settings(classifier: str, share: float, param_set: str = "all") -> di
     settings = tuned(classifier)
     if param_set != settings.param_set:
         values = {k: v for k, v in asdict(settings).items() if k != "lr"} | {"param_set": param_set}
-        settings = with_rate(classifier, values, chosen_candidate()[1])
+        settings = with_rate(classifier, values, choice()["delta"])
     return replace(settings, online=True, lr=float(f"{share * settings.lr:.3g}"))
 
 

@@ -30,7 +30,7 @@ from ..trials import (
     source_jobs,
     untrained,
 )
-from .choose import START, WINDOWS, choose_rates, chosen_candidate, select_specs, with_rate
+from .choose import WINDOWS, choose_rates, chosen_rate, select_specs, with_rate
 
 BACKBONES = (*CLASSIFIERS, "classifier/swin", "classifier/convnext")
 RESNETS = ("classifier/resnet-300", "classifier/resnet", "classifier/resnet-3000")  # one network, three amounts of them
@@ -68,11 +68,7 @@ def ablations() -> list[Records]:
     resnet, specs = CLASSIFIERS[0], small_grid()
     few = [replace(s, n=20) for s in specs]
     ours = tuned(resnet)
-    change, delta = chosen_candidate()
-
-    def by_rule(param_set: str) -> diffusion_tta.Settings:
-        return with_rate(resnet, START | change | {"param_set": param_set}, delta)
-
+    by_rule = lambda param_set: chosen_rate(resnet, {"param_set": param_set})  # noqa: E731
     both = replace(ours, adapt_denoiser=True, denoiser_lr=1e-5)
     rows = {
         "K10: one random t an update": replace(ours, pairs=1, timesteps="iid"),
@@ -129,14 +125,13 @@ BUDGETS = {6: dict(updates=3, pairs=2), 24: dict(updates=6, pairs=4), 48: dict(u
 
 def phase_jobs(specs: list[SceneSpec]) -> list[Job]:
     """Two diffusion models x three budgets x three ResNets: source, reader with as many pairs, Diffusion-TTA."""
-    change, delta = chosen_candidate()
     jobs = source_jobs(specs, RESNETS)
     for denoiser in (WEAK, "denoiser/dit"):
         name = denoiser.split("/")[1]
         for pairs, budget in BUDGETS.items():
             jobs += reader_jobs(specs, pairs, chosen_window(), f" {name}", denoiser)
             for classifier in RESNETS:
-                settings = with_rate(classifier, START | change | budget, delta, denoiser)
+                settings = chosen_rate(classifier, budget, denoiser)
                 jobs += [
                     job("diffusion_tta", settings, classifier, s, f"{name}/{pairs}", denoiser=denoiser, batch=40)
                     for s in specs
@@ -159,13 +154,12 @@ def phase_output() -> list[Records]:
 
     Budgets are those of `phase` in pairs; the rate is the rule's for output mixing."""
     specs = phase_specs()
-    change, delta = chosen_candidate()
     jobs = source_jobs(specs, RESNETS)
     for denoiser in (WEAK, "denoiser/dit"):
         for pairs, budget in BUDGETS.items():
             jobs += reader_jobs(specs, pairs, chosen_window(), f" {denoiser.split('/')[1]}", denoiser)
             for classifier in RESNETS:
-                settings = with_rate(classifier, START | change | budget | {"mixing": "output"}, delta, denoiser)
+                settings = chosen_rate(classifier, budget | {"mixing": "output"}, denoiser)
                 jobs += [_table_job(settings, classifier, s, denoiser, pairs) for s in specs]
     return table("phase_output", jobs)
 
@@ -189,10 +183,9 @@ def soft() -> list[Records]:
     Under embedding mixing, which asks for such conditions, and under output mixing, which does not."""
     resnet, jobs = RESNETS[1], []
     specs = phase_specs()
-    change, delta = chosen_candidate()
     for denoiser in (WEAK, SOFT):
         name = denoiser.split("/")[1]
-        ours = with_rate(resnet, START | change | BUDGETS[48], delta, denoiser)
+        ours = chosen_rate(resnet, BUDGETS[48], denoiser)
         jobs += reader_jobs(specs, 48, chosen_window(), f" {name}", denoiser)
         for label, settings in {
             f"{name}/48": ours,

@@ -81,8 +81,8 @@ def input_job(
     def work() -> Records:
         second = aligned_classifier(classifier, *tuned) if tuned else None
         made = purified(method, settings, spec, classifier if getattr(settings, "entropy_scale", 0) else None)
-        configured = METHODS[method].configure(Models(zoo.cached(classifier), zoo.cached(ALIGNER), second), settings)
-        configured.ready = made.by_id()
+        both = Models(zoo.cached(classifier), zoo.cached(ALIGNER), second)
+        configured = METHODS[method].configure(both, settings, made.by_id())
         r = run(configured, stream(spec), about=about, batch=100)
         return replace(r, seconds=r.seconds + np.float32(made.seconds), nfe={**made.nfe, **r.nfe})
 

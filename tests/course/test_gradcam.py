@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from conftest import FAMILIES, make_classifier, make_family
 from torch import nn
 
-from gentta_utils.evaluation.gradcam import correlation, grad_cam, layer_of, overlap, panels
+from gentta_utils.course.gradcam import correlation, grad_cam, layer_of, overlap, panels
 from gentta_utils.models.classifier import Classifier
 
 CLASSES = torch.tensor([0, 1, 2, 3, 0, 1])

@@ -46,7 +46,8 @@ def find(name: str) -> Path:
 
 
 def parameters_of(notebook: Path) -> dict[str, str]:
-    """name -> type of its parameters cell, whose lines are `name: type = value  # help`; "None" without a type.
+    """name -> type of its parameters cell, whose lines are `name: type = value  # help`; "None" without a type, and
+    ending in "| None" where the default is None.
 
     Raises ValueError if it is no notebook, or has not just one such cell: papermill would run the defaults then."""
     import nbformat  # both take a while to load
@@ -60,12 +61,13 @@ def parameters_of(notebook: Path) -> dict[str, str]:
         raise ValueError(f"{notebook} cannot be read as a notebook of the course: {error!r}") from error
     if len(tagged) != 1:
         raise ValueError(f"{notebook.name} has {len(tagged)} cells tagged `parameters`: give it exactly one")
-    return {name: parameter["inferred_type_name"] for name, parameter in found.items()}
+    optional = {True: " | None", False: ""}
+    return {name: f"{p['inferred_type_name']}{optional[p['default'] == 'None']}" for name, p in found.items()}
 
 
 def check_parameters(notebook: Path, parameters: dict) -> dict:
     """The parameters with the types that the notebook states; text, as a command line gives it, is read as that type.
-    A type that ends in `| None` also takes None.
+    A parameter whose default is None also takes None.
 
     Raises ValueError for a parameter that the notebook does not have (papermill itself would only warn) and for a value
     of another type."""

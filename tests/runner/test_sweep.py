@@ -148,7 +148,7 @@ def test_values_take_the_types_of_the_parameters_cell(make):
 def test_none_is_a_value_where_the_notebook_says_so(make):
     path = make()
     nb = nbformat.read(path, 4)
-    nb.cells[1].source += "\nlr: float | None = None  # None: as chosen\nkind: str | None = None  # None: as chosen"
+    nb.cells[1].source += "\nlr: float = None  # None: as chosen\nkind: str = None  # None: as chosen"
     nbformat.write(nb, path)
     for none in (None, "None", "null"):
         assert notebook.check_parameters(path, {"lr": none, "kind": none}) == {"lr": None, "kind": None}

@@ -548,8 +548,8 @@ def test_notebooks_run_on_it(home, root, tmp_path, monkeypatch, path):
         shown = "".join(told(o) for o in cell.get("outputs", []))
         if not shown.startswith("From the committed records"):
             source = "".join(cell["source"])
-            assert "evaluate.results(" not in source
-            assert "report.report(" not in source
+            assert "evaluation.results(" not in source
+            assert "tables.report(" not in source
             same = ("scenes.make(", "doctor()", "environment()")  # what these show is the same in both profiles
             assert any(call in source for call in same) or "scenes" not in shown, shown
     assert not [o["text"] for o in outputs if o.get("name") == "stderr"]

@@ -1,6 +1,7 @@
 """Shared objects of the tests; `gentta_utils` is imported first, so that torchvision imports on a CPU-only torch."""
 
 import os
+import sys
 from dataclasses import replace
 
 os.environ.setdefault("GENTTA_PROGRESS", "0")
@@ -28,6 +29,13 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _figures_closed():
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture(scope="session")

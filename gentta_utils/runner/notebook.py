@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -50,8 +51,10 @@ def parameters_of(notebook: Path) -> dict[str, str]:
     ending in "| None" where the default is None.
 
     Raises ValueError if it is no notebook, or has not just one such cell: papermill would run the defaults then."""
-    import nbformat  # both take a while to load
-    import papermill
+    with warnings.catch_warnings():  # an encoding that a library of theirs does not state is not ours
+        warnings.simplefilter("ignore", EncodingWarning)
+        import nbformat  # both take a while to load
+        import papermill
 
     try:
         cells = nbformat.read(notebook, as_version=4).cells

@@ -135,22 +135,6 @@ def test_the_second_classifier_is_the_one_of_the_description(models, monkeypatch
         aligned.from_description("classifier/resnet", about)
 
 
-def test_a_table_in_which_every_run_is_kept_for_itself_is_read(tmp_path):
-    """As tables were written before: a user's cache may hold some."""
-    r = records("old", 3)
-    columns = {
-        f"{i}.{name}": getattr(r, name)
-        for i in (0, 1)
-        for name in evaluation_records._COLUMNS
-        if i == 0 or name == "id"
-    }
-    shared = {f"1.{name}": f"0.{name}" for name in evaluation_records._COLUMNS if name != "id"}
-    made = dict(about=np.array(json.dumps([{"nfe": {}, "label": "old"}] * 2)), version=np.array(cache.VERSION))
-    np.savez(tmp_path / "old.npz", shared=np.array(json.dumps(shared)), **made, **columns)
-    for loaded in evaluation_records.load(tmp_path / "old.npz"):
-        assert all((getattr(loaded, name) == getattr(r, name)).all() for name in evaluation_records._COLUMNS)
-
-
 def test_coarse_logits_keep_the_prediction_and_little_else():
     logits = np.random.default_rng(0).normal(0, 4, (200, 10)).astype(np.float32)
     logits[0, :3] = 9.0  # a tie: the first stays the prediction

@@ -93,20 +93,20 @@ def test_costs_are_predicted_by_the_probe():
 def test_cost_lines_state_both_kinds(make, tmp_path, monkeypatch):
     monkeypatch.setattr(costs, "COSTS", tmp_path / "costs.json")
     readme = tmp_path / "README.md"
-    readme.write_text("Before.\n**Cost**: unknown\nAfter.\n")
+    readme.write_text("Before.\n**Cost**: unknown\nAfter.\n", encoding="utf-8")
     paths = [make(name="10_a"), make(name="11_b")]
-    costs.COSTS.write_text(json.dumps({"10_a": {"default": MEASURED}}))
+    costs.COSTS.write_text(json.dumps({"10_a": {"default": MEASURED}}), encoding="utf-8")
     costs.write_lines(paths, readme)
-    said = [json.loads(path.read_text())["cells"][0]["source"] for path in paths]
+    said = [json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"] for path in paths]
     line = "**Cost**: 100 seconds on two CPU cores with fast bf16, 340 without, 1000 MB of memory."
     assert ["".join(s) for s in said] == [line, "**Cost**: unknown"]
-    assert "**Cost**: unknown" in readme.read_text()  # not all are measured
-    costs.COSTS.write_text(json.dumps({"10_a": {"default": MEASURED}, "11_b": {"default": MEASURED}}))
+    assert "**Cost**: unknown" in readme.read_text(encoding="utf-8")  # not all are measured
+    costs.COSTS.write_text(json.dumps({"10_a": {"default": MEASURED}, "11_b": {"default": MEASURED}}), encoding="utf-8")
     costs.write_lines(paths, readme)
     together = (
         "**Cost**: `make course` takes 200 seconds on two CPU cores with fast bf16, 680 without, 1000 MB of memory."
     )
-    assert readme.read_text() == f"Before.\n{together}\nAfter.\n"
+    assert readme.read_text(encoding="utf-8") == f"Before.\n{together}\nAfter.\n"
     assert costs.line({"fp32": MEASURED["fp32"]}).startswith(
         "**Cost**: 340 seconds on two CPU cores without fast bf16,"
     )
@@ -125,7 +125,7 @@ def job(path, folder, **parameters):
 
 def test_the_probe_runs_once_and_only_for_what_it_can_tell(make, tmp_path, monkeypatch):
     monkeypatch.setattr(costs, "COSTS", tmp_path / "costs.json")
-    costs.COSTS.write_text(json.dumps({"10_test": {"default": MEASURED}}))
+    costs.COSTS.write_text(json.dumps({"10_test": {"default": MEASURED}}), encoding="utf-8")
     asked, path, out = [], make(), tmp_path / "out"
     out.mkdir()
     ask = lambda: asked.append(1) or 20.0  # noqa: E731
@@ -142,7 +142,7 @@ def test_the_probe_runs_once_and_only_for_what_it_can_tell(make, tmp_path, monke
         "seconds": 7,
         "peak_memory_mb": 8,
     }
-    (out / "x.json").write_text(json.dumps(record))  # this machine itself has done it
+    (out / "x.json").write_text(json.dumps(record), encoding="utf-8")  # this machine itself has done it
     assert list(sweep.predicted(two, out, ask).values()) == [(7, 8)] * 2
     assert len(asked) == 1
 
@@ -150,7 +150,7 @@ def test_the_probe_runs_once_and_only_for_what_it_can_tell(make, tmp_path, monke
 def test_a_dry_run_lists_the_runs_and_starts_nothing(make, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(costs, "COSTS", tmp_path / "costs.json")
     monkeypatch.setattr(probe, "speed", lambda environment: 20.0)
-    costs.COSTS.write_text(json.dumps({"10_test": {"default": MEASURED}}))
+    costs.COSTS.write_text(json.dumps({"10_test": {"default": MEASURED}}), encoding="utf-8")
     path, out = make('open("started", "a").close()'), tmp_path / "out"
     grid = ["sweep", str(path), "--grid", "n=1,2", "--out", str(out)]
     assert main([*grid, "--dry-run"]) == 0

@@ -256,7 +256,7 @@ def test_equalisation_begins_at_0_by_the_integer_table():
 
 def test_every_corruption_gives_what_it_gave():
     """Pixels and means of version 1, and of version 2 where there is one; what changes needs a new version."""
-    golden = json.loads((Path(__file__).parent / "corruptions.json").read_text())
+    golden = json.loads((Path(__file__).parent / "corruptions.json").read_text(encoding="utf-8"))
     rng = np.random.default_rng(17)
     x = 0.75 * ndimage.zoom(rng.random((8, 8, 3)), (8, 8, 1), order=1)
     x += 0.25 * np.kron(rng.random((16, 16, 3)), np.ones((4, 4, 1)))

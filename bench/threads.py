@@ -53,7 +53,7 @@ class Worker:
             env=clean | variables,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
         )
         self.threads = int(self.process.stdout.readline())
 

@@ -49,7 +49,7 @@ def configure(models, settings=None):
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     path = tmp_path / "toy.py"
-    path.write_text(TOY)
+    path.write_text(TOY, encoding="utf-8")
     spec = importlib.util.spec_from_file_location("toy", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

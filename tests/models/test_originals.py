@@ -426,7 +426,7 @@ def test_a_clip_of_openais_layout_is_the_original(tmp_path, quick):
     state = shaken(network)
     preprocess = dict(size=[64, 64], mean=[0.48, 0.46, 0.41], std=[0.27, 0.26, 0.28], interpolation="bicubic")
     config = dict(model_cfg=CLIP | dict(quick_gelu=quick), preprocess_cfg=preprocess)
-    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
     save_file(
         {k: v.contiguous() for k, v in state.items() if k != "attn_mask"}, tmp_path / "open_clip_model.safetensors"
     )

@@ -3,8 +3,8 @@
     python bench/threads.py [--images 8] [--rounds 5]
 
 Processes that differ in nothing but environment variables take turns on the same work; each ratio is the median over
-rounds of the time against that of the default in the same round, with its extremes. The package sets
-OMP_WAIT_POLICY=PASSIVE (see `gentta_utils/__init__.py`) where nothing else is set.
+rounds of the time against that of the default in the same round, with its extremes. Runs get OMP_WAIT_POLICY=PASSIVE
+where the machine is busy when they start (`gentta_utils/runner/processes.py`).
 """
 
 import argparse

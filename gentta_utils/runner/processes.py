@@ -25,6 +25,7 @@ from ..common.paths import ROOT
 from .notebook import CELL_TIMEOUT, family
 
 RUN_TIMEOUT = 4 * 3600  # seconds
+BUSY = 30.0  # percent of all cores, before any run was started here
 PATIENCE = 30  # seconds until a scheduler must have answered
 Told = Callable[[str, int, int], None]  # the name of a run, the cell that it begins (from 1 on), how many there are
 LOCK = ".lock"
@@ -58,8 +59,13 @@ def read_record(path: Path) -> dict | None:
 
 
 def environment(workers: int) -> dict[str, str]:
-    """The variables of a run that shares this machine with `workers` - 1 others."""
+    """The variables of a run that shares this machine with `workers` - 1 others.
+
+    Threads that wait for each other spin, which is fastest on an idle machine. Beside a busy process they hold up the
+    very thread that they wait for, two to three times over: then they sleep instead (bench/threads.py measures both)."""
     variables = dict(os.environ)
+    if psutil.cpu_percent(0.3) > BUSY:
+        variables.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if workers > 1:  # or every run would start as many threads as there are cores
         variables.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     return variables

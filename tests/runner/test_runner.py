@@ -64,13 +64,13 @@ assert not heavy, heavy
 """)
 
 
-@pytest.mark.parametrize("given, kept", [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
-def test_idle_threads_sleep_unless_told_otherwise(given, kept):
-    """Set before torch's OpenMP is loaded, or it would have no effect: the runtime itself says what it took."""
-    done = python("import gentta_utils, torch; torch.ones(8)", OMP_DISPLAY_ENV="TRUE", **given)
-    if "OMP_WAIT_POLICY" not in done.stderr:
-        pytest.skip("this torch's OpenMP does not say")
-    assert f"OMP_WAIT_POLICY = '{kept}'" in done.stderr
+@pytest.mark.parametrize("busy, given, kept", [(5, None, None), (55, None, "PASSIVE"), (55, "ACTIVE", "ACTIVE")])
+def test_idle_threads_sleep_beside_a_busy_process(monkeypatch, busy, given, kept):
+    monkeypatch.setattr(processes.psutil, "cpu_percent", lambda interval: busy)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    assert processes.environment(1).get("OMP_WAIT_POLICY") == kept
 
 
 # --- what it costs ---------------------------------------------------------------------------------------------------

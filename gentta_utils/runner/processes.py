@@ -62,7 +62,7 @@ def environment(workers: int) -> dict[str, str]:
     """The variables of a run that shares this machine with `workers` - 1 others.
 
     Threads that wait for each other spin, which is fastest on an idle machine. Beside a busy process they hold up the
-    very thread that they wait for, two to three times over: then they sleep instead (bench/threads.py measures both)."""
+    very thread that they wait for: then they sleep instead (bench/threads.py measures both)."""
     variables = dict(os.environ)
     if psutil.cpu_percent(0.3) > BUSY:
         variables.setdefault("OMP_WAIT_POLICY", "PASSIVE")

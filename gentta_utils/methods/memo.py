@@ -20,7 +20,10 @@ from ..models.batchnorm import with_test_statistics
 from ..models.classifier import Classifier
 from ..models.copies import Copies
 from ..world.views import CROPS, augmix_views
+from ..world.views import VERSION as VIEWS
 from .base import Method, Models, Needs, Output, check_finite, make_optimizer
+
+VERSION = VIEWS  # of the numbers: they change with the views
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,10 @@ from torch import Tensor
 from ..common.validate import Checked, Count, between
 from ..diffusion.entropy import log_mean
 from ..world.views import CROPS, augmix_views
+from ..world.views import VERSION as VIEWS
 from .base import Method, Models, Needs, Output, no_loss
+
+VERSION = VIEWS  # of the numbers: they change with the views
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""The imagenet profile on a fake hub: the very calls of the real one, on tiny random models and noise images."""
+"""The imagenet profile on a fake hub: the very calls of the real one, on tiny random models and noise images.
+
+Notebooks run on it in `test_commands`.
+"""
 
 import inspect
-import json
-import os
 from dataclasses import replace
 
 import fake_hub
@@ -26,7 +27,6 @@ from gentta_utils.models import hub, zoo
 from gentta_utils.models.classifier import Classifier
 from gentta_utils.models.dit import LatentDiT, prepare_dit
 from gentta_utils.models.zoo import load
-from gentta_utils.runner import notebook
 from gentta_utils.streams import folders
 from gentta_utils.streams.folders import FolderSpec
 from gentta_utils.streams.scenes import SceneSpec
@@ -519,41 +519,6 @@ def test_natural_shifts_are_data_sets(root):
     assert profile("imagenet", str(root)).stream(2, "v2").about["dataset"] == "imagenet-v2"
     with pytest.raises(ValueError, match="severity=5: imagenet-a has none, leave it at 0"):
         profile("imagenet", str(root)).stream(2, "a", 5)
-
-
-# --- notebooks -------------------------------------------------------------------------------------------------------
-
-
-def told(output: dict) -> str:
-    """What an output says in words, alternative texts of figures included."""
-    said = "".join(output.get("text", "")) + "".join(output.get("data", {}).get("text/plain", ""))
-    return said + "".join(output.get("data", {}).get("text/markdown", ""))
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("path", notebook.notebooks(), ids=lambda path: path.stem)
-def test_notebooks_run_on_it(home, root, tmp_path, monkeypatch, path):
-    """Headless, in fast mode: nothing fails, nothing is written to stderr."""
-    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_HOME", str(home))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    parameters = {"profile": "imagenet", "data_root": str(root), "fast": True}
-    record = notebook.run_notebook(path, tmp_path / path.name, parameters)
-    assert record["status"] == "ok", record["error"]
-    cells = json.loads((tmp_path / path.name).read_text(encoding="utf-8"))["cells"]
-    outputs = [o for c in cells for o in c.get("outputs", [])]
-    assert not any("15 corruptions" in name for name in record["headline"])  # those numbers are the scenes'
-    for cell in cells:
-        shown = "".join(told(o) for o in cell.get("outputs", []))
-        if not shown.startswith("From the committed records"):
-            source = "".join(cell["source"])
-            assert "evaluation.results(" not in source
-            assert "tables.report(" not in source
-            same = ("scenes.make(", "doctor()", "environment()")  # what these show is the same in both profiles
-            assert any(call in source for call in same) or "scenes" not in shown, shown
-    assert not [o["text"] for o in outputs if o.get("name") == "stderr"]
-    assert os.environ["HF_HOME"] == str(home)
 
 
 # --- the real configurations, without weights ------------------------------------------------------------------------

@@ -203,7 +203,7 @@ def test_labels_are_those_of_the_generation_and_sets_are_nested(models):
     images, labels = aligned.images_of(DATA)
     assert torch.equal(labels, torch.arange(20) % 10)
     raw = aligned.raw_images(DATA)
-    # in its own chunks: more images at once may be rounded otherwise, which the division by sqrt(alpha) = .006 magnifies
+    # in its own chunks: more images at once may be rounded otherwise, which dividing by sqrt(alpha) = .006 magnifies
     parts = torch.arange(20).split(10)
     made = [synthesize(models["denoiser/dit"], labels[i], raw.ids[i], DATA.synthesis) for i in parts]
     assert torch.equal(raw.images, torch.cat(made))

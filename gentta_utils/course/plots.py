@@ -82,12 +82,12 @@ def fitted(text: str, inches: float, size: float = STYLE["axes.titlesize"]) -> t
 
 
 def _width(ax: Axes) -> float:
-    """Inches of its column in the figure, whose panels are not laid out yet."""
-    spec = ax.get_subplotspec()
+    """Inches of its column in the figure or the part of one, whose panels are not laid out yet."""
+    spec, inches = ax.get_subplotspec(), ax.figure.bbox.width / ax.figure.dpi  # a part has no `get_figwidth`
     if spec is None:
-        return ax.figure.get_figwidth()
+        return inches
     shares = spec.get_gridspec().get_width_ratios()
-    return ax.figure.get_figwidth() * sum(shares[spec.colspan.start : spec.colspan.stop]) / sum(shares)
+    return inches * sum(shares[spec.colspan.start : spec.colspan.stop]) / sum(shares)
 
 
 def picture(ax: Axes, image: Tensor, title: str = "", frame: str | None = None) -> None:

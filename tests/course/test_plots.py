@@ -1,5 +1,6 @@
 """Titles of figures: names of any length stay within their panels."""
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -24,6 +25,15 @@ def test_long_names_do_not_overlap_in_a_gallery(columns, width):
         found = boxes(plots.gallery([torch.rand(3, 32, 32)] * 16, names, columns=columns, width=width))
         assert len(found) == 16
         assert not [(a, b) for i, a in enumerate(found) for b in found[i + 1 :] if a.overlaps(b)]
+
+
+def test_a_part_of_a_figure_has_a_width_too():
+    """As in `bench/overview.py`."""
+    fig = plt.figure(figsize=(8, 2))
+    left, right = fig.subfigures(1, 2, width_ratios=[1, 3])
+    assert plots._width(left.subplots(1, 2)[0]) == pytest.approx(1.0)
+    assert plots._width(right.subplots()) == pytest.approx(6.0)
+    assert plots._width(plots.figure(1, 4, width=8.0)[1][0]) == pytest.approx(2.0)
 
 
 def test_short_titles_stay_as_they_are():

@@ -94,6 +94,8 @@ def _fits(value, hint) -> bool:
         return _fits(value, inner[0]) and inner[1].holds(value)
     if kind is Literal:
         return isinstance(value, str) and value in inner
+    if kind is tuple and inner[-1] is ...:
+        return isinstance(value, tuple) and all(_fits(one, inner[0]) for one in value)
     if kind is tuple:
         return isinstance(value, tuple) and len(value) == len(inner) and all(map(_fits, value, inner))
     if inner:  # one of several types
@@ -111,3 +113,10 @@ def _words(hint) -> str:
         return " or ".join(map(_words, inner))
     words = {float: "a finite number", int: "a whole number", bool: "True or False", str: "text", NoneType: "None"}
     return words.get(hint, str(hint))
+
+
+def frozen(value):
+    """What JSON made of a settings' field as it was: lists as tuples, in the values of a dict too."""
+    if isinstance(value, dict):
+        return {name: frozen(v) for name, v in value.items()}
+    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value

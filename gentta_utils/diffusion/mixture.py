@@ -22,6 +22,8 @@ class GaussianMixture:
         std: standard deviation within a class, the same for all.
     """
 
+    wordings = 1  # as of every denoiser
+
     def __init__(self, means: Float[Tensor, "K C H W"], std: float = 0.3, alphas_cumprod: Levels | None = None):
         self.means, self.std = means, std
         self.alphas_cumprod = alphas_cumprod_of(linear_betas()) if alphas_cumprod is None else alphas_cumprod

@@ -1,6 +1,7 @@
 """Every method by name: a new one is one file and one line."""
 
 from . import (
+    adapted_reader,
     bn_adapt,
     cotta,
     dda,
@@ -29,6 +30,7 @@ METHODS = {
     "diffusion_classifier": diffusion_classifier,
     "ensemble": ensemble,
     "diffusion_tta": diffusion_tta,
+    "adapted_reader": adapted_reader,
     "dusa": dusa,
     "tea": tea,
     "ttt_mae": ttt_mae,

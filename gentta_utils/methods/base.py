@@ -152,6 +152,16 @@ def stated(settings) -> dict:
     return {name: value for name, value in asdict(settings).items() if name not in old}
 
 
+def check_classes(models: Models, wordings: int = 1) -> None:
+    """Raise ValueError unless the denoiser has each of the classifier's K classes in so many wordings."""
+    K, has = models.classifier.classes, (models.denoiser.classes, models.denoiser.wordings)
+    if has != (wordings * K, wordings):
+        raise ValueError(
+            f"the denoiser has {has[0]} conditions in {has[1]} wordings, the classifier {K} classes: give both the "
+            f"same classes, in {wordings} wordings"
+        )
+
+
 def make_optimizer(
     name: str, tensors: list[Tensor], lr: float, momentum: float = 0.0, weight_decay: float = 0.0
 ) -> torch.optim.Optimizer:

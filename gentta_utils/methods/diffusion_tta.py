@@ -23,7 +23,8 @@ from ..diffusion.pairs import NOISE_MODES, TIMESTEP_MODES, draw_pairs
 from ..models.copies import PARAM_SETS
 from ..world.views import VIEWS, view_of
 from .base import Method, Models, Needs, Output, check_finite
-from .feedback import fresh_copies, prepare
+from .feedback import DENOISER_SETS, feedback, fresh_copies, prepare
+from .wordings import WORDINGS, choose, conditions
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class Settings(Checked):
     micro_batch: Count = 48  # rows of the denoiser at once: what fits the cache is fastest on a CPU
     images_at_once: Count = 32  # copies of the classifier at once, bounds the memory
     fixed_chunk: bool = False  # pad every batch to one shape: results bit-equal whatever the batch size
+    # what came later, left out of records where it stands as here
+    rank: Count = field(default=4, metadata={"later": True})  # r of all adapters, see `lora.init`
+    denoiser_set: DENOISER_SETS = field(default="all", metadata={"later": True})  # what `adapt_denoiser` changes
+    wording: Literal[WORDINGS] = field(default="drawn", metadata={"later": True})  # which of several: see `choose`
+    wording_pairs: Count = field(default=4, metadata={"later": True})  # pairs on which "read" and "wrong" compare them
 
 
 # The "adam" settings of their code: classifier and diffusion model together; the other is SGD 5e-3 with momentum .9
@@ -113,7 +119,10 @@ class DiffusionTTA(Method):
             t, eps = (v.to(x0.device) for v in pairs)
             optimizer.zero_grad()
             check_finite(p.sum(1), ids, step, s.lr, "prediction")
-            G, loss = condition_gradient(denoiser, x0, p, t, eps, s.mixing, s.micro_batch, phi)
+            if step == 0 or s.wording == "drawn":  # a wording is read once
+                wording = choose(denoiser, x0, p.detach(), ids, s, step)
+            p, classes = conditions(denoiser, p, wording)
+            G, loss = feedback(denoiser, phi, x0, p, t, eps, s.mixing, s.micro_batch, classes=classes)
             check_finite(loss, ids, step, s.lr)
             (p * G).sum().div(len(images) if s.online else 1).backward()
             optimizer.step()
@@ -131,7 +140,10 @@ def configure(models: Models, settings: Settings) -> DiffusionTTA:
     """The classifier's `param_set` is updated, and the denoiser if asked. Raises ValueError for misfits.
 
     The networks of `models` are frozen here: they never compute weight gradients."""
-    models = prepare(models, settings, settings.window[1] - 1)
+    wordings = getattr(models.denoiser, "wordings", 1)
+    models = prepare(models, settings, settings.window[1] - 1, wordings)
+    if settings.wording == "wrong" and wordings == 1:
+        raise ValueError("wording='wrong': there is one wording alone, choose drawn or give more (`for_wordings`)")
     if settings.top_k > models.classifier.classes:
         raise ValueError(f"top_k={settings.top_k}: there are {models.classifier.classes} classes")
     return DiffusionTTA(models, settings)
@@ -169,7 +181,10 @@ def learning_rate(models: Models, images: Tensor, ids: Tensor, settings: Setting
             settings.seed, "learning_rate",
         )  # fmt: skip
         t, eps = (v.to(x0.device) for v in pairs)
-        G, _ = condition_gradient(models.denoiser, x0, p, t, eps, settings.mixing, settings.micro_batch)
+        wording = choose(models.denoiser, x0, p.detach(), ids[rows], settings, 0)
+        p, classes = conditions(models.denoiser, p, wording)
+        how = (settings.mixing, settings.micro_batch, None, classes)
+        G, _ = condition_gradient(models.denoiser, x0, p, t, eps, *how)
         slope = torch.autograd.grad((p * G).sum(), z)[0].norm(dim=1)  # (B,) |dL/dz|
         rates.append(squared * slope)
     median = float(torch.cat(rates).median())

@@ -20,12 +20,13 @@ from torch import Tensor
 from ..common.randomness import generator
 from ..common.types import Index, Probs
 from ..common.validate import Checked, Count, Fraction, Natural, Positive
-from ..diffusion.feedback import MIXINGS, condition_gradient, probabilities
+from ..diffusion.feedback import MIXINGS, probabilities
 from ..diffusion.pairs import draw_pairs
+from ..models import lora
 from ..models.copies import PARAM_SETS
 from ..world.views import VIEWS, view_of
 from .base import Method, Models, Needs, Output, check_finite
-from .feedback import fresh_copies, prepare
+from .feedback import DENOISER_SETS, feedback, fresh_copies, prepare
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ class Settings(Checked):
     seed: int = 0
     micro_batch: Count = 48  # rows of the denoiser at once
     images_at_once: Count = 32  # copies at once where not online, bounds the memory
+    # what came later, left out of records where it stands as here
+    rank: Count = field(default=4, metadata={"later": True})  # r of all adapters, see `lora.init`
+    denoiser_set: DENOISER_SETS = field(default="all", metadata={"later": True})  # what `adapt_denoiser` changes
 
     def __post_init__(self):
         super().__post_init__()
@@ -125,11 +129,11 @@ class Dusa(Method):
             t, eps = (v.to(x0.device) for v in pairs)
             if place == 0:
                 optimizer.zero_grad()
-            G, loss = condition_gradient(denoiser, x0, p, t, eps, s.mixing, s.micro_batch, phi, classes)
+            G, loss = feedback(denoiser, phi, x0, p, t, eps, s.mixing, s.micro_batch, classes=classes)
             check_finite(loss, ids, step, s.lr)
             (p * G).sum().div(len(images) if s.online else 1).backward()
             if place == s.accumulate - 1:
-                for value in [*task.tensors(), *(phi or {}).values()]:
+                for value in [*task.tensors(), *lora.flat(phi or {})]:
                     value.grad = None if value.grad is None else value.grad / s.accumulate
                 optimizer.step()
             losses.append(loss)

@@ -38,7 +38,8 @@ class FromTable(Method):
         if not bool(rows.sum(1).eq(1).all()):
             raise ValueError("the table does not hold each of these images once: make one of this very stream")
         grams = self.table.gram[rows.argmax(1)].to(images.device)  # (B, n, K, K)
-        seen, task = view_of(images, s.view), Copies(self.models.classifier, s.param_set, len(images))
+        seen = view_of(images, s.view)
+        task = Copies(self.models.classifier, s.param_set, len(images), s.rank, s.seed)
         optimizer = make_optimizer(s.optimizer, task.tensors(), s.lr, s.momentum)
         for step in range(s.updates):
             g = grams[:, step :: s.updates].mean(1)  # (B, K, K)

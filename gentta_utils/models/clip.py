@@ -6,7 +6,8 @@ are compared: without that the softmax is about ten times too sharp and no gradi
 Card: docs/methods/clip_and_text.md
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..common.types import Probs
+from ..world.views import low_pass
 from .classifier import Classifier
+
+TEXTS_AT_ONCE = 512  # a thousand classes in six wordings would need 6 GB
 
 
 class Clip(nn.Module):
@@ -40,8 +44,9 @@ class Clip(nn.Module):
         return F.normalize(self.network.encode_image(x).float(), dim=-1)
 
     def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "M D"]:
-        """Unit features (M, D) of texts."""
-        return F.normalize(self.network.encode_text(self.tokenizer(list(texts)).to(self.mean.device)).float(), dim=-1)
+        """Unit features (M, D) of texts, `TEXTS_AT_ONCE` of them in one call of the network."""
+        tokens = self.tokenizer(list(texts)).to(self.mean.device).split(TEXTS_AT_ONCE)
+        return F.normalize(torch.cat([self.network.encode_text(some).float() for some in tokens]), dim=-1)
 
     def class_features(self, names: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "K D"]:
         """One unit feature per class (K, D): the mean over templates of unit features, normalised again."""
@@ -61,6 +66,30 @@ class Clip(nn.Module):
         return Classifier(network, mean, std, self.image_size, len(names), self.name).to(self.mean.device)
 
 
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Attention written out: the fused kernel has no per-sample rule for `vmap`, and the fast path that torch takes
+    where it sees no gradient, as inside `vmap`, has no derivative."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+class Low(nn.Module):
+    """An image tower that sees area averages, enlarged again: of normalised images as of the images themselves."""
+
+    def __init__(self, tower: nn.Module, factor: int):
+        super().__init__()
+        self.tower, self.factor = tower, factor
+
+    def forward(self, x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
+        return self.tower(low_pass(x, self.factor))
+
+
 class ZeroShot(nn.Module):
     """An image tower and a bias-free last layer of text features times the logit scale."""
 
@@ -68,9 +97,10 @@ class ZeroShot(nn.Module):
         super().__init__()
         self.visual, self.head = visual, nn.Linear(head.shape[1], head.shape[0], bias=False)
         self.head.weight = nn.Parameter(head.clone())
+        torch.backends.mha.set_fastpath_enabled(False)  # its fused call has no rule for `vmap`
 
     def forward(self, x: Float[Tensor, "B 3 S S"]) -> Probs:
-        with sdpa_kernel(SDPBackend.MATH):  # the fused kernel has no per-sample rule for `vmap`
+        with plain_attention():
             return self.head(F.normalize(self.visual(x), dim=-1))
 
     def get_classifier(self) -> nn.Module:

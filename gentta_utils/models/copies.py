@@ -1,27 +1,28 @@
 """Copies of a classifier's adapted parameters, one per image, and which parameters those are."""
 
-import copy
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from ..common.types import Probs
+from . import lora
 from .classifier import Classifier
 
-PARAM_SETS = ("all", "logits", "bn", "norm", "head", "lora", "leaf_no_head")
+PARAM_SETS = ("all", "logits", "bn", "norm", "head", "lora", "leaf_no_head", "tower")
 
 
 def parameter_names(classifier: Classifier, param_set: str) -> list[str]:
     """Names (within `classifier`) of the parameters that a method may change.
 
     "all": every one, the default. "bn": scale and shift of batch norm. "norm": of any normalisation. "head": the last
-    layer. "leaf_no_head": what the public code of Diffusion-TTA collects, the parameters of modules without children
-    except the last such module: position embeddings, class tokens and layer scales are lost. "lora": adapters, which
-    `with_lora` must have put in. "logits" has no parameters of the network: a shift of the logits is learnt instead.
+    layer. "tower": all but that, CLIP's image tower for one. "lora": the weights that have an adapter each, those of
+    `lora.targets` without the last layer. "leaf_no_head": what the public code of Diffusion-TTA collects, the
+    parameters of modules without children except the last such module: position embeddings, class tokens and layer
+    scales are lost. "logits" has no parameters of the network: a shift of the logits is learnt instead.
 
-    Raises ValueError for an unknown set, or one that is empty for this architecture."""
+    Raises ValueError for an unknown set, one that is empty for this architecture, or "lora" where the logits do not
+    read a weight that would be adapted."""
     if param_set not in PARAM_SETS:
         raise ValueError(f"unknown param_set={param_set!r}: choose one of {', '.join(PARAM_SETS)}")
     named = dict(classifier.named_parameters())
@@ -29,12 +30,15 @@ def parameter_names(classifier: Classifier, param_set: str) -> list[str]:
     if param_set == "logits":
         return []
     if param_set == "all":
-        names = [n for n in named if "lora_" not in n]
-    elif param_set == "lora":
-        names = [n for n in named if "lora_" in n]
-    elif param_set == "head":
-        head = {id(p) for p in classifier.network.get_classifier().parameters()}
-        names = [n for n, p in named.items() if id(p) in head]
+        names = list(named)
+    elif param_set in ("head", "tower", "lora"):
+        last = {id(p) for p in classifier.network.get_classifier().parameters()}
+        head = [n for n, p in named.items() if id(p) in last]
+        names = head if param_set == "head" else [n for n in named if n not in head]
+        if param_set == "lora":
+            names = lora.targets(classifier, skip=head)
+            probe = torch.zeros(1, 3, classifier.image_size, classifier.image_size, device=classifier.mean.device)
+            lora.check_read({n: named[n] for n in names}, lambda w: _logits(classifier, w, probe))
     elif param_set == "leaf_no_head":
         leaves = [(n, m) for n, m in classifier.named_modules() if not list(m.children()) and list(m.parameters())]
         names = [f"{n}.{p}" for n, m in leaves[:-1] for p, _ in m.named_parameters()]
@@ -49,22 +53,10 @@ def parameter_names(classifier: Classifier, param_set: str) -> list[str]:
     return names
 
 
-def with_lora(classifier: Classifier, rank: int = 4, seed: int = 0) -> Classifier:
-    """A copy of the classifier with low-rank adapters on every linear and convolution layer but the head.
-
-    W' = W + B A with B = 0, so its outputs are those of the original (Hu et al., 2022); A is drawn from `seed`."""
-    from peft import LoraConfig, inject_adapter_in_model
-
-    classifier = copy.deepcopy(classifier)
-    head = classifier.network.get_classifier()
-    targets = [
-        n for n, m in classifier.network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d) and m is not head
-    ]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=targets)
-        classifier.network = inject_adapter_in_model(config, classifier.network).eval()
-    return classifier
+def _logits(classifier: Classifier, weights: dict[str, Tensor], x: Float[Tensor, "B 3 S S"]) -> Probs:
+    """The network's logits (B, K) of normalised images with these weights, named within `classifier`, for its own."""
+    inside = {name.removeprefix("network."): w for name, w in weights.items()}
+    return functional_call(classifier.network, inside, (x,))
 
 
 class Copies(nn.Module):
@@ -75,17 +67,26 @@ class Copies(nn.Module):
 
     Args:
         n: copies, one for each image of the batch; None for one copy that all images share.
+        rank, seed: of the adapters of "lora", see `lora.init`.
+
+    Attributes:
+        values: what is adapted, by the name of the parameter: a tensor, or the pair (A, B) of an adapter.
     """
 
-    def __init__(self, classifier: Classifier, param_set: str, n: int | None):
+    def __init__(self, classifier: Classifier, param_set: str, n: int | None, rank: int = 4, seed: int = 0):
         super().__init__()
         self.classifier, self.n = [classifier], n  # in a list: not a submodule, so not among our parameters
         source = dict(classifier.named_parameters())
         lead = () if n is None else (n,)
-        self.values = {
-            name: source[name].detach().expand(*lead, *source[name].shape).clone().requires_grad_()
-            for name in parameter_names(classifier, param_set)
-        }
+
+        def copied(value: Tensor) -> Tensor:
+            return value.detach().expand(*lead, *value.shape).clone().requires_grad_()
+
+        chosen = {name: source[name] for name in parameter_names(classifier, param_set)}
+        if param_set == "lora":
+            self.values = {name: tuple(map(copied, pair)) for name, pair in lora.init(chosen, rank, seed).items()}
+        else:
+            self.values = {name: copied(value) for name, value in chosen.items()}
         if param_set == "logits":
             self.values["logits"] = torch.zeros(
                 *lead, classifier.classes, device=classifier.mean.device
@@ -93,7 +94,7 @@ class Copies(nn.Module):
 
     def tensors(self) -> list[Tensor]:
         """The adapted tensors, each with a leading dimension n unless the copy is shared."""
-        return list(self.values.values())
+        return lora.flat(self.values)
 
     def forward(self, images: Float[Tensor, "B 3 S S"]) -> Probs:
         """Logits (B, K) of images (B, 3, S, S), image b through copy b."""
@@ -104,12 +105,12 @@ class Copies(nn.Module):
             with torch.no_grad():
                 z = classifier.network(x).float()
             return z + self.values["logits"]
-        classifier.count.add(len(images), images, *self.values.values())
-        values = {name.removeprefix("network."): v for name, v in self.values.items()}
+        classifier.count.add(len(images), images, *self.tensors())
+        source = dict(classifier.named_parameters())
+
+        def one(values: lora.Values, x: Tensor) -> Tensor:
+            return _logits(classifier, lora.merged(source, values), x[None])[0]
+
         if self.n is None:
-            return functional_call(classifier.network, values, (x,)).float()
-
-        def one(values: dict, x: Tensor) -> Tensor:
-            return functional_call(classifier.network, values, (x[None],))[0]
-
-        return vmap(one)(values, x).float()
+            return _logits(classifier, lora.merged(source, self.values), x).float()
+        return vmap(one)(self.values, x).float()

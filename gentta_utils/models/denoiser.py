@@ -41,9 +41,11 @@ class Denoiser(nn.Module):
         precision: "fp32", or "bf16" or "fp16" for autocast of the network alone.
         count: evaluations so far.
         subset: which of the network's classes the condition is over, in their order; None: all, see `restrict`.
+        wordings: M, where the classes are K in M wordings, in blocks of K: see `TextUNet.for_wordings`.
     """
 
     subset: tuple[int, ...] | None = None
+    wordings: int = 1
 
     def __init__(self, alphas_cumprod: Levels, classes: int, image_size: int, shape: tuple, precision: str):
         super().__init__()
@@ -57,11 +59,13 @@ class Denoiser(nn.Module):
     def restrict(self, classes: tuple[int, ...]) -> "Denoiser":
         """The same network, not a copy, whose condition p (B, k) is over k of its classes, in this order.
 
-        The other label rows get no mass and no gradient; the unconditional prediction stays what it is. It counts its
-        own evaluations. Raises ValueError as `check_subset`."""
-        check_subset(classes, self.classes, self.subset)
+        The other label rows get no mass and no gradient; the unconditional prediction stays what it is. Of classes in
+        several wordings these are k of each. It counts its own evaluations. Raises ValueError as `check_subset`."""
+        K = self.classes // self.wordings
+        check_subset(classes, K, self.subset)
         part = self.sharing()
-        part.subset, part.classes = tuple(classes), len(classes)
+        part.subset = tuple(m * K + k for m in range(self.wordings) for k in classes)
+        part.classes = len(part.subset)
         return part
 
     def sharing(self) -> "Denoiser":

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..common.devices import precision_on
 from . import adm
+from .denoiser import PRECISIONS
 
 # The paper's ViT-B/32 and ConvNeXt-T are torchvision's; these are their nearest kin in timm, trained on
 # ImageNet-1k alone (the names without a tag would give weights that saw ImageNet-21k).
@@ -28,8 +29,16 @@ REPOSITORIES = {
     "classifier/convnext-large": ("timm/convnext_large.fb_in1k",),
     "classifier/swin": ("timm/swin_tiny_patch4_window7_224.ms_in1k",),
     "classifier/swin-base": ("timm/swin_base_patch4_window7_224.ms_in1k",),
+    # OpenAI's weights, which open_clip calls ViT-B-32-quickgelu, ViT-B-16-quickgelu and ViT-L-14-quickgelu, "openai"
+    "clip/small": ("timm/vit_base_patch32_clip_224.openai",),
+    "clip/base": ("timm/vit_base_patch16_clip_224.openai",),
+    "clip/large": ("timm/vit_large_patch14_clip_224.openai",),
     "denoiser/dit": ("facebook/DiT-XL-2-256", "stabilityai/sd-vae-ft-ema"),
+    "denoiser/text": ("stable-diffusion-v1-5/stable-diffusion-v1-5",),
 }
+CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors")
+STABLE_DIFFUSION = [f"{part}/diffusion_pytorch_model.safetensors" for part in ("unet", "vae")]
+STABLE_DIFFUSION += ["text_encoder/model.safetensors"]
 ADM = "unconditional/unet"  # not on the hub: a file of OpenAI's, see `adm`
 TRAINING_IMAGES = 1_281_167  # training images of ImageNet-1k, which all these classifiers saw
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -45,15 +54,22 @@ def repositories(name: str) -> tuple[str, ...]:
 
 
 def load(name: str, device: str = "cpu", precision: str = "auto", low_memory: bool = True) -> nn.Module:
-    """A `Classifier`, `LatentDiT` or `PixelUNet` with published weights; the arguments are those of `zoo.load`.
+    """A `Classifier`, `Clip`, `LatentDiT`, `TextUNet` or `PixelUNet` with published weights; the arguments are those of
+    `zoo.load`. The one class of a `TextUNet` is the empty prompt, until it is asked `for_prompts`.
 
     Raises ValueError for an unknown name or damaged weights, FileNotFoundError where the weights are missing and cannot
     be fetched."""
     repositories(name)
     if name.startswith("classifier/"):
         return _load_classifier(name)
+    if name.startswith("clip/"):
+        return _load_clip(name)
     precision = precision_on(device, precision, published=True)
-    return adm.load(device, precision, low_memory) if name == ADM else _load_dit(name, device, precision, low_memory)
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r}: choose one of auto, {', '.join(PRECISIONS)}")
+    if name == ADM:
+        return adm.load(device, precision, low_memory)
+    return (_load_text if name == "denoiser/text" else _load_dit)(name, device, precision, low_memory)
 
 
 def fingerprint(name: str) -> str:
@@ -85,14 +101,37 @@ def _how_to_get(repository: str, name: str) -> str | None:
     if name == ADM:
         here = (adm.converted_folder() / "unet" / adm.WEIGHTS).is_file() or (adm.home() / adm.CHECKPOINT).is_file()
         return None if here else f"put {adm.CHECKPOINT} into {adm.home()}"
-    if any(_folder(repository).glob("snapshots/**/*.safetensors")):
+    config, wanted = "config.json", ["*.safetensors"]
+    if name.startswith("clip/"):
+        config, wanted = CLIP_FILES[0], [CLIP_FILES[1]]
+    elif name == "denoiser/text":
+        config, wanted = "model_index.json", STABLE_DIFFUSION
+    elif "DiT" in repository:
+        config = "transformer/config.json"
+    if all(any(_folder(repository).glob(f"snapshots/**/{file}")) for file in wanted):
         return None
-    config = "transformer/config.json" if name == "denoiser/dit" and "DiT" in repository else "config.json"
     try:  # a small file tells whether the hub answers
-        hf_hub_download(repository, config, cache_dir=constants.HF_HUB_CACHE, local_files_only=constants.HF_HUB_OFFLINE)
+        _file(repository, config)
     except (OSError, RuntimeError):
-        return f"`hf download {repository}`"
-    return f"`hf download {repository}`" if constants.HF_HUB_OFFLINE else None
+        return how_to_download(repository)
+    return how_to_download(repository) if constants.HF_HUB_OFFLINE else None
+
+
+def how_to_download(repository: str) -> str:
+    """The command that gets a repository; of those that hold the same weights several times, what is needed."""
+    command = f"hf download {repository}"
+    if "clip" in repository:
+        command = " ".join((command, *CLIP_FILES))
+    elif repository in REPOSITORIES["denoiser/text"]:
+        patterns = ("*.json", "tokenizer/*", "*/*model.safetensors")
+        command += "".join(f' --include "{pattern}"' for pattern in patterns) + ' --exclude "safety_checker/*"'
+    return f"`{command}`"
+
+
+def _file(repository: str, file: str) -> str:
+    """The path of a file in the cache, fetched if need be. Raises OSError or RuntimeError where that fails."""
+    offline = constants.HF_HUB_OFFLINE
+    return hf_hub_download(repository, file, cache_dir=constants.HF_HUB_CACHE, local_files_only=offline)
 
 
 def _folder(repository: str) -> Path:
@@ -102,7 +141,7 @@ def _folder(repository: str) -> Path:
 
 def _read(name: str, repository: str, call):
     """`call()`, which reads a repository, with one sentence for a file that is missing or damaged."""
-    get = f"`hf download {repository}`"
+    get = how_to_download(repository)
     try:
         with warnings.catch_warnings():  # diffusers passes an argument on that the hub's client no longer knows
             warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks")
@@ -147,6 +186,23 @@ def _load_classifier(name: str) -> nn.Module:
     return classifier
 
 
+def _load_clip(name: str) -> nn.Module:
+    import open_clip
+
+    from .clip import Clip
+
+    (repository,) = repositories(name)
+
+    def read() -> nn.Module:
+        config, _ = (_file(repository, file) for file in CLIP_FILES)  # else open_clip would go on with random weights
+        # these weights are no CLIP with another activation than x sigmoid(1.702 x), whatever the configuration says
+        return open_clip.create_model(f"local-dir:{Path(config).parent}", precision="fp32", force_quick_gelu=True)
+
+    network = _read(name, repository, read)
+    shown, words = network.visual.preprocess_cfg, open_clip.SimpleTokenizer(context_length=network.context_length)
+    return Clip(network, words, tuple(shown["mean"]), tuple(shown["std"]), network.visual.image_size[0], name)
+
+
 def as_published(network: nn.Module) -> nn.Module:
     """Make a diffusers DiT the function that published DiT weights were trained in (Peebles and Xie, 2023), in place.
 
@@ -163,11 +219,8 @@ def _load_dit(name: str, device: str, precision: str, low_memory: bool) -> nn.Mo
     from diffusers import AutoencoderKL, DDPMScheduler, DiTTransformer2DModel
     from diffusers.utils import logging
 
-    from .denoiser import PRECISIONS
     from .dit import LatentDiT, halve, prepare_dit
 
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r}: choose one of auto, {', '.join(PRECISIONS)}")
     logging.disable_progress_bar()  # it would stand in every committed notebook
     dit, autoencoder = repositories(name)
     how = dict(torch_dtype=torch.float32, local_files_only=constants.HF_HUB_OFFLINE)
@@ -186,3 +239,18 @@ def _load_dit(name: str, device: str, precision: str, low_memory: bool) -> nn.Mo
         precision=precision,
         low_memory=low_memory,
     )
+
+
+def _load_text(name: str, device: str, precision: str, low_memory: bool) -> nn.Module:
+    from .text_unet import TextUNet, halve_layers, load_pipeline
+
+    (repository,) = repositories(name)
+    pipeline = _read(name, repository, lambda: load_pipeline(repository, local_files_only=constants.HF_HUB_OFFLINE))
+    if precision != "fp32":
+        halve_layers(pipeline.unet, DTYPES[precision])
+    if low_memory:
+        pipeline.unet.enable_gradient_checkpointing()
+        pipeline.vae.enable_slicing()
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        part.to(device)
+    return TextUNet(pipeline, [""], 224, precision)

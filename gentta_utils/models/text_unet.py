@@ -5,16 +5,19 @@ a broadcast product would hold K sequences for each image (docs/methods/clip_and
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..common.types import Images
 from ..diffusion.process import to_eps
 from .denoiser import Denoiser, write_out_attention
+
+PROMPTS_AT_ONCE = 128  # the text encoder holds 16 MB a prompt for its longest layers in the published size
 
 
 class TextUNet(Denoiser):
@@ -28,6 +31,7 @@ class TextUNet(Denoiser):
     Attributes:
         pipeline: of the same parts, for its samples.
         states: (K, L, D) float32, the last hidden states of the prompts.
+        wordings: M, of `for_wordings`; 1 elsewhere.
         null: (1, L, D), of the empty prompt: the unconditional prediction.
     """
 
@@ -51,7 +55,7 @@ class TextUNet(Denoiser):
         """Last hidden states (K, L, D) of prompts, padded to the tokenizer's length as the pipeline pads them."""
         device = self.text_encoder.device
         tokens = self.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt").input_ids
-        return self.text_encoder(tokens.to(device))[0].float()
+        return torch.cat([self.text_encoder(some.to(device))[0].float() for some in tokens.split(PROMPTS_AT_ONCE)])
 
     def for_prompts(self, prompts: Sequence[str]) -> "TextUNet":
         """The same networks, not a copy, whose classes are these prompts; it counts its own evaluations.
@@ -62,22 +66,70 @@ class TextUNet(Denoiser):
         other = TextUNet(self.pipeline, prompts, self.image_size, self.precision)  # the pipeline's parts are shared
         return other.to(self.alphas_cumprod.device)
 
+    def for_wordings(self, wordings: Sequence[Sequence[str]]) -> "TextUNet":
+        """The same for M wordings of K prompts each: M * K classes in blocks of K, wording m in rows m * K to
+        m * K + K - 1.
+
+        Raises ValueError unless there is a wording, and each has as many prompts, at least one."""
+        if not wordings or len({len(prompts) for prompts in wordings}) > 1:
+            raise ValueError("wordings are lists of as many prompts each, one per class")
+        other = self.for_prompts([prompt for prompts in wordings for prompt in prompts])
+        other.wordings = len(wordings)
+        return other
+
     def predict(self, x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
         if cond is None:
             states = self.null.expand(len(x_t), -1, -1)
         else:
             with torch.autocast("cpu" if cond.is_meta else cond.device.type, enabled=False):  # bf16 would round p
-                states = (cond.float() @ self.states.flatten(1)).unflatten(1, self.states.shape[1:])
+                states = mixed_states(cond.float(), self.states)
         output = self.network(x_t, t, states, return_dict=False)[0]
         return to_eps(output.float(), x_t, t, self.alphas_cumprod, self.prediction_type)
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "B 3 S S"]) -> Images:
-        """Latents (B, C, H, W) of task images: the mean of the posterior, no draw, times the scaling factor."""
-        size = (self.vae.config.sample_size,) * 2
-        pixels = F.interpolate(images.to(self.alphas_cumprod.device), size, mode="area") * 2 - 1
+        """Latents (B, C, H, W) of task images: the mean of the posterior, no draw, times the scaling factor.
+
+        The whole image as pixels in [-1, 1] of the side that the latents stand for: areas averaged where that is
+        smaller, bilinear where it is larger (224 to 512 for the published weights)."""
+        side = self.shape[-1] * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        how = dict(mode="area") if side <= images.shape[-1] else dict(mode="bilinear", align_corners=False)
+        pixels = F.interpolate(images.to(self.alphas_cumprod.device), (side,) * 2, **how) * 2 - 1
         return self.vae.encode(pixels).latent_dist.mean.float() * self.vae.config.scaling_factor
 
     def decode(self, x0: Images) -> Float[Tensor, "B 3 S S"]:
         pixels = self.vae.decode(x0 / self.vae.config.scaling_factor).sample.float() / 2 + 0.5
-        return F.interpolate(pixels, (self.image_size,) * 2, mode="bilinear", align_corners=False).clamp(0, 1)
+        smaller = self.image_size < pixels.shape[-1]
+        size = (self.image_size,) * 2
+        return F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=smaller).clamp(0, 1)
+
+
+def load_pipeline(where: str | Path, dtype: torch.dtype = torch.float32, local_files_only: bool = True):
+    """The `StableDiffusionPipeline` in a folder or repository, silent and without its filter of images: what `zoo.load`
+    wraps, for those who want its samples."""
+    from diffusers.utils import logging
+    from transformers.utils import logging as more_logging
+
+    logging.disable_progress_bar()
+    more_logging.disable_progress_bar()
+    left_out = dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    how = dict(dtype=dtype, local_files_only=local_files_only)
+    pipeline = StableDiffusionPipeline.from_pretrained(where, **left_out, **how)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def halve_layers(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Weights of a U-Net's linear layers and convolutions in half precision, in place, for autocast: half the memory.
+
+    The timestep embedding and all norms stay float32; they hold a hundredth of the weights."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            module.to(dtype)
+    network.time_embedding.float()
+    return network
+
+
+def mixed_states(p: Float[Tensor, "B K"], states: Float[Tensor, "K L D"]) -> Float[Tensor, "B L D"]:
+    """c = sum_k p_k E_k token by token, (B, L, D), of p (B, K) and the states of K prompts (K, L, D)."""
+    return (p @ states.flatten(1)).unflatten(1, states.shape[1:])

@@ -87,7 +87,7 @@ def load(
         precision: of a denoiser: "fp32", "bf16" or "fp16" (autocast; in the imagenet profile the weights too), or
             "auto": half where the processor is fast at it; on a CPU the imagenet profile stays at fp32.
         folder: of the scenes profile's models; elsewhere than data/models (candidates) no checksum is asked for.
-        low_memory: of the imagenet profile's denoiser: recompute instead of keeping, see `LatentDiT`.
+        low_memory: of the imagenet profile's denoisers: recompute instead of keeping, see `LatentDiT`.
 
     Raises:
         ValueError: unknown name or profile, damaged weights. FileNotFoundError: missing weights.
@@ -147,10 +147,12 @@ def _load_classifier(name: str, path: Path) -> nn.Module:
 def _load_clip(name: str, path: Path) -> nn.Module:
     import open_clip
 
-    from .clip import Clip
+    from .clip import Clip, Low
 
     network, _, _ = open_clip.create_model_and_transforms(f"local-dir:{path}", precision="fp32")
-    shown = network.visual.preprocess_cfg
+    shown = json.loads((path / "open_clip_config.json").read_text(encoding="utf-8"))["preprocess_cfg"]
+    if "pixels" in shown:  # it was trained on smaller images, enlarged
+        network.visual = Low(network.visual, IMAGE_SIZE // shown["pixels"])
     tokenizer = open_clip.get_tokenizer(f"local-dir:{path}")
     return Clip(network, tokenizer, tuple(shown["mean"]), tuple(shown["std"]), IMAGE_SIZE, name)
 
@@ -165,23 +167,10 @@ def _load_autoencoder(path: Path) -> nn.Module:
 
 def _load_text(path: Path, device: str, precision: str) -> nn.Module:
     from ..world.words import LABEL_SETS
-    from .text_unet import TextUNet
+    from .text_unet import TextUNet, load_pipeline
 
     precision = precision_on(device, precision)
     return TextUNet(load_pipeline(path), LABEL_SETS["category"].prompts(), IMAGE_SIZE, precision)
-
-
-def load_pipeline(path: Path, dtype: torch.dtype = torch.float32):
-    """The `StableDiffusionPipeline` in a folder, silent: what `zoo.load` wraps, for those who want its samples."""
-    from diffusers import StableDiffusionPipeline
-    from diffusers.utils import logging
-    from transformers.utils import logging as more_logging
-
-    logging.disable_progress_bar()
-    more_logging.disable_progress_bar()
-    pipeline = StableDiffusionPipeline.from_pretrained(path, dtype=dtype, local_files_only=True)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 def _load_dit(path: Path, device: str, precision: str) -> nn.Module:

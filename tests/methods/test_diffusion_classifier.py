@@ -1,5 +1,7 @@
 """The Diffusion Classifier on the mixture, its stages and posterior; the naive ensemble's limits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -69,6 +71,46 @@ def test_reading_in_stages_says_what_the_table_says_and_asks_for_less(tiny, imag
         assert torch.equal(said, staged(whole, *stages))
         cost = staged_cost(*stages, stages[0][-1], whole.classes.shape[1])
         assert denoiser.count["fwd"] - before == 5 * cost
+
+
+@pytest.mark.parametrize("stages", [((4, 2), (12, 1)), ((6, 3), (12, 2), (24, 1)), ((12, 2),)])
+def test_the_method_reads_in_stages_at_the_stated_cost(tiny, images, stages):
+    """Who was kept longer has the larger log p, all finite; the decision and the cost are those of `read_staged`."""
+    ids, pairs = torch.arange(5) + 3, tuple(n for n, _ in stages)
+    keep = tuple(k for _, k in stages)
+    s = diffusion_classifier.Settings(window=(100, 800), seed=3, stages=stages)
+    out = diffusion_classifier.configure(tiny, s).adapt(images, ids)
+    assert out.nfe["denoiser fwd"] == 5 * staged_cost(pairs, keep, pairs[-1], 4)
+    assert out.logits.isfinite().all()
+    torch.testing.assert_close(out.logits.exp().sum(1), torch.ones(5))
+    said = read_staged(tiny.denoiser, images, ids, pairs, keep, (100, 800), seed=3)
+    assert torch.equal(out.logits.argmax(1), said)
+    whole = error_table(tiny.denoiser, images, ids, pairs[-1], (100, 800), seed=3)
+    for b in range(5):
+        alive, seen, left = [0, 1, 2, 3], set(), []  # by hand: the first to go is the last in the list
+        for n, kept in stages:
+            seen |= {pairs[-1] // n // 2 + i * (pairs[-1] // n) for i in range(n)}
+            score = {k: whole.error[b, sorted(seen), k].mean().item() for k in alive}
+            order = sorted(alive, key=score.get)
+            alive, left = order[:kept], order[kept:] + left
+        assert out.logits[b].argsort(descending=True).tolist() == alive + left
+    pruned = diffusion_classifier.configure(tiny, diffusion_classifier.Settings(prune=3, stages=stages[-1:]))
+    assert (pruned.adapt(images, ids).logits.isinf().sum(1) == 1).all()
+
+
+def test_one_stage_of_all_pairs_is_no_elimination(tiny, images):
+    s = diffusion_classifier.Settings(pairs=6, window=(100, 800))
+    plain = diffusion_classifier.configure(tiny, s).adapt(images, torch.arange(5)).logits
+    one = diffusion_classifier.configure(tiny, replace(s, stages=((6, 1),))).adapt(images, torch.arange(5)).logits
+    torch.testing.assert_close(one, plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "wrong", [((4, 1), (6, 1)), ((4, 1), (8, 2)), ((0, 1),), ((4, 0),), (4, 1), ((4, 1, 1),), ((4.0, 1),), [(4, 1)]]
+)
+def test_stages_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"stages=.*: choose \(\(pairs, keep\), ...\) above 0"):
+        diffusion_classifier.Settings(stages=wrong)
 
 
 def test_paired_differences_are_less_noisy_than_unpaired(mixture):

@@ -1,4 +1,4 @@
-"""Two CLIPs: what they are trained on, how they are written and read, and the zero-shot classifier they become."""
+"""The CLIPs: what they are trained on, how they are written and read, and the zero-shot classifiers they become."""
 
 import subprocess
 import sys
@@ -14,13 +14,14 @@ import gentta_utils  # noqa: F401
 from gentta_utils.common import paths
 from gentta_utils.models import zoo
 from gentta_utils.models.copies import Copies
-from gentta_utils.recipes import clip
+from gentta_utils.recipes import autoencoder, clip
 from gentta_utils.recipes.tokenizer import tokenizer
 from gentta_utils.streams import scenes
-from gentta_utils.world import words
+from gentta_utils.world import views, words
 from gentta_utils.world.severities import VALIDATION
 
 NAMES = list(clip.RECIPES)
+LOW = clip.RECIPES["clip/small-32"]
 
 
 @pytest.fixture
@@ -37,9 +38,9 @@ def small_data(monkeypatch):
     monkeypatch.setattr(clip, "crowded_set", lambda n: (images[40:], facts[40:]))
 
 
-def tiny(steps: int = 4) -> clip.ClipRecipe:
-    schedule = replace(clip.RECIPES["clip/small"].schedule, steps=steps, batch=20, warmup=1)
-    return replace(clip.RECIPES["clip/small"], schedule=schedule)
+def tiny(steps: int = 4, name: str = "clip/small") -> clip.ClipRecipe:
+    schedule = replace(clip.RECIPES[name].schedule, steps=steps, batch=20, warmup=1)
+    return replace(clip.RECIPES[name], schedule=schedule)
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +53,46 @@ def written(tmp_path_factory):
 
 
 def test_sizes():
-    small, large = (sum(p.numel() for p in clip.RECIPES[name].build().parameters()) for name in NAMES)
-    assert 5e5 <= small <= 1e6 <= large <= 3e6
+    sizes = {name: sum(p.numel() for p in clip.RECIPES[name].build().parameters()) for name in NAMES}
+    assert 5e5 <= sizes["clip/small"] <= 1e6 <= sizes["clip/large"] <= 3e6
+
+
+def test_the_control_differs_in_what_it_sees_alone():
+    """Its view and its jitter are the autoencoder's; it goes on from the small CLIP's weights."""
+    small, seen = clip.RECIPES["clip/small"], autoencoder.RECIPES["autoencoder/f4"]
+    assert (LOW.pixels, LOW.jittered) == (seen.pixels, seen.jittered)
+    same = dict(pixels=small.pixels, jittered=0.0, start="", schedule=small.schedule)
+    assert replace(LOW, **same) == small
+    a, b = zoo.load("clip/small").network.state_dict(), LOW.build().state_dict()
+    assert all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+def test_what_the_control_is_trained_on(small_data):
+    """Changed images lose their colours' names, textures all of them; every image is a low view of one, as in use."""
+    x, generator = torch.rand(400, 3, 64, 64) * 2 - 1, torch.Generator().manual_seed(0)
+    facts = torch.ones(400, len(words.ATTRIBUTES), dtype=torch.long)
+    seen, true = LOW.degraded(x, facts, generator)
+    colour, place = words.ATTRIBUTES.index("colour"), words.ATTRIBUTES.index("pose")
+    kept, gone = true[:, colour] != words.UNSAID, true[:, place] == words.UNSAID
+    assert torch.equal(true[kept], facts[kept])
+    assert (true[gone] == words.UNSAID).all()
+    torch.testing.assert_close(seen[kept], views.low_pass(x[kept]))
+    assert ((seen - views.low_pass(x)).abs().amax((1, 2, 3)) > 0.01).sum() == (~kept).sum()
+    assert 0.4 < kept.float().mean() < 0.6
+    assert 0.05 < gone.float().mean() < 0.15  # a fifth of the other half
+    plain = clip.RECIPES["clip/small"].degraded(x, facts, generator)
+    assert plain[0] is x
+    assert plain[1] is facts
+
+
+def test_the_control_trains_on_what_it_sees_in_use(small_data, monkeypatch):
+    """Without its jitter, its tower is given the low view of what the small CLIP's is given by the same draws."""
+    given = []
+    for recipe in (tiny(), replace(tiny(name="clip/small-32"), jittered=0.0)):
+        network = recipe.build()
+        monkeypatch.setattr(network, "encode_image", lambda x: given.append(x) or torch.ones(len(x), 96))
+        recipe.make_loss()(network, torch.Generator().manual_seed(0), 0)
+    torch.testing.assert_close(given[1], views.low_pass(given[0]))
 
 
 def test_one_positive_each_is_the_ordinary_loss():
@@ -84,8 +123,9 @@ def test_training_captions_are_true_and_hold_nothing_unseen(small_data, monkeypa
     assert all(r.diagonal().all() for r in rows)
 
 
-def test_training_resumes_to_the_bit(small_data, tmp_path):
-    assert_resumes_to_the_bit(tiny(), tmp_path)
+@pytest.mark.parametrize("name", ["clip/small", "clip/small-32"])
+def test_training_resumes_to_the_bit(small_data, tmp_path, name):
+    assert_resumes_to_the_bit(tiny(name=name), tmp_path)
 
 
 LOAD = """
@@ -149,7 +189,52 @@ def test_zero_shot(written):
         model.zero_shot([], templates)
 
 
+def test_one_template_is_the_plain_path_and_logits_lie_within_the_scale(written):
+    model = zoo.load("clip/small", folder=written[1].parent.parent)
+    names, x = ["torus", "cube", "arch"], torch.rand(4, 3, 64, 64)
+    z = model.zero_shot(names, ["a photo of a {}."])(x)
+    scale = model.network.logit_scale.exp()
+    plain = scale * model.encode_images(x) @ model.encode_texts([f"a photo of a {name}." for name in names]).T
+    torch.testing.assert_close(z, plain, rtol=1e-4, atol=1e-4)
+    assert z.abs().max() <= scale * (1 + 1e-5)
+    assert torch.equal(model.zero_shot(names, ["a photo of a {}."] * 3)(x).argmax(1), z.argmax(1))
+
+
+@pytest.fixture(scope="module")
+def low(tmp_path_factory):
+    """The control and the small CLIP with the same weights."""
+    folder = tmp_path_factory.mktemp("low")
+    for name in ("clip/small", "clip/small-32"):
+        clip.RECIPES[name].save(LOW.build().eval(), folder / name)
+    check_fresh(folder / "clip/small-32")
+    return [zoo.load(name, folder=folder) for name in ("clip/small", "clip/small-32")]
+
+
+@torch.no_grad()
+def test_the_control_sees_the_low_view(low):
+    """It gives what the same network gives on the low view, as features, as classifier, and through copies."""
+    small, control = low
+    x = torch.rand(3, 3, 64, 64)
+    torch.testing.assert_close(control.encode_images(x), small.encode_images(views.low_pass(x)))
+    plain, seen = (model.zero_shot(["torus", "cube"], ["a {}"]) for model in low)
+    torch.testing.assert_close(seen(x), plain(views.low_pass(x)))
+    assert (seen(x) - plain(x)).abs().max() > 1e-3
+    scene = scenes.SceneSpec(8, split="select", start=1000).load().images
+    change = lambda model: (model(scene) - model(views.low_pass(scene))).abs().mean()  # noqa: E731
+    assert change(seen) < 0.7 * change(plain)  # but for interpolating twice, its low view is the image
+
+
 @pytest.mark.parametrize("param_set", ["all", "norm", "head"])
+def test_the_control_is_adapted_as_any_other(low, param_set):
+    classifier, x = low[1].zero_shot(["torus", "cube"], ["a {}"]), torch.rand(3, 3, 64, 64)
+    copies = Copies(classifier, param_set, 3)
+    z = copies(x)
+    torch.testing.assert_close(z, classifier(x), rtol=1e-3, atol=1e-3)
+    z.square().sum().backward()
+    assert all(v.grad is not None for v in copies.tensors())
+
+
+@pytest.mark.parametrize("param_set", ["all", "norm", "head", "tower", "lora"])
 def test_a_zero_shot_classifier_is_adapted_as_any_other(written, param_set):
     """Copies side by side give what the classifier gives, and gradients reach them."""
     classifier = zoo.load("clip/small", folder=written[1].parent.parent).zero_shot(["torus", "cube"], ["a {}"])

@@ -123,7 +123,7 @@ def test_shipped_models_load_and_have_a_card(name):
         assert all(v.dtype in (torch.float16, torch.int64) for v in load_file(MODELS / file).values())
 
 
-@pytest.mark.parametrize("name", ["autoencoder/f4", "clip/small", "clip/large", "denoiser/text"])
+@pytest.mark.parametrize("name", ["autoencoder/f4", "clip/small", "clip/small-32", "clip/large", "denoiser/text"])
 def test_weights_of_the_text_half_have_eight_significant_bits(name):
     for file in (f for f in zoo.files_of(name) if f.endswith(".safetensors")):
         for v in load_file(MODELS / file).values():

@@ -378,6 +378,27 @@ def test_a_stable_diffusion_is_the_original():
     )
 
 
+@torch.no_grad()
+def test_the_published_stable_diffusion_is_the_original(at_hub):
+    """By the loader of the imagenet profile: the noise of a prompt, whose condition is the text tower's last states."""
+    model = zoo.load("denoiser/text", "imagenet")
+    for network in (model.network, model.text_encoder):
+        shaken(network)
+    prompts = ["a photo of a torus.", "", "fog on a red cube, far away"]
+    model = model.for_prompts(prompts)
+    tokens = model.tokenizer(prompts, padding="max_length", return_tensors="pt").input_ids
+    text = model.text_encoder.state_dict()
+    states = clip_text_states(part(text, "text_model") or text, tokens, fake_hub.TEXT["num_attention_heads"])
+    torch.testing.assert_close(model.states, states, **CLOSE)
+    x, t = torch.randn(3, *model.shape), torch.tensor([0, 321, 999])
+    heads, groups = fake_hub.UNET["attention_head_dim"], fake_hub.UNET["norm_num_groups"]
+    expected = sd_unet(model.network.state_dict(), x, t, states, heads, groups)
+    torch.testing.assert_close(model(x, t, torch.eye(3)), expected, **CLOSE)
+    assert expected.std() > 0.1
+    null = sd_unet(model.network.state_dict(), x, t, states[1:2].expand(3, -1, -1), heads, groups)
+    torch.testing.assert_close(model(x, t), null, **CLOSE)
+
+
 # --- CLIP (Radford et al., 2021) -------------------------------------------------------------------------------------
 
 CLIP = dict(
@@ -437,6 +458,21 @@ def test_a_clip_of_openais_layout_is_the_original(tmp_path, quick):
     expected = openai_image(state, x, 2), openai_text(state, clip.tokenizer(texts), 2)
     for a, b in zip(found, expected, strict=True):
         assert torch.allclose(a, b, atol=1e-5, rtol=1e-5) is quick
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("said", [True, False])
+def test_a_published_clip_is_the_original_whatever_its_configuration_says(tmp_path, monkeypatch, said):
+    """The loader of the imagenet profile knows which activation OpenAI's weights have."""
+    monkeypatch.setattr(fake_hub, "CLIP", fake_hub.CLIP | dict(quick_gelu=said))
+    fake_hub.store(tmp_path, hub.REPOSITORIES["clip/small"][0], fake_hub._clip)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    clip = zoo.load("clip/small", "imagenet")
+    state = shaken(clip.network)
+    images, texts = torch.rand(3, 3, 224, 224), ["a photo of a torus.", "a drawing", "fog"]
+    x = (images - clip.mean) / clip.std
+    torch.testing.assert_close(clip.encode_images(images), openai_image(state, x, 2), **CLOSE)
+    torch.testing.assert_close(clip.encode_texts(texts), openai_text(state, clip.tokenizer(texts), 2), **CLOSE)
 
 
 # --- classifiers -----------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
-"""The pictures at the top of the README and of notebooks 02 and 05, from the records and the chosen settings.
+"""The pictures at the top of the README and of notebooks 02, 03 and 05, from the records and the chosen settings.
 
-python bench/overview.py        -> data/scenes/overview.png, data/scenes/when_it_helps.png, data/scenes/dda_sda.png
+python bench/overview.py        -> data/scenes/overview.png, when_it_helps.png, clip_text.png and dda_sda.png there
 """
 
 import random
@@ -13,6 +13,7 @@ from PIL import Image
 from gentta_utils.common.paths import DATA
 from gentta_utils.course import plots
 from gentta_utils.course.nb02 import when_it_helps as nb02_when_it_helps
+from gentta_utils.course.nb03 import figures as nb03_figures
 from gentta_utils.course.nb05 import experiments
 from gentta_utils.evaluation import rows, tables
 from gentta_utils.methods import dda, diffpure
@@ -67,6 +68,7 @@ def main() -> None:
         ax.legend(loc="lower right")
         fig.savefig(DATA / "scenes" / "overview.png", dpi=110)
     when_it_helps()
+    clip_text()
     dda_sda()
 
 
@@ -76,6 +78,13 @@ def when_it_helps() -> None:
     nb02_when_it_helps.draw_phase(ax, nb02_when_it_helps.points_of_phase(tables.results("phase")))
     with plt.rc_context(plots.STYLE):
         fig.savefig(DATA / "scenes" / "when_it_helps.png", dpi=100)
+
+
+def clip_text() -> None:
+    """The gain of two CLIPs on each corruption, as notebook 03 shows it."""
+    fig = nb03_figures.gains(tables.results("text_test"))
+    with plt.rc_context(plots.STYLE):
+        fig.savefig(DATA / "scenes" / "clip_text.png", dpi=80)
 
 
 def dda_sda(shifts: tuple[str, ...] = ("gaussian_noise", "pixelate", "fog"), each: int = 2) -> None:

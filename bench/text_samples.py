@@ -11,7 +11,7 @@ import torch
 
 import gentta_utils  # noqa: F401
 from gentta_utils.common.paths import DATA, MODELS
-from gentta_utils.models import zoo
+from gentta_utils.models.text_unet import load_pipeline
 from gentta_utils.world.labels import CLASSES, COLOURS
 from gentta_utils.world.words import UNSEEN_PAIRS
 
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    pipe, texts = zoo.load_pipeline(args.folder), prompts()
+    pipe, texts = load_pipeline(args.folder), prompts()
     generators = [torch.Generator().manual_seed(args.seed + i) for i in range(len(texts))]
     images = pipe(
         texts, num_inference_steps=args.steps, guidance_scale=args.guidance, generator=generators, output_type="np"

@@ -107,6 +107,11 @@ def reconstruction_error(y: Tensor, x: Tensor) -> Tensor:
 def jitter(x: Tensor, generator: torch.Generator, share: float) -> Tensor:
     """Images (B, 3, H, W) in [0, 1], of which a share is rescaled, swapped or inverted in its channels, or replaced by
     or mixed with a random texture; a third of those has mild uniform noise."""
+    return jittered(x, generator, share)[0]
+
+
+def jittered(x: Tensor, generator: torch.Generator, share: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The images of `jitter`, which of them (B,) were changed, and of which (B,) nothing is left but a texture."""
     B = len(x)
 
     def uniform(*shape: int) -> Tensor:
@@ -121,7 +126,8 @@ def jitter(x: Tensor, generator: torch.Generator, share: float) -> Tensor:
     other = (1 - mix) * colour + mix * textures(B, x.shape[-1], generator)
     amplitude = torch.where(uniform(1, 1, 1) < 1 / 3, 0.12 * uniform(1, 1, 1), 0.0)
     other = other + amplitude * (2 * torch.rand(x.shape, generator=generator) - 1)
-    return torch.where(uniform(1, 1, 1) < share, other.clamp(0, 1), x)
+    changed = uniform(1, 1, 1) < share
+    return torch.where(changed, other.clamp(0, 1), x), changed.flatten(), (changed & (mix == 1)).flatten()
 
 
 def textures(n: int, size: int, generator: torch.Generator) -> Tensor:

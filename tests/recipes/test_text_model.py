@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import make_classifier, same, weights
 from diffusers import AutoencoderKL
 from resuming import assert_resumes_to_the_bit
 from safetensors.torch import load_file
@@ -15,8 +16,10 @@ import gentta_utils  # noqa: F401
 from gentta_utils.common import paths
 from gentta_utils.common.files import sha256
 from gentta_utils.diffusion.error_table import error_table
+from gentta_utils.methods import adapted_reader, diffusion_classifier, diffusion_tta
+from gentta_utils.methods.base import Models
 from gentta_utils.models import zoo
-from gentta_utils.models.text_unet import TextUNet
+from gentta_utils.models.text_unet import TextUNet, load_pipeline
 from gentta_utils.recipes import autoencoder, text_model
 from gentta_utils.streams import scenes
 from gentta_utils.world import words
@@ -184,10 +187,51 @@ def test_a_fresh_process_loads_and_samples_by_the_librarys_own_call(small):
         json.loads((small / NAME / "vae" / "config.json").read_text(encoding="utf-8"))["_name_or_path"]
         == text_model.AUTOENCODER
     )
-    pipe = zoo.load_pipeline(small / NAME)
+    pipe = load_pipeline(small / NAME)
     generator = torch.Generator().manual_seed(0)
     image = pipe("a photo of a torus.", num_inference_steps=2, generator=generator, output_type="pt").images
     assert float(image.mean()) == pytest.approx(said["mean"], abs=1e-5)
+
+
+def test_wordings_are_blocks_of_prompts(model):
+    """Wording m of class k is row m * K + k, in the networks that all prompts share."""
+    wordings = [PROMPTS, [f"this is {p}" for p in PROMPTS]]
+    both = model.for_wordings(wordings)
+    assert (both.classes, both.wordings, model.wordings, both.for_prompts(PROMPTS).wordings) == (6, 2, 1, 1)
+    assert both.network is model.network
+    assert both.sharing().wordings == 2
+    x, t = torch.randn(3, *model.shape), torch.tensor([20, 400, 900])
+    p = torch.tensor([[0.5, 0.2, 0.3]]).expand(3, -1)
+    for m, prompts in enumerate(wordings):
+        q = torch.zeros(3, 6)
+        q[:, 3 * m : 3 * m + 3] = p
+        torch.testing.assert_close(both(x, t, q), model.for_prompts(prompts)(x, t, p), rtol=1e-4, atol=1e-5)
+    part, few = both.restrict((2, 0)), model.for_prompts([wordings[1][2], wordings[1][0]])
+    assert (part.classes, part.wordings) == (4, 2)
+    q = torch.tensor([[0, 0, 0.3, 0.7]]).expand(3, -1)
+    torch.testing.assert_close(part(x, t, q), few(x, t, q[:, 2:]), rtol=1e-4, atol=1e-5)
+    one = model.for_wordings([PROMPTS])
+    assert one.wordings == 1
+    assert torch.equal(one.states, model.states)
+    for wrong in ([], [[]], [PROMPTS, PROMPTS[:2]]):
+        with pytest.raises(ValueError):
+            model.for_wordings(wrong)
+
+
+def test_diffusion_tta_and_the_adapted_reader_take_prompts_in_wordings(model):
+    classifier, s = make_classifier(3, 64), diffusion_tta.Settings(lr=0.1, updates=2, pairs=2, rank=2)
+    images, ids = torch.rand(2, 3, 64, 64), torch.arange(2)
+    both = Models(classifier, model.for_wordings([PROMPTS, [f"this is {p}" for p in PROMPTS]]))
+    kept = weights(model)
+    for change in ({"wording": "read"}, {"adapt_denoiser": True, "denoiser_set": "lora"}):
+        out = diffusion_tta.configure(both, replace(s, **change)).adapt(images, ids)
+        assert not torch.equal(out.logits, out.before)
+    reader = adapted_reader.Settings(lr=0.1, updates=2, pairs=2, reader=diffusion_classifier.Settings(pairs=2))
+    out = adapted_reader.configure(Models(classifier, model), reader).adapt(images, ids)
+    assert not torch.equal(out.logits, out.before)
+    assert same(kept, weights(model))
+    with pytest.raises(ValueError, match="in 1 wordings"):
+        adapted_reader.configure(both, reader)
 
 
 def test_quality_names_seen_and_unseen(small, model, monkeypatch):
@@ -208,22 +252,22 @@ def test_the_data_card_says_what_the_text_models_read():
     def columns(row: str) -> list[str]:
         return [column.strip() for column in row.strip("|").split("|")][1:]
 
-    quality = {name: zoo.card(name)["quality"] for name in ("clip/small", "clip/large", NAME)}
+    clips = ("clip/small", "clip/small-32", "clip/large")
+    quality = {name: zoo.card(name)["quality"] for name in (*clips, NAME)}
     page = (paths.MODELS.parent / "README.md").read_text(encoding="utf-8")
-    rows = page.split("| `denoiser/text` |\n|---|---|---|---|\n")[1].split("\n\n")[0].splitlines()
+    rows = page.split("| `denoiser/text` |\n|---|---|---|---|---|\n")[1].split("\n\n")[0].splitlines()
     for asked in LABEL_SETS:
         (row,) = (line for line in rows if line.startswith(f"| `{asked}` | "))
         shown = columns(row)
         pipeline = {key: quality[NAME].get(f"{asked}{end}") for key, end in
                     (("all", ""), ("seen", "_seen"), ("unseen", "_unseen"))}  # fmt: skip
         pipeline = {key: value for key, value in pipeline.items() if value is not None}
-        expected = [quality["clip/small"][asked], quality["clip/large"][asked], pipeline]
+        expected = [*(quality[name][asked] for name in clips), pipeline]
         assert shown == [cell(found) for found in expected], asked
     for shift in VALIDATION:
         (row,) = (line for line in rows if line.startswith(f"| `category` under {shift.replace('_', ' ')} | "))
         asked = f"category_{shift}_5"
-        clips = [str(quality[name][asked]["all"]) for name in ("clip/small", "clip/large")]
-        assert columns(row) == [*clips, str(quality[NAME][asked])]
+        assert columns(row) == [*(str(quality[name][asked]["all"]) for name in clips), str(quality[NAME][asked])]
 
 
 def test_shipped():

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from ..common.paths import RESULTS
+from ..common.validate import frozen
 from ..methods import METHODS, diffusion_tta
 from ..models import zoo
 
@@ -61,6 +62,29 @@ def rival(row: str, classifier: str):
     if "window" in values:
         values["window"] = tuple(values["window"])
     return METHODS[method_of(row)].Settings(**values)
+
+
+DIFFUSION_TTA_TEXT = RESULTS / "diffusion_tta_text.json"
+
+
+def text_choice() -> dict:
+    """What `measure select_text` wrote down.
+
+    Raises FileNotFoundError before it was run, ValueError if the models changed since."""
+    return _read(DIFFUSION_TTA_TEXT, "select_text")
+
+
+def tuned_text(clip: str, view: str = "full", kind: str = "clip_full", **changes) -> diffusion_tta.Settings:
+    """The chosen settings of Diffusion-TTA for a CLIP on a view, or for another kind of adaptation on the full view;
+    raises as `text_choice`, KeyError for an unknown kind."""
+    content = text_choice()
+    values = content["settings"][view][clip] if kind == "clip_full" else content["kinds"][clip][kind]
+    return diffusion_tta.Settings(**frozen(values) | changes)
+
+
+def text_rival(clip: str, row: str):
+    """The chosen settings of "tent" for a CLIP, or of "sd_lora" for the smaller one; raises as `text_choice`."""
+    return METHODS[{"sd_lora": "adapted_reader"}.get(row, row)].Settings(**frozen(text_choice()["rivals"][clip][row]))
 
 
 SDA = RESULTS / "sda.json"

@@ -116,13 +116,21 @@ def scene_ids(n: int, split: str = "test", start: int = 0) -> Tensor:
     return torch.arange(start, start + n) + SPLITS[split] * SPLIT_SIZE
 
 
-def sample(ids: Tensor, n_objects: int = 1, classes: Tensor | None = None, world: World | None = None) -> Scenes:
+def sample(
+    ids: Tensor,
+    n_objects: int = 1,
+    classes: Tensor | None = None,
+    world: World | None = None,
+    colours: dict[str, Tensor] | None = None,
+) -> Scenes:
     """Draw the scenes with these ids (B,), without rendering them.
 
     Args:
         n_objects: 1, or 2 or 3 objects of different classes on a ring.
         classes: (B, n_objects) int64 to fix the classes instead of drawing them; all else stays as it is.
         world: ranges to draw from.
+        colours: "colour" (B, n_objects), "floor" (B,), "wall" (B,), int64, any of them, to fix these likewise; the
+            shade within a colour stays as it is.
     """
     if n_objects not in (1, 2, 3):
         raise ValueError(f"n_objects={n_objects}: scenes hold 1, 2 or 3 objects")
@@ -139,8 +147,9 @@ def sample(ids: Tensor, n_objects: int = 1, classes: Tensor | None = None, world
     if classes is None:
         classes = one[:, 40:50].argsort(1)[:, :O]  # different classes within a scene
     rgb = torch.tensor(list(VOCABULARY["colours"].values()))
-    colour, material = (per[..., 0] * len(COLOURS)).long(), (per[..., 1] * 2).long()
-    floor, wall = (one[:, 0] * len(COLOURS)).long(), (one[:, 1] * len(COLOURS)).long()
+    drawn = {"colour": per[..., 0], "floor": one[:, 0], "wall": one[:, 1]}
+    colour, floor, wall = ({n: (v * len(COLOURS)).long() for n, v in drawn.items()} | (colours or {})).values()
+    material = (per[..., 1] * 2).long()
     scale = between(per[..., 5], world.scale if O == 1 else world.scale_many)
     rotation = _rotation(between(per[..., 6], world.yaw), between(per[..., 7], world.tilt))  # (B, O, 3, 3)
     if O == 1:

@@ -53,12 +53,8 @@ def attributes(world: Scenes) -> Int[Tensor, "B A"]:
     """What is true of each scene's first object, its floor and its wall: indices (B, A) in the order of ATTRIBUTES.
 
     Pose is where in the picture the object's centre is; size is how large it looks: both by the camera of the scene."""
-    axis = F.normalize(world.target - world.camera, dim=-1)  # (B, 3)
-    up = axis.new_tensor([[0.0, 1.0, 0.0]]).expand_as(axis)
-    right = F.normalize(torch.linalg.cross(up, axis), dim=-1)
-    away = world.position[:, 0] - world.camera
-    reach = (away * axis).sum(-1) * world.tan_half_fov  # metres from the picture's middle to its edge
-    x = (away * right).sum(-1) / reach  # -1 to 1
+    _, x, reach = across(world)
+    x = x / reach  # -1 to 1
     found = {
         "category": world.label,
         "colour": world.colour[:, 0],
@@ -70,6 +66,16 @@ def attributes(world: Scenes) -> Int[Tensor, "B A"]:
         "size": (world.scale[:, 0] / reach > LARGE).long(),
     }
     return torch.stack([found[name] for name in ATTRIBUTES], 1)
+
+
+def across(world: Scenes) -> tuple[Tensor, Tensor, Tensor]:
+    """The camera's unit vector to the right (B, 3), level; how far along it from the picture's middle each scene's
+    first object is (B,); and how far the picture's edge is at that depth (B,); metres."""
+    axis = F.normalize(world.target - world.camera, dim=-1)  # (B, 3)
+    up = axis.new_tensor([[0.0, 1.0, 0.0]]).expand_as(axis)
+    right = F.normalize(torch.linalg.cross(up, axis), dim=-1)
+    away = world.position[:, 0] - world.camera
+    return right, (away * right).sum(-1), (away * axis).sum(-1) * world.tan_half_fov
 
 
 def mirrored(facts: Int[Tensor, "B A"], flip: Bool[Tensor, " B"]) -> Int[Tensor, "B A"]:

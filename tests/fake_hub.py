@@ -5,7 +5,9 @@ them, a ref that names the snapshot. So the libraries' own calls find it by the 
 """
 
 import hashlib
+import json
 import os
+import pickle
 import shutil
 import tempfile
 from pathlib import Path
@@ -67,6 +69,44 @@ ADM = dict(  # the published configuration but for the first eight
     resnet_time_scale_shift="scale_shift",
 )
 
+CLIP = dict(  # the published configuration but for widths, heads and layers
+    embed_dim=8,
+    quick_gelu=True,
+    vision_cfg=dict(image_size=224, patch_size=32, layers=2, width=16, head_width=8),
+    text_cfg=dict(context_length=77, vocab_size=49408, width=8, heads=2, layers=1),
+)
+TEXT = dict(  # the text encoder of Stable Diffusion but for the first four
+    hidden_size=16,
+    intermediate_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    projection_dim=16,
+    max_position_embeddings=77,
+    hidden_act="quick_gelu",
+    layer_norm_eps=1e-5,
+)
+UNET = dict(  # its U-Net but for the first six
+    sample_size=8,
+    block_out_channels=(8, 8, 16, 16),
+    layers_per_block=1,
+    norm_num_groups=4,
+    cross_attention_dim=16,
+    attention_head_dim=2,
+    in_channels=4,
+    out_channels=4,
+    down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    act_fn="silu",
+)
+NOISE = dict(  # its schedule
+    beta_schedule="scaled_linear",
+    beta_start=0.00085,
+    beta_end=0.012,
+    skip_prk_steps=True,
+    set_alpha_to_one=False,
+    steps_offset=1,
+)
+
 
 def write_hub(home: Path) -> Path:
     """All repositories of `hub.REPOSITORIES` under the HF_HOME `home`; returns it."""
@@ -77,6 +117,9 @@ def write_hub(home: Path) -> Path:
     dit, vae = hub.REPOSITORIES["denoiser/dit"]
     store(home, dit, _dit)
     store(home, vae, _vae)
+    for name in ("clip/small", "clip/base", "clip/large"):
+        store(home, hub.REPOSITORIES[name][0], _clip)
+    store(home, hub.REPOSITORIES["denoiser/text"][0], _stable_diffusion)
     _adm(home / "hub" / "openai" / adm.CHECKPOINT.removesuffix(".pt"))
     return home
 
@@ -123,6 +166,50 @@ def _vae(folder: Path) -> None:
     AutoencoderKL(**VAE).save_pretrained(folder)
 
 
+def _clip(folder: Path) -> None:
+    """Beside open_clip's files those of the image tower alone, as timm reads it: they must not be taken for a CLIP."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    network = open_clip.CLIP(**CLIP)
+    state = {name: v.contiguous() for name, v in network.state_dict().items() if name != "attn_mask"}
+    save_file(state, folder / "open_clip_model.safetensors")
+    save_file({"proj": state["visual.proj"]}, folder / "model.safetensors")
+    shown = dict(mean=list(open_clip.OPENAI_DATASET_MEAN), std=list(open_clip.OPENAI_DATASET_STD))
+    config = dict(model_cfg=CLIP, preprocess_cfg=shown | dict(interpolation="bicubic", resize_mode="shortest"))
+    (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+
+
+def _stable_diffusion(folder: Path) -> None:
+    """With the filter of images named in its index, as the real one, but not there."""
+    from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    from gentta_utils.recipes.tokenizer import tokenizer
+
+    words = json.loads(tokenizer().backend_tokenizer.to_str())["model"]
+    merges = [tuple(m) for m in words["merges"]]
+    CLIPTokenizer(vocab=words["vocab"], merges=merges, model_max_length=77).save_pretrained(folder / "tokenizer")
+    ends = dict(bos_token_id=len(words["vocab"]) - 2, eos_token_id=len(words["vocab"]) - 1)
+    config = CLIPTextConfig(**TEXT, vocab_size=len(words["vocab"]), **ends)
+    CLIPTextModel(config).save_pretrained(folder / "text_encoder")
+    UNet2DConditionModel(**UNET).save_pretrained(folder / "unet")
+    AutoencoderKL(**VAE | dict(sample_size=64)).save_pretrained(folder / "vae")
+    PNDMScheduler(**NOISE).save_pretrained(folder / "scheduler")
+    parts = dict(
+        feature_extractor=["transformers", "CLIPImageProcessor"],
+        safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"],
+        scheduler=["diffusers", "PNDMScheduler"],
+        text_encoder=["transformers", "CLIPTextModel"],
+        tokenizer=["transformers", "CLIPTokenizer"],
+        unet=["diffusers", "UNet2DConditionModel"],
+        vae=["diffusers", "AutoencoderKL"],
+    )
+    index = dict(_class_name="StableDiffusionPipeline", _diffusers_version="0.6.0", **parts)
+    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
 def _adm(folder: Path) -> None:
     """As `adm.make` leaves OpenAI's model, but small and on 64 px."""
     from diffusers import DDPMScheduler, UNet2DModel
@@ -136,7 +223,69 @@ def write_images(root: Path, datasets: tuple = tuple(name for name in LAYOUTS if
     for number, name in enumerate(datasets):
         _fill(root / LAYOUTS[name].folder, name, (90, 70), number)
     _fill(root / "ImageNet-C" / "speckle_noise" / "5", "imagenet-c", (224, 224), len(datasets))
+    return write_photos(root)
+
+
+KINDS = 12  # classes of each of the data sets that are not ImageNet's
+
+
+def write_photos(root: Path) -> Path:
+    """40 noise pictures of twelve classes for each of `open_vocabulary.SETS` in its own layout; returns `root`.
+
+    torchvision holds CIFAR and Flowers against checksums: `checksums_of` gives those of these fakes."""
+    from scipy.io import savemat
+
+    rng = np.random.default_rng(0)
+    label = np.arange(IMAGES) % KINDS
+
+    def picture(path: Path, i: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = (100, 80) if i % 2 else (80, 100)
+        noise = rng.integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).save(path)
+
+    def write(path: Path, text: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+    dishes = {f"odd_dish_{k:02d}": [f"odd_dish_{k:02d}/{i}" for i in np.flatnonzero(label == k)] for k in range(KINDS)}
+    write(root / "food-101" / "meta" / "test.json", json.dumps(dishes))
+    names = [f"Odd {k:02d}-100" for k in range(KINDS)]
+    planes = root / "fgvc-aircraft-2013b" / "data"
+    write(planes / "variants.txt", "\n".join(names) + "\n")
+    write(planes / "images_variant_test.txt", "".join(f"{i:07d} {names[k]}\n" for i, k in enumerate(label)))
+    pets = root / "oxford-iiit-pet"
+    lines = [f"odd_breed_{chr(97 + k)}_{i} {k + 1} 1 1\n" for i, k in enumerate(label)]
+    write(pets / "annotations" / "test.txt", "".join(lines))
+    flowers, cifar = root / "flowers-102", root / "cifar-100-python"
+    for i, k in enumerate(label):
+        picture(root / "food-101" / "images" / f"odd_dish_{k:02d}" / f"{i}.jpg", i)
+        picture(planes / "images" / f"{i:07d}.jpg", i)
+        picture(pets / "images" / f"odd_breed_{chr(97 + k)}_{i}.jpg", i)
+        picture(flowers / "jpg" / f"image_{i + 1:05d}.jpg", i)
+    savemat(flowers / "imagelabels.mat", {"labels": label[None] + 1})
+    savemat(flowers / "setid.mat", {"trnid": [[1, 2]], "valid": [[3, 4]], "tstid": np.arange(5, IMAGES + 1)[None]})
+    cifar.mkdir()
+    pixels = rng.integers(0, 256, (IMAGES, 3072), np.uint8)
+    for split in ("train", "test"):
+        content = {"data": pixels, "fine_labels": label.tolist()}
+        (cifar / split).write_bytes(pickle.dumps(content))
+    (cifar / "meta").write_bytes(pickle.dumps({"fine_label_names": [f"odd_thing_{k:02d}" for k in range(KINDS)]}))
     return root
+
+
+def checksums_of(root: Path, monkeypatch) -> None:
+    """Let torchvision take the fakes of CIFAR and Flowers under `root` for what it would fetch."""
+    from torchvision import datasets
+
+    md5 = lambda *path: hashlib.md5(root.joinpath(*path).read_bytes()).hexdigest()  # noqa: E731
+    for split in ("train", "test"):
+        monkeypatch.setattr(datasets.CIFAR100, f"{split}_list", [[split, md5("cifar-100-python", split)]])
+    meta = datasets.CIFAR100.meta | {"md5": md5("cifar-100-python", "meta")}
+    monkeypatch.setattr(datasets.CIFAR100, "meta", meta)
+    lists = {key: name for key, (name, _) in datasets.Flowers102._file_dict.items() if key != "image"}
+    found = {key: (name, md5("flowers-102", name)) for key, name in lists.items()}
+    monkeypatch.setattr(datasets.Flowers102, "_file_dict", datasets.Flowers102._file_dict | found)
 
 
 def _fill(folder: Path, name: str, size: tuple[int, int], seed: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..common.paths import DATA
 from ..common.progress import progress
-from . import folders
+from . import folders, open_vocabulary
 
 ARCHIVES = {  # name -> address and md5 of a tar that holds the folder of folders.LAYOUTS
     "imagenet-a": (
@@ -42,7 +42,8 @@ def data(name: str, root: Path) -> None:
     known = (*ARCHIVES, *guides())
     if name not in known:
         raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(known)}")
-    if name in PARTIAL or not folders.folder_of(name, root).is_dir():
+    here = root / open_vocabulary.SETS[name].folder if name in open_vocabulary.SETS else None
+    if name in PARTIAL or not (here or folders.folder_of(name, root)).is_dir():
         if name not in ARCHIVES:
             print(guides()[name].replace("DIR", str(root)))
             return
@@ -50,9 +51,12 @@ def data(name: str, root: Path) -> None:
         archive = root / url.rpartition("/")[2]
         fetch(url, archive, md5)
         unpack(archive, root, folders.LAYOUTS[name].folder)
-    images, expected = len(folders.listing(name, root).paths), folders.LAYOUTS[name].images
+    if here:
+        images, expected = len(open_vocabulary.photos_of(name, root)), open_vocabulary.SETS[name].images
+    else:
+        images, expected = len(folders.listing(name, root).paths), folders.LAYOUTS[name].images
     note = "" if images == expected else f" ({expected} are expected)"
-    print(f"{name}: {images} images{note} in {folders.folder_of(name, root)}")
+    print(f"{name}: {images} images{note} in {here or folders.folder_of(name, root)}")
 
 
 def fetch(url: str, path: Path, md5: str) -> None:

@@ -124,7 +124,7 @@ def listing(dataset: str, root: Path, shift: str = "clean", severity: int = 0) -
         index = label if indices is None else indices[label]
         paths += images
         labels += [label] * len(images)
-        ids += [_id(f"{index}/{path.stem}") for path in images]
+        ids += [id_of(f"{index}/{path.stem}") for path in images]
     return Listing(tuple(paths), torch.tensor(labels), torch.tensor(ids), indices)
 
 
@@ -134,8 +134,10 @@ def first_of_each(labels: Int[Tensor, " N"], m: int | None) -> Int[Tensor, " M"]
     return (rank < (len(labels) if m is None else m)).nonzero()[:, 0]
 
 
-def read_image(path: Path, size: int = 224, resize: int | None = STORED_RESIZE) -> Float[Tensor, "3 size size"]:
-    """An image as RGB (3, size, size) float32 in [0, 1]: shorter side to `resize`, bilinear, then the centre crop.
+def read_image(
+    path: Path, size: int = 224, resize: int | None = STORED_RESIZE, resample: int = Image.Resampling.BILINEAR
+) -> Float[Tensor, "3 size size"]:
+    """An image as RGB (3, size, size) float32 in [0, 1]: shorter side to `resize`, then the centre crop.
 
     Grey images, palettes, transparency and 16 bits become 8-bit RGB. `resize=None` takes the image as it is stored.
 
@@ -154,12 +156,21 @@ def read_image(path: Path, size: int = 224, resize: int | None = STORED_RESIZE) 
         raise ValueError(f"{path} has {width} x {height} pixels, too few for an image: get it again, or delete it")
     if resize is None and (width, height) != (size, size):
         raise ValueError(f"{path} has {width} x {height} pixels where {size} x {size} are stored: set size={width}")
-    if resize is not None:
-        longer = int(resize * max(width, height) / min(width, height))
-        width, height = (resize, longer) if width <= height else (longer, resize)
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-        left, top = round((width - size) / 2), round((height - size) / 2)
-        image = image.crop((left, top, left + size, top + size))
+    return to_tensor(image if resize is None else centre_crop(image, size, resize, resample))
+
+
+def centre_crop(image: Image.Image, size: int, resize: int, resample: int) -> Image.Image:
+    """The middle size x size pixels after the shorter side was made `resize` pixels."""
+    width, height = image.size
+    longer = int(resize * max(width, height) / min(width, height))
+    width, height = (resize, longer) if width <= height else (longer, resize)
+    image = image.resize((width, height), resample)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return image.crop((left, top, left + size, top + size))
+
+
+def to_tensor(image: Image.Image) -> Float[Tensor, "3 H W"]:
+    """RGB (3, H, W) float32 in [0, 1]."""
     return torch.from_numpy(np.array(image, np.float32) / 255).permute(2, 0, 1).contiguous()
 
 
@@ -177,8 +188,8 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-def _id(name: str) -> int:
-    """63 bits of a hash: stable when other files come or go."""
+def id_of(name: str) -> int:
+    """An image's id by what it is called, 63 bits of a hash: stable when other files come or go."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1
 
 

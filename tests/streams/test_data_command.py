@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from gentta_utils.__main__ import main
-from gentta_utils.streams import downloads, folders
+from gentta_utils.streams import downloads, folders, open_vocabulary
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -165,7 +165,8 @@ def test_guides_name_the_folder_that_is_looked_for(name, tmp_path, capsys):
 
 
 def test_every_data_set_is_offered_or_explained(tmp_path, capsys):
-    assert set(folders.LAYOUTS) | {"imagenet-w"} == set(downloads.ARCHIVES) | set(downloads.guides())
+    known = set(folders.LAYOUTS) | set(open_vocabulary.SETS) | {"imagenet-w"}
+    assert known == set(downloads.ARCHIVES) | set(downloads.guides())
     status, _, err = run(tmp_path, capsys, "imagenet-q")
     assert status == 2
     assert "choose one of imagenet-a, imagenet-r, imagenet" in err

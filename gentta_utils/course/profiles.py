@@ -5,7 +5,6 @@ the small models and rendered images of this repository, `ImageNet` for publishe
 """
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,16 +18,18 @@ from ..methods.base import Models
 from ..methods.purifier import what_changes
 from ..models import hub, zoo
 from ..recipes import aligned
-from ..streams import folders
+from ..streams import folders, open_vocabulary
 from ..streams import stream as streams_stream
 from ..streams.folders import FolderSpec
 from ..streams.scenes import SceneSpec
 from ..streams.stream import Stream
-from ..world import labels, renditions, scenes
+from ..world import labels, renditions, scenes, words
 
 # The published SGD settings (ViT-B/32; docs/methods/diffusion_tta.md) with the DiT frozen: nothing was tuned by this
 # project at this size
 PUBLISHED_SGD = diffusion_tta.PUBLISHED | dict(optimizer="sgd", lr=5e-3, adapt_denoiser=False)
+# And of CLIP and Stable Diffusion: the image tower is adapted, in the single prompt; 16 times 12 pairs per update
+PUBLISHED_TEXT = PUBLISHED_SGD | dict(pairs=192, micro_batch=12, param_set="tower", images_at_once=4)
 
 # the natural shifts of scenes are named after these
 NATURAL = {shift: f"imagenet-{shift}" for shift in renditions.SHIFTS}
@@ -68,6 +69,7 @@ class Profile:
     recorded: ClassVar[bool]  # whether the committed tables are of this profile
     clip: ClassVar[bool]  # x0_hat to [-1, 1] in synthesis: pixels, not latents
     aligner: ClassVar[str]  # the diffusion model that changes images, asked without a class
+    default_label_set: ClassVar[str]  # what CLIP is asked of an image where nothing else is said
 
     def load(self, model: str, **how) -> nn.Module:
         """A model on the device; `how` and what is raised as in `zoo.load`."""
@@ -116,6 +118,7 @@ class Scenes(Profile):
 
     name, noun, described = "scenes", "scenes", "one coloured solid each on a textured floor before a wall"
     chosen_on, recorded, clip, aligner = "held-out", True, True, aligned.ALIGNER
+    default_label_set = "category"
 
     def require(self, *models: str) -> None:
         """Nothing to do: what is shipped is checked when it is loaded."""
@@ -146,6 +149,25 @@ class Scenes(Profile):
         """A name for each class, or of the classes `subset` of a stream."""
         return tuple(labels.CLASSES) if subset is None else tuple(labels.CLASSES[k] for k in subset)
 
+    def label_set(self, name: str | None = None) -> words.LabelSet | open_vocabulary.PhotoLabels:
+        """What CLIP is asked: `classes`, `templates`, `prompts(template)`; None is the default one.
+
+        Raises ValueError for an unknown name."""
+        return words.label_set(name or self.default_label_set)
+
+    def labelled_stream(
+        self,
+        n: int,
+        label_set: str | None = None,
+        shift: str = "clean",
+        severity: int = 0,
+        split: str = "test",
+        start: int = 0,
+    ) -> Stream:
+        """As `stream`, with the labels of a label set. Raises ValueError where the shift does not keep them."""
+        name = label_set or self.default_label_set
+        return streams_stream.stream(SceneSpec(n, shift, severity, split, start, self.seed, name))
+
     @property
     def window(self) -> tuple[int, int]:
         """The timesteps that the Diffusion Classifier reads."""
@@ -163,6 +185,14 @@ class Scenes(Profile):
         from .nb02.choose import rate_of  # late: only notebook 02 asks
 
         return replace(settings, lr=rate_of(models, settings))
+
+    def text_settings(
+        self, classifier: str, view: str = "full", kind: str | None = None, **changes
+    ) -> diffusion_tta.Settings:
+        """The chosen settings of Diffusion-TTA for a CLIP and the text model, with the changes that are not None.
+
+        `kind` is what is adapted, one of `nb03.choose.KINDS`; None: the image tower."""
+        return chosen.tuned_text(classifier, view, kind or "clip_full", **{"seed": self.seed} | given(changes))
 
     def rival(self, row: str, classifier: str):
         """Settings of another method for a row of `nb02.choose.select_rivals`, e.g. "tent" or "diffusion_tta online":
@@ -188,6 +218,7 @@ class ImageNet(Profile):
 
     name, noun, described = "imagenet", "photographs", "of ImageNet"
     chosen_on, recorded, clip, aligner = "published", False, False, hub.ADM
+    default_label_set = "pets"
 
     def require(self, *models: str) -> None:
         """Stop before anything runs where weights of these models are missing.
@@ -224,20 +255,56 @@ class ImageNet(Profile):
 
         Raises ValueError for a wrong shift or severity, FileNotFoundError or ValueError for folders that are missing or
         not what they should be."""
-        root, crop = ROOT / Path(self.data_root).expanduser(), {"resize": resize} if resize else {}
+        root, crop = self._root, {"resize": resize} if resize else {}
         at = {"n": n, "seed": start + SEED_STEP * self.seed, **crop}
         if shift in NATURAL:
-            if severity:
-                raise ValueError(f"severity={severity}: {NATURAL[shift]} has none, leave it at 0")
-            s = streams_stream.stream(FolderSpec(NATURAL[shift], str(root), **at)).rows(torch.arange(n))
-            return replace(s, about=s.about | {"shift": shift})  # tables tell shifts apart by this name
+            return self._natural(shift, severity, FolderSpec(NATURAL[shift], str(root), **at))
         stored = severity > 0 and folders.folder_of("imagenet-c", root, shift, severity).is_dir()
         spec = FolderSpec("imagenet-c" if stored else "imagenet", str(root), shift=shift, severity=severity, **at)
         return streams_stream.stream(spec).rows(torch.arange(n))
 
     def classes(self, subset: tuple[int, ...] | None = None) -> tuple[str, ...]:
         """A name for each class, or of the classes `subset` of a stream; all are different."""
-        return _names() if subset is None else tuple(_names()[k] for k in subset)
+        names = open_vocabulary.imagenet_names()
+        return names if subset is None else tuple(names[k] for k in subset)
+
+    def label_set(self, name: str | None = None) -> words.LabelSet | open_vocabulary.PhotoLabels:
+        """What CLIP is asked of a data set: `classes`, `templates`, `prompts(template)`; None is the default one.
+
+        Raises ValueError for an unknown name, FileNotFoundError or ValueError where the data set is missing or not what
+        it should be."""
+        return open_vocabulary.label_set(name or self.default_label_set, self._root)
+
+    def labelled_stream(
+        self,
+        n: int,
+        label_set: str | None = None,
+        shift: str = "clean",
+        severity: int = 0,
+        split: str = "test",
+        start: int = 0,
+    ) -> Stream:
+        """n images of a data set as CLIP sees them, in memory, with its labels; else as `stream`.
+
+        Corruptions are made in memory; natural shifts are of the label set "imagenet" alone. Raises as `stream`."""
+        name = label_set or self.default_label_set
+        if shift in NATURAL and name != "imagenet":
+            raise ValueError(f"shift {shift!r} is a data set with ImageNet's classes: choose the label set 'imagenet'")
+        at = dict(n=n, seed=start + SEED_STEP * self.seed)
+        if shift in NATURAL:
+            return self._natural(shift, severity, open_vocabulary.PhotoSpec(NATURAL[shift], str(self._root), **at))
+        spec = open_vocabulary.PhotoSpec(name, str(self._root), shift=shift, severity=severity, **at)
+        return streams_stream.stream(spec).rows(torch.arange(n))
+
+    def _natural(self, shift: str, severity: int, spec) -> Stream:
+        if severity:
+            raise ValueError(f"severity={severity}: {NATURAL[shift]} has none, leave it at 0")
+        s = streams_stream.stream(spec).rows(torch.arange(spec.n))
+        return replace(s, about=s.about | {"shift": shift})  # tables tell shifts apart by this name
+
+    @property
+    def _root(self) -> Path:
+        return ROOT / Path(self.data_root).expanduser()
 
     @property
     def window(self) -> tuple[int, int]:
@@ -247,6 +314,16 @@ class ImageNet(Profile):
     def settings(self, classifier: str, models: Models | None = None, **changes) -> diffusion_tta.Settings:
         """The published settings of Diffusion-TTA, with the changes that are not None, for any classifier."""
         return diffusion_tta.Settings(**PUBLISHED_SGD | {"seed": self.seed} | given(changes))
+
+    def text_settings(
+        self, classifier: str, view: str = "full", kind: str | None = None, **changes
+    ) -> diffusion_tta.Settings:
+        """The published settings of Diffusion-TTA for any CLIP and Stable Diffusion, with the changes that are not
+        None; the published rate whatever is adapted, one of `nb03.choose.KINDS`, None: the image tower."""
+        from .nb03.choose import KINDS  # late: only notebook 03 asks
+
+        adapted = PUBLISHED_TEXT | (KINDS[kind] if kind else {})
+        return diffusion_tta.Settings(**adapted | {"seed": self.seed, "view": view} | given(changes))
 
     def rival(self, row: str, classifier: str):
         """Settings of another method for a row of a table, e.g. "tent" or "diffusion_tta online": its defaults."""
@@ -273,13 +350,3 @@ def _default(of: Scenes | ImageNet, row: str, classifier: str):
     if row == "diffusion_tta online":
         return of.settings(classifier, online=True)
     return METHODS[chosen.method_of(row)].Settings()
-
-
-@lru_cache
-def _names() -> tuple[str, ...]:
-    """Of ImageNet's classes: the first word for each, with the wnid where two classes share it."""
-    from timm.data import ImageNetInfo
-
-    info = ImageNetInfo()
-    names = [info.index_to_description(k).split(",")[0] for k in range(1000)]
-    return tuple(n if names.count(n) == 1 else f"{n} ({w})" for n, w in zip(names, folders.synsets(), strict=True))

@@ -16,6 +16,7 @@ import torch
 from ..common.devices import precision_on
 from ..common.paths import MODELS
 from ..common.progress import progress
+from ..common.validate import frozen
 from ..diffusion.error_table import error_table
 from ..evaluation.records import Records
 from ..evaluation.stale import stale
@@ -25,7 +26,7 @@ from ..models import zoo
 from ..recipes.aligned import from_description
 from ..streams.scenes import SceneSpec
 from ..streams.stream import Stream
-from .trials import DIT, models, ordered, untrained
+from .trials import DIT, Wording, models, ordered, untrained
 
 FIRST = 20  # images of a stream that are run again, where an image's prediction depends on those before it
 
@@ -35,6 +36,7 @@ SECONDS = {
     "denoiser": {"fwd": 0.0042, "fwd+bwd": 0.0105},
     "unconditional": {"fwd": 0.018, "fwd+bwd": 0.038},
     "classifier": {"fwd": 0.004, "fwd+bwd": 0.010},
+    "clip": {"fwd": 0.004, "fwd+bwd": 0.010},
 }
 RENDERING = 0.05  # seconds for the scene of a record
 SOURCE = RENDERING + SECONDS["classifier"]["fwd"]  # for a record of the frozen source
@@ -161,10 +163,14 @@ def obstacle(r: Records) -> tuple[str, str] | None:
             return name, "made on demand (`python -m gentta_utils train NAME --promote`)"
     if reason := stale(r):
         return "older than the code", reason
+    if "pairs" in r.about["stream"]:
+        return "pairs of scenes", "each has captions of its own: `python -m gentta_utils measure winoground` makes them"
     if r.about["protocol"]["reset"] == "never":
         return r.about["label"], "its state comes from the stream before"
     if r.about["method"] == "dusa" and not r.about["settings"]["online"]:  # up to 45 logits between bf16 and fp32
         return "DUSA image by image", "its large steps make another prediction of a rounding error"
+    if "text" in r.about and r.about["method"] == "diffusion_tta":  # of 30, one changed its lead by 2.2 logits
+        return "Diffusion-TTA of CLIP", "its 24 updates of two pairs make another prediction of a rounding error"
     if "aligned" in r.about:
         name, about = r.about["classifier"], r.about["aligned"]
         if not _is_here(name, json.dumps(about)):
@@ -284,11 +290,12 @@ def _images(r: Records, rows: range) -> Stream:
 def _method(r: Records, stream: Stream):
     """The method of a run, configured as it was."""
     about, name = r.about, r.about["classifier"]
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in about["settings"].items()}
+    values = frozen(about["settings"])
     precision = (
         about["precision"] if precision_on("cpu") == "bf16" else "fp32"
     )  # elsewhere bf16 is emulated, many times slower
-    used = models(name, _networks(r).get("denoiser"), precision)
+    wording = Wording(**about["text"]) if "text" in about else None
+    used = models(name, _networks(r).get("denoiser"), precision, wording)
     if about.get("init") == "random":
         used = replace(used, classifier=untrained(name))
     if "aligned" in about:

@@ -1,13 +1,13 @@
-"""Methods on the same scenes: one row for each label and classifier, compared with the frozen source."""
+"""Methods on the same scenes: rows compared with the frozen source, gains by shift, what several notebooks tabulate."""
 
 import numpy as np
 from scipy.special import softmax
 
 from ..common.text import as_table
 from ..evaluation.records import Records
-from ..evaluation.statistics import paired_interval, protocol_line
+from ..evaluation.statistics import Interval, gain, paired_interval, protocol_line
 from ..evaluation.tables import results
-from ..world.severities import VALIDATION
+from ..world.severities import TEST, VALIDATION
 
 
 def compared(runs: list[Records]) -> str:
@@ -62,19 +62,28 @@ def _compared(label: str, classifier: str, runs: list[Records], right: dict, sou
     row["minus source"] = (
         "" if label == "source/full" else str(paired_interval(pairs[:, 0], pairs[:, 1], np.array(both)))
     )
-    spent = {k: v for k, v in runs[0].nfe.items() if k.startswith("denoiser")}
-    row["denoiser"] = ", ".join(f"{v:g} {k.removeprefix('denoiser ')}" for k, v in spent.items())
+    row["denoiser"] = denoiser_cost(runs[0])
     return row | {"s/img": f"{np.concatenate([r.seconds for r in runs]).mean():.2f}"}
+
+
+def denoiser_cost(r: Records) -> str:
+    """Evaluations of the diffusion model per image, e.g. "96 fwd+bwd"; empty without any."""
+    spent = {k.split(" ")[1]: v for k, v in r.nfe.items() if k.startswith("denoiser")}
+    return ", ".join(f"{v:g} {kind}" for kind, v in spent.items())
 
 
 TAUS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
 
-def averaged(r: Records, tau: float) -> np.ndarray:
-    """Right predictions (N,) of the mean of two posteriors: the classifier's, and the reader's at temperature tau."""
+def mean_posterior(r: Records, tau: float) -> np.ndarray:
+    """The mean (N, K) of two posteriors: the classifier's, and the reader's at temperature tau."""
     made_at = (r.about["settings"] or {})["temperature"]
-    mean = softmax(r.before, axis=1) + softmax(r.after * made_at / tau, axis=1)
-    return mean.argmax(1) == r.label
+    return (softmax(r.before, axis=1) + softmax(r.after * made_at / tau, axis=1)) / 2
+
+
+def averaged(r: Records, tau: float) -> np.ndarray:
+    """Right predictions (N,) of `mean_posterior`."""
+    return mean_posterior(r, tau).argmax(1) == r.label
 
 
 def ensemble_temperature(label: str) -> float:
@@ -88,3 +97,77 @@ def ensemble_temperature(label: str) -> float:
         and r.about["stream"]["shift"] in VALIDATION
     ]
     return max(TAUS, key=lambda tau: sum(averaged(r, tau).sum() for r in read))
+
+
+# --- gains by shift, by confidence, live ------------------------------------------------------------------------------
+
+
+def gains_by_shift(runs: list[Records], label: str = "diffusion_tta/full") -> dict[str, dict[str, Interval]]:
+    """Classifier -> shift -> paired gain in points, of the rows with this label."""
+    parts: dict[str, dict[str, list[Records]]] = {}
+    for r in (r for r in runs if r.about["label"] == label):
+        name, shift = r.about["classifier"].split("/")[1], r.about["stream"]["shift"].replace("_", " ")
+        parts.setdefault(name, {}).setdefault(shift, []).append(r)
+    return {name: {shift: gain(mine) for shift, mine in by.items()} for name, by in parts.items()}
+
+
+def signs(runs: list[Records]) -> list[dict]:
+    """For each classifier and view: corruptions with a gain, with a loss, the largest loss, the mean gain."""
+    rows = []
+    for classifier in dict.fromkeys(r.about["classifier"] for r in runs):
+        for view in ("full", "low"):
+            mine = [
+                r for r in runs if r.about["classifier"] == classifier and r.about["label"] == f"diffusion_tta/{view}"
+            ]
+            by_shift = {
+                name: gain([r for r in mine if r.about["stream"]["shift"] == name]).mean
+                for name in TEST
+                if any(r.about["stream"]["shift"] == name for r in mine)
+            }
+            worst = min(by_shift, key=by_shift.get)
+            rows.append(
+                {
+                    "classifier": classifier.split("/")[1],
+                    "view": view,
+                    "gain": str(gain(mine)),
+                    "corruptions that gain": sum(g > 0 for g in by_shift.values()),
+                    "that lose": sum(g < 0 for g in by_shift.values()),
+                    "worst": f"{worst} {by_shift[worst]:+.1f}",
+                }
+            )
+    return rows
+
+
+def by_confidence(runs: list[Records], edges: tuple[float, ...] = (0.0, 0.5, 0.8, 0.95, 1.0)) -> list[dict]:
+    """How often the prediction changed, and accuracy before and after, by the confidence of the source."""
+    sure = np.concatenate([softmax(r.before, axis=1).max(1) for r in runs])
+    before, after = (np.concatenate([getattr(r, f"right_{k}") for r in runs]) for k in ("before", "after"))
+    changed = np.concatenate([r.before.argmax(1) != r.after.argmax(1) for r in runs])
+    rows = []
+    for low, high in zip(edges, edges[1:], strict=False):
+        at = (sure >= low) & ((sure < high) | (high == edges[-1]))
+        row = {"confidence": f"{low:.2f} to {high:.2f}", "n": int(at.sum())}
+        values = {"changed": changed, "source right": before, "adapted right": after}
+        rows.append(row | {k: f"{100 * v[at].mean():.0f}" if at.any() else "" for k, v in values.items()})
+    return rows
+
+
+def live(runs: dict[str, list[Records]], baseline: str = "source") -> list[dict]:
+    """One row for each method of name -> records of the same streams: right of n, difference, protocol, cost."""
+    rows = []
+    for name, mine in runs.items():
+        after, other, scene = (
+            np.concatenate(v)
+            for v in (
+                [r.right_after for r in mine],
+                [r.right_after for r in runs[baseline]],
+                [r.id for r in mine],
+            )
+        )
+        row = {"method": name} | {r.about["stream"]["shift"]: f"{r.right_after.sum()} of {len(r)}" for r in mine}
+        row["minus source"] = "" if name == baseline else str(paired_interval(after, other, scene))
+        p = mine[0].about["protocol"]
+        row["protocol"] = f"{p['reset']}, {p['predict']}, batch {p['batch']}"
+        row["denoiser"] = denoiser_cost(mine[0])
+        rows.append(row | {"s/image": f"{np.concatenate([r.seconds for r in mine]).mean():.2f}"})
+    return rows

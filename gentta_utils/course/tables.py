@@ -5,9 +5,11 @@ from collections.abc import Callable
 from ..evaluation.records import Records
 from ..evaluation.stale import note
 from ..evaluation.tables import results
-from . import nb02, nb05
+from . import nb02, nb03, nb05
 
-TABLES: dict[str, tuple[Callable[[], list[Records]], Callable[[list[Records]], str]]] = nb02.TABLES | nb05.TABLES
+TABLES: dict[str, tuple[Callable[[], list[Records]], Callable[[list[Records]], str]]] = (
+    nb02.TABLES | nb03.TABLES | nb05.TABLES
+)
 
 
 def check_table(name: str) -> str:

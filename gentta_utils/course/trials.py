@@ -4,9 +4,11 @@ Everything is chosen on the four validation corruptions, on scenes of the "selec
 data/results/diffusion_tta.json; the test corruptions are looked at only by `test_corruptions`, on other scenes, later.
 """
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from ..common.cache import fingerprint
 from ..common.devices import precision_on
@@ -23,15 +25,59 @@ from ..models.classifier import Classifier
 from ..recipes.classifiers import MEAN, RECIPES, STD
 from ..streams.scenes import SceneSpec
 from ..streams.stream import Stream, correlated, mixed, stream
-from ..world.labels import CLASSES
+from ..world.labels import CLASSES, COLOURS
+from ..world.severities import VALIDATION
+from ..world.words import label_set
 
 CLASSIFIERS = ("classifier/resnet", "classifier/vit")
 DIT = "denoiser/dit"
+TEXT = "denoiser/text"
+PROMPTS = ("one", "templates", "floors")
 
 
-def models(classifier: str, denoiser: str | None = DIT, precision: str = "auto") -> Models:
-    """Shipped models by name, loaded once per process."""
+@dataclass(frozen=True)
+class Wording:
+    """How a CLIP and the text model are asked: a label set of `world.words`, and which prompts.
+
+    "one": its first template for both. "templates": all its templates; features are averaged for CLIP, the text model
+    gets one of them for each update. "floors": one for CLIP; the text model's say the floor too, one wording for each
+    colour. Raises ValueError for other prompts or an unknown label set."""
+
+    labels: str = "category"
+    prompts: str = "one"
+
+    def __post_init__(self):
+        label_set(self.labels)
+        if self.prompts not in PROMPTS:
+            raise ValueError(f"unknown prompts {self.prompts!r}: choose one of {', '.join(PROMPTS)}")
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """Those of the text model; the first is CLIP's, or all are with "templates"."""
+        usual = label_set(self.labels).templates
+        if self.prompts == "floors":
+            return tuple(f"{usual[0].rstrip('.')} on a {colour} floor." for colour in COLOURS)
+        return usual if self.prompts == "templates" else usual[:1]
+
+
+def models(
+    classifier: str, denoiser: str | None = DIT, precision: str = "auto", wording: Wording | None = None
+) -> Models:
+    """Shipped models by name, loaded once per process; a CLIP and the text model with the prompts of `wording`."""
+    if wording is not None:
+        return _asked(classifier, denoiser, precision, wording)
     return Models(zoo.cached(classifier), zoo.cached(denoiser, precision) if denoiser else None)
+
+
+@lru_cache(maxsize=4)
+def _asked(clip: str, denoiser: str | None, precision: str, wording: Wording) -> Models:
+    asked = label_set(wording.labels)
+    of_clip = asked.templates if wording.prompts == "templates" else asked.templates[:1]
+    classifier = zoo.cached(clip).zero_shot(asked.classes, of_clip)
+    if denoiser is None:
+        return Models(classifier)
+    prompts = [[template.format(name) for name in asked.classes] for template in wording.templates]
+    return Models(classifier, zoo.cached(denoiser, precision).for_wordings(prompts))
 
 
 def untrained(classifier: str) -> Classifier:
@@ -66,6 +112,7 @@ def job(
     denoiser: str | None = DIT,
     precision: str = "auto",
     order: str = "iid",
+    wording: Wording | None = None,
     **how,
 ) -> Job:
     """One run: all that its numbers depend on, and the call.
@@ -73,7 +120,8 @@ def job(
     Args:
         label: names its row. how: goes to `evaluate.run`.
         denoiser: which one, for a method that needs one. precision: of it, as in `zoo.load`.
-        order: as in `ordered`, which says what `spec` may be."""
+        order: as in `ordered`, which says what `spec` may be.
+        wording: of a CLIP's classes and the text model's prompts."""
     version = getattr(METHODS[method], "VERSION", 1)  # of the method's numbers: rows of an older one are made again
     denoiser = denoiser if METHODS[method].NEEDS.denoiser else None
     used = {"classifier": classifier, **({"denoiser": denoiser} if denoiser else {})}
@@ -88,11 +136,12 @@ def job(
         "how": how,
         "select": "none" if method == "source" else "held-out",
         **({"denoiser": denoiser} if denoiser not in (None, DIT) else {}),
+        **({"text": asdict(wording)} if wording else {}),
         **({"method_version": version} if version > 1 else {}),
     }
 
     def work() -> Records:
-        configured = METHODS[method].configure(models(classifier, denoiser, precision), settings)
+        configured = METHODS[method].configure(models(classifier, denoiser, precision, wording), settings)
         return run(configured, ordered(spec, order), about=about, **how)
 
     return about, work
@@ -128,6 +177,18 @@ def errors_of(spec: SceneSpec, pairs: int, window: tuple[int, int], denoiser: st
     depends = {"pairs": pairs, "window": window, "denoiser": zoo.fingerprint(denoiser), "precision": network.precision}
     folder = CACHE / "errors" / fingerprint({"spec": spec.describe(), **depends})
     return error_table(network, s.images, s.ids, pairs, window, cache=folder)
+
+
+@lru_cache(maxsize=1)
+def validation_images(n: int = 8, start: int = 2000) -> tuple[Tensor, Tensor]:
+    """n selection scenes under each validation corruption at severity 5, for the learning rate: images and ids."""
+    parts = [stream(SceneSpec(n, name, 5, "select", start + i * n)) for i, name in enumerate(VALIDATION)]
+    return torch.cat([p.images for p in parts]), torch.cat([p.ids for p in parts])
+
+
+def validation_specs(start: int, n: int = 25) -> list[SceneSpec]:
+    """n selection scenes under each validation corruption at severity 5."""
+    return [SceneSpec(n, name, 5, "select", start + n * i) for i, name in enumerate(VALIDATION)]
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------

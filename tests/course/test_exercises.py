@@ -6,10 +6,12 @@ import re
 import notebook_rules as rules
 import pytest
 import torch
+import torch.nn.functional as F
 
 from gentta_utils.course import exercises
 from gentta_utils.course.nb01 import exercises as nb01_exercises
 from gentta_utils.course.nb02 import exercises as nb02_exercises
+from gentta_utils.course.nb03 import exercises as nb03_exercises
 from gentta_utils.course.nb05 import exercises as nb05_exercises
 from gentta_utils.diffusion import guidance, process
 from gentta_utils.runner.notebook import notebooks
@@ -103,6 +105,74 @@ def f(G, p):
         "divide delta": "def f(a, b, d): return d * (a * b).median()",
         "squared norm": "def f(a, b, d): return d / (a**2 * b).median()",
     },
+    "adapter_size": {
+        "whole patch": "def f(shape, r): return r * (shape[0] + shape[1])",
+        "two thin": "def f(shape, r): return r * int(torch.Size(shape).numel())",
+        "enters once": "def f(shape, r): return r * shape[0] + int(torch.Size(shape[1:]).numel()) * r * r",
+        "differ": "def f(shape, r): return shape[0] + int(torch.Size(shape[1:]).numel())",
+    },
+    "class_feature": {
+        "outvotes": "def f(x): return F.normalize(x.mean(1), dim=1)",
+        "normalise again": "def f(x): return F.normalize(x, dim=2).mean(1)",
+        "both times": "def f(x): return x.mean(1)",
+        "over the classes": "def f(x): return F.normalize(F.normalize(x, dim=2).mean(1), dim=0)",
+        "differ": "def f(x): return F.normalize(F.normalize(x, dim=0).mean(1), dim=1)",
+        "shape|differ": "def f(x): return F.normalize(F.normalize(x, dim=2).mean(0), dim=1)",
+    },
+    "condition": {
+        "follow the current": """
+def f(z, start, k, T):
+    best = torch.zeros_like(z, dtype=torch.bool).scatter(1, z.topk(k).indices, True)
+    return (z / T).masked_fill(~best, -torch.inf).softmax(1)""",
+        "sum to 1": """
+def f(z, start, k, T):
+    best = torch.zeros_like(z, dtype=torch.bool).scatter(1, start.topk(k).indices, True)
+    return (z / T).softmax(1) * best""",
+        "temperature": """
+def f(z, start, k, T):
+    best = torch.zeros_like(z, dtype=torch.bool).scatter(1, start.topk(k).indices, True)
+    return z.masked_fill(~best, -torch.inf).softmax(1)""",
+        "only the choice": """
+def f(z, start, k, T):
+    best = torch.zeros_like(z, dtype=torch.bool).scatter(1, start.topk(k).indices, True)
+    return (start / T).masked_fill(~best, -torch.inf).softmax(1)""",
+        "use -inf": """
+def f(z, start, k, T):
+    best = torch.zeros_like(z, dtype=torch.bool).scatter(1, start.topk(k).indices, True)
+    return (z / T * best).softmax(1)""",
+        "not numbers": """
+def f(z, start, k, T):
+    best = torch.zeros_like(z, dtype=torch.bool).scatter(1, start.topk(k).indices, True)
+    return (z / T * torch.where(best, 1.0, -torch.inf)).log().softmax(1)""",
+        "shape": "def f(z, start, k, T): return (z / T).gather(1, start.topk(k).indices).softmax(1)",
+    },
+    "pair_scores": {
+        "swapped": """
+def f(s):
+    own = s.diagonal(dim1=1, dim2=2)
+    one, other = ((own > s.flip(d).diagonal(dim1=1, dim2=2)).all(1) for d in (1, 2))
+    return torch.stack([v.double().mean() for v in (one, other, one & other)])""",
+        "tie": """
+def f(s):
+    own = s.diagonal(dim1=1, dim2=2)
+    text, image = ((own >= s.flip(d).diagonal(dim1=1, dim2=2)).all(1) for d in (2, 1))
+    return torch.stack([v.double().mean() for v in (text, image, text & image)])""",
+        "not one of them": """
+def f(s):
+    own = s.diagonal(dim1=1, dim2=2)
+    text, image = ((own > s.flip(d).diagonal(dim1=1, dim2=2)).any(1) for d in (2, 1))
+    return torch.stack([v.double().mean() for v in (text, image, text & image)])""",
+        "product": """
+def f(s):
+    own = s.diagonal(dim1=1, dim2=2)
+    text, image = ((own > s.flip(d).diagonal(dim1=1, dim2=2)).all(1).double().mean() for d in (2, 1))
+    return torch.stack([text, image, text * image])""",
+        "differ": """
+def f(s):
+    own = s.diagonal(dim1=1, dim2=2)
+    text, image = (own > s.flip(d).diagonal(dim1=1, dim2=2) for d in (2, 1))
+    return torch.stack([v.double().mean() for v in (text, image, text & image)])""",
+    },
     "least_start": {
         "one too early": "def f(s, std, a): return int((a * std**2 / (a * std**2 + 1 - a) > s).sum()) - 1",
         "not kept": "def f(s, std, a): return int(((1 - a) / (a * std**2 + 1 - a) > s).sum())",
@@ -154,7 +224,7 @@ def f(predict, x, y, d, w):
         "upside down": "def f(w, B, s): return w / B**0.5 * 256 / s",
     },
 }
-SPACE = {"torch": torch, "expand": process.expand, "bicubic_low_pass": guidance.bicubic_low_pass}
+SPACE = {"torch": torch, "F": F, "expand": process.expand, "bicubic_low_pass": guidance.bicubic_low_pass}
 
 
 def solutions() -> dict[str, str]:
@@ -166,7 +236,7 @@ def solutions() -> dict[str, str]:
 
 def check(name: str):
     """The check of an exercise, in whichever module it stands."""
-    modules = (nb01_exercises, nb02_exercises, nb05_exercises)
+    modules = (nb01_exercises, nb02_exercises, nb03_exercises, nb05_exercises)
     return next(getattr(m, f"check_{name}") for m in modules if hasattr(m, f"check_{name}"))
 
 

@@ -4,18 +4,21 @@ Notebooks run on it in `test_commands`.
 """
 
 import inspect
+import shutil
 from dataclasses import replace
 
 import fake_hub
+import open_clip
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, DiTTransformer2DModel, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from huggingface_hub import constants
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from gentta_utils import evaluation
-from gentta_utils.course import profile
+from gentta_utils.course import profile, profiles
 from gentta_utils.diffusion.error_table import error_table, plausible
 from gentta_utils.diffusion.process import alphas_cumprod_of, diffusion_loss, linear_betas
 from gentta_utils.evaluation import evaluate
@@ -25,12 +28,17 @@ from gentta_utils.methods.base import Models
 from gentta_utils.methods.purifier import what_changes
 from gentta_utils.models import hub, zoo
 from gentta_utils.models.classifier import Classifier
+from gentta_utils.models.clip import Clip
+from gentta_utils.models.copies import Copies
 from gentta_utils.models.dit import LatentDiT, prepare_dit
+from gentta_utils.models.text_unet import TextUNet
 from gentta_utils.models.zoo import load
+from gentta_utils.recipes.tokenizer import tokenizer
 from gentta_utils.streams import folders
 from gentta_utils.streams.folders import FolderSpec
 from gentta_utils.streams.scenes import SceneSpec
 from gentta_utils.streams.stream import stream
+from gentta_utils.world import words
 
 CLASSIFIERS = [name for name in hub.REPOSITORIES if name.startswith("classifier/")]
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -193,16 +201,153 @@ def test_a_vae_of_other_width_is_refused(at_hub):
         LatentDiT(denoiser.network, vae, denoiser.alphas_cumprod)
 
 
+# --- CLIP and Stable Diffusion ---------------------------------------------------------------------------------------
+
+CLIPS = {"clip/small": "ViT-B-32-quickgelu", "clip/base": "ViT-B-16-quickgelu", "clip/large": "ViT-L-14-quickgelu"}
+PROMPTS = ["a photo of a red cube.", "a photo of a torus.", "a photo of an arch."]
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_clips(at_hub, photos, name):
+    model = load(name, "imagenet")
+    assert isinstance(model, Clip)
+    assert (model.image_size, model.name) == (224, name)
+    torch.testing.assert_close(model.mean.flatten(), torch.tensor(open_clip.OPENAI_DATASET_MEAN))
+    torch.testing.assert_close(model.std.flatten(), torch.tensor(open_clip.OPENAI_DATASET_STD))
+    assert torch.equal(model.tokenizer(PROMPTS), open_clip.get_tokenizer(CLIPS[name])(PROMPTS))
+    assert not any(p.requires_grad for p in model.parameters())
+    with torch.no_grad():
+        assert model.zero_shot(["cube", "torus", "arch"])(photos).shape == (2, 3)
+
+
+def test_many_texts_are_read_in_parts(at_hub, monkeypatch):
+    model = load("clip/small", "imagenet")
+    whole = model.encode_texts(PROMPTS)
+    monkeypatch.setattr("gentta_utils.models.clip.TEXTS_AT_ONCE", 2)
+    torch.testing.assert_close(model.encode_texts(PROMPTS), whole)
+
+
+@pytest.mark.filterwarnings("error:There is a performance drop")
+@pytest.mark.parametrize("grad", [True, False])
+def test_copies_of_a_transformer_tower(at_hub, photos, grad):
+    """Side by side they give what the tower gives, and a gradient reaches every parameter of each copy. Torch's fast
+    path of `nn.MultiheadAttention`, which it takes where it sees no gradient, has no derivative under `vmap`."""
+    classifier = load("clip/small", "imagenet").zero_shot(["cube", "torus"])
+    copies = Copies(classifier, "all", 2)
+    with torch.set_grad_enabled(grad):
+        torch.testing.assert_close(copies(photos), classifier(photos), rtol=1e-4, atol=1e-4)
+    assert torch.backends.mha.get_fastpath_enabled()  # as it was
+    copies(photos).square().sum().backward()
+    still = [name for name, v in copies.values.items() for copy in v.grad if not copy.abs().max() > 0]
+    assert not still
+    names = {name.rpartition(".")[2] for name in copies.values}
+    assert {"class_embedding", "positional_embedding", "in_proj_weight", "in_proj_bias", "proj"} <= names
+
+
+def test_stable_diffusion_encodes_as_published(at_hub, photos):
+    """The crop at the side that the latents stand for, in [-1, 1], the posterior's mean, times the VAE's own factor."""
+    denoiser = load("denoiser/text", "imagenet")
+    assert isinstance(denoiser, TextUNet)
+    assert (denoiser.classes, denoiser.shape, denoiser.image_size) == (1, (4, 8, 8), 224)
+    assert denoiser.vae.config.scaling_factor == 0.18215
+    pixels = F.interpolate(photos, size=(64, 64), mode="area") * 2 - 1
+    moments = denoiser.vae.quant_conv(denoiser.vae.encoder(pixels[:1]))
+    x0 = denoiser.encode(photos)
+    torch.testing.assert_close(x0[:1], 0.18215 * moments[:, :4], atol=1e-6, rtol=1e-5)
+    shown = denoiser.decode(x0)
+    assert shown.shape == photos.shape
+    assert 0 <= shown.min() <= shown.max() <= 1
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()  # scaled linear
+    torch.testing.assert_close(denoiser.alphas_cumprod, (1 - betas).cumprod(0).float(), rtol=1e-4, atol=1e-6)
+
+
+def test_stable_diffusion_sees_more_pixels_than_there_are(at_hub, photos):
+    """Where its images are larger than the crop, as the published 512 px, they are bilinear: areas would be blocks."""
+    denoiser = load("denoiser/text", "imagenet")
+    small = photos[:, :, :40, :40]
+    pixels = F.interpolate(small, size=(64, 64), mode="bilinear", align_corners=False) * 2 - 1
+    expected = 0.18215 * denoiser.vae.encode(pixels).latent_dist.mean
+    torch.testing.assert_close(denoiser.encode(small), expected)
+
+
+def test_the_vaes_own_factor_is_used(at_hub, photos):
+    denoiser = load("denoiser/text", "imagenet")
+    x0 = denoiser.encode(photos)
+    denoiser.vae.register_to_config(scaling_factor=0.5)
+    torch.testing.assert_close(denoiser.encode(photos), x0 / 0.18215 * 0.5)
+
+
+def noise_loss(denoiser, photos):
+    """Loss (2,) and its small gradient in p (2, 3)."""
+    x0, t = denoiser.encode(photos), torch.tensor([100, 700])
+    eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(8))
+    p = torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]]).requires_grad_()
+    loss = diffusion_loss(denoiser, x0, t, eps, p, denoiser.alphas_cumprod)
+    return loss.detach(), torch.autograd.grad(1e-4 * loss.sum(), p)[0]
+
+
+@pytest.mark.parametrize(
+    "precision, low_memory, tolerance",
+    [("fp32", True, 1e-4), ("bf16", False, 0.05), ("bf16", True, 0.05), ("fp16", False, 0.01), ("fp16", True, 0.01)],
+)
+def test_stable_diffusion_in_half_precision_and_low_memory(at_hub, photos, precision, low_memory, tolerance):
+    full = noise_loss(load("denoiser/text", "imagenet", low_memory=False).for_prompts(PROMPTS), photos)
+    assert full[1].abs().min() > 0
+    whole = load("denoiser/text", "imagenet", precision=precision, low_memory=low_memory)
+    denoiser = whole.for_prompts(PROMPTS)
+    assert (denoiser.network, denoiser.precision) == (whole.network, precision)
+    assert denoiser.network.is_gradient_checkpointing is denoiser.vae.use_slicing is low_memory
+    block = denoiser.network.down_blocks[0].attentions[0].transformer_blocks[0]
+    assert block.attn2.to_k.weight.dtype == hub.DTYPES[precision]
+    for kept in (block.norm1, denoiser.network.time_embedding, denoiser.vae, denoiser.text_encoder):
+        assert {v.dtype for v in kept.parameters()} == {torch.float32}
+    for a, b in zip(full, noise_loss(denoiser, photos), strict=True):
+        assert b.dtype == torch.float32
+        assert (a - b).norm() < tolerance * a.norm()
+
+
+def test_v_prediction_becomes_noise(at_hub, tmp_path, monkeypatch, photos):
+    """The same weights under the other prediction type: eps = sqrt(abar) v + sqrt(1 - abar) x_t."""
+    plain, t = load("denoiser/text", "imagenet").for_prompts(PROMPTS), torch.tensor([100, 700])
+    x_t, p = torch.randn(2, 4, 8, 8), F.one_hot(torch.tensor([0, 2]), 3).float()
+    source = fake_hub_path(at_hub, hub.REPOSITORIES["denoiser/text"][0])
+
+    def save(folder):
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+        (folder / "scheduler" / "scheduler_config.json").unlink()
+        PNDMScheduler(**fake_hub.NOISE, prediction_type="v_prediction").save_pretrained(folder / "scheduler")
+
+    fake_hub.store(tmp_path, hub.REPOSITORIES["denoiser/text"][0], save)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    other = load("denoiser/text", "imagenet").for_prompts(PROMPTS)
+    assert (plain.prediction_type, other.prediction_type) == ("epsilon", "v_prediction")
+    abar = plain.alphas_cumprod[t].view(2, 1, 1, 1)
+    with torch.no_grad():
+        v = plain(x_t, t, p)
+        torch.testing.assert_close(other(x_t, t, p), abar.sqrt() * v + (1 - abar).sqrt() * x_t)
+
+
+def test_diffusion_tta_of_clip(at_hub, photos):
+    clip, text = load("clip/small", "imagenet"), load("denoiser/text", "imagenet").for_prompts(PROMPTS)
+    models = Models(clip.zero_shot(["cube", "torus", "arch"]), text)
+    out = diffusion_tta.configure(models, SETTINGS).adapt(photos, torch.tensor([4, 5]))
+    assert out.logits.shape == (2, 3)
+    assert not torch.equal(out.logits, out.before)
+    assert out.nfe["denoiser fwd+bwd"] == 8
+
+
 # --- what is missing -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["classifier/vit", "denoiser/dit"])
+@pytest.mark.parametrize("name", ["classifier/vit", "denoiser/dit", "clip/small", "denoiser/text"])
 def test_missing_weights_are_one_sentence(tmp_path, monkeypatch, name):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(FileNotFoundError) as error:
         load(name, "imagenet")
     repository = hub.REPOSITORIES[name][0]
-    one_sentence(error, repository, str(tmp_path / "hub"), f"`hf download {repository}`", "HF_HOME", "HF_HUB_OFFLINE")
+    get = hub.how_to_download(repository)
+    assert get.startswith(f"`hf download {repository}")
+    one_sentence(error, repository, str(tmp_path / "hub"), get, "HF_HOME", "HF_HUB_OFFLINE")
     assert zoo.fingerprint(name, "imagenet").startswith("missing")
 
 
@@ -212,21 +357,21 @@ def test_all_that_is_missing_is_listed_before_anything_runs(home, tmp_path, monk
     with pytest.raises(ValueError, match="unknown model 'classifier/none'"):
         profile("imagenet").require("classifier/none")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    names = ("classifier/resnet", "classifier/vit", "denoiser/dit", "classifier/vit", hub.ADM)
+    names = ("classifier/resnet", "classifier/vit", "denoiser/dit", "classifier/vit", "clip/large", hub.ADM)
     with pytest.raises(FileNotFoundError) as error:
         profile("imagenet").require(*names)
     first, *lines = str(error.value).split("\n")
     assert str(tmp_path / "hub") in first
     assert "HF_HOME" in first
     wanted = [r for name in dict.fromkeys(names) for r in hub.repositories(name)]
-    assert len(lines) == len(wanted) == 5
+    assert len(lines) == len(wanted) == 6
     for line, repository in zip(lines, wanted, strict=True):
         assert line.startswith(f"{repository} (for ")
-        assert "put" in line or f"`hf download {repository}`" in line
+        assert "put" in line or hub.how_to_download(repository) in line
     fake_hub.store(tmp_path, "timm/resnet50.tv_in1k", lambda f: fake_hub._classifier(f, "timm/resnet50.tv_in1k"))
     with pytest.raises(FileNotFoundError) as error:
         profile("imagenet").require(*names)
-    assert str(error.value).count("\n") == 4
+    assert str(error.value).count("\n") == 5
     assert "resnet50" not in str(error.value)
 
 
@@ -237,12 +382,13 @@ def test_all_that_is_missing_is_listed_before_anything_runs(home, tmp_path, monk
         ("facebook/DiT-XL-2-256", "denoiser/dit", "transformer/diffusion_pytorch_model.safetensors"),
         ("facebook/DiT-XL-2-256", "denoiser/dit", "scheduler/scheduler_config.json"),
         ("stabilityai/sd-vae-ft-ema", "denoiser/dit", "diffusion_pytorch_model.safetensors"),
+        ("timm/vit_base_patch32_clip_224.openai", "clip/small", "open_clip_model.safetensors"),
+        ("timm/vit_base_patch32_clip_224.openai", "clip/small", "open_clip_config.json"),
+        *[(hub.REPOSITORIES["denoiser/text"][0], "denoiser/text", file) for file in hub.STABLE_DIFFUSION],
     ],
 )
 def test_half_a_download_is_one_sentence(home, tmp_path, monkeypatch, repository, name, file):
     """A file that is missing from its repository, and a file that was cut off."""
-    import shutil
-
     shutil.copytree(home, tmp_path / "home", symlinks=True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
     path = fake_hub_path(tmp_path / "home", repository) / file
@@ -251,11 +397,17 @@ def test_half_a_download_is_one_sentence(home, tmp_path, monkeypatch, repository
         blob.write_bytes(blob.read_bytes()[:1000])
         with pytest.raises(ValueError, match="is not a whole safetensors file") as error:
             load(name, "imagenet")
-        one_sentence(error, file, f"`hf download {repository}`")
+        one_sentence(error, file, hub.how_to_download(repository))
     path.unlink()
     with pytest.raises(FileNotFoundError) as error:
         load(name, "imagenet")
-    one_sentence(error, f"no weights of {repository}", f"`hf download {repository}`")
+    one_sentence(error, f"no weights of {repository}", hub.how_to_download(repository))
+    if name in ("clip/small", "denoiser/text") and file.endswith(
+        ".safetensors"
+    ):  # the repository holds other weights too
+        with pytest.raises(FileNotFoundError) as error:
+            profile("imagenet").require(name)
+        assert repository in str(error.value)
 
 
 def test_unknown_names():
@@ -385,6 +537,59 @@ def test_the_shipped_copy_belongs_to_its_alignment():
     assert scenes.aligned_copy("classifier/resnet", replace(settings, steps=7)) is None
     assert scenes.aligned_copy("classifier/filter", settings) is None
     assert profile("imagenet").aligned_copy("classifier/resnet", settings) is None
+
+
+def test_what_clip_is_asked(root):
+    """None is the profile's own set; both profiles answer in one form."""
+    scenes, photos = profile("scenes"), profile("imagenet", str(root))
+    for kit, name, usual in ((scenes, "colour", "category"), (photos, "food101", "pets")):
+        assert kit.label_set() == kit.label_set(usual)
+        assert kit.default_label_set == usual
+        asked = kit.label_set(name)
+        assert asked.prompts(1) == [asked.templates[1].format(c) for c in asked.classes]
+        with pytest.raises(ValueError, match="'cars': choose one of"):
+            kit.label_set("cars")
+    assert scenes.label_set("colour") is words.LABEL_SETS["colour"]
+    assert len(photos.label_set("imagenet").classes) == 1000
+    with pytest.raises(FileNotFoundError, match="python -m gentta_utils data pets"):
+        profile("imagenet", str(root / "nowhere")).label_set()
+
+
+def test_streams_of_label_sets(root):
+    scenes, photos = profile("scenes", seed=1), profile("imagenet", str(root), seed=1)
+    s = scenes.labelled_stream(3, "colour", "contrast", 5, "select", 7)
+    expected = SceneSpec(3, "contrast", 5, "select", 7, 1, "colour").load()
+    assert s.about == expected.about
+    assert torch.equal(s.labels, expected.labels)
+    assert torch.equal(scenes.labelled_stream(2).labels, scenes.stream(2).labels)
+    for name in (None, "food101", "imagenet"):
+        s = photos.labelled_stream(3, name, "contrast", 5)
+        assert torch.is_tensor(s.images)
+        assert (s.images.shape, s.classes) == ((3, 3, 224, 224), None)
+        assert (s.about["labels"], s.about["severity"]) == (name or "pets", 5)
+        assert int(s.labels.max()) < len(photos.label_set(name).classes)
+        other = photos.labelled_stream(3, name, start=5)
+        assert other.ids.tolist() != s.ids.tolist()
+    s = photos.labelled_stream(2, "imagenet", "a")
+    assert s.classes == folders.class_indices("imagenet-a")
+    assert (s.about["shift"], s.about["dataset"]) == ("a", "imagenet-a")
+    with pytest.raises(ValueError, match="choose the label set 'imagenet'"):
+        photos.labelled_stream(2, "pets", "sketch")
+    with pytest.raises(ValueError, match="severity=5: imagenet-a has none"):
+        photos.labelled_stream(2, "imagenet", "a", 5)
+
+
+def test_settings_of_clip(monkeypatch):
+    asked = []
+    tuned = lambda *a, **k: asked.append((a, k)) or SETTINGS  # noqa: E731
+    monkeypatch.setattr(evaluation.chosen, "tuned_text", tuned, raising=False)
+    assert profile("scenes", seed=3).text_settings("clip/small", "low", pairs=2, lr=None) == SETTINGS
+    assert asked == [(("clip/small", "low"), dict(seed=3, pairs=2))]
+    s = profile("imagenet", seed=3).text_settings("clip/large", updates=None, param_set="all", top_k=32)
+    assert (s.optimizer, s.lr, s.momentum, s.updates, s.pairs, s.temperature) == ("sgd", 5e-3, 0.9, 5, 192, 1.0)
+    assert (s.timesteps, s.window, s.adapt_denoiser, s.seed) == ("iid", (0, 1000), False, 3)
+    assert (s.param_set, s.top_k, s.view) == ("all", 32, "full")
+    assert profiles.PUBLISHED_TEXT["param_set"] == "tower"
 
 
 def test_class_names_are_all_different():
@@ -567,6 +772,46 @@ def test_stable_diffusion(meta):
     assert latent.shape == (1, 4, 64, 64)
     assert unet(latent, torch.zeros(1, dtype=torch.long), torch.rand(1, 77, 768)).sample.shape == (1, 4, 64, 64)
     assert vae.decode(latent).sample.shape == (1, 3, 512, 512)
+
+
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_stable_diffusion_as_a_denoiser(low_memory):
+    """Prompts of ViT-L's text tower, 512 px, gradients to p through the whole U-Net; memory is not asked for."""
+    parts = dict(scheduler=PNDMScheduler(**fake_hub.NOISE), tokenizer=tokenizer())
+    parts |= dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+        vae = AutoencoderKL(**PUBLISHED_VAE | dict(sample_size=512))
+        size = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+        text = CLIPTextModel(CLIPTextConfig(**fake_hub.TEXT | size | dict(projection_dim=768)))
+        assert parameters(text) == 123_060_480
+        if low_memory:
+            unet.enable_gradient_checkpointing()
+        pipeline = StableDiffusionPipeline(unet=unet, vae=vae, text_encoder=text, **parts)
+        denoiser = TextUNet(pipeline, ["one", "two", "three"], 224).to("meta").requires_grad_(False)
+        assert denoiser.states.shape == (3, denoiser.tokenizer.model_max_length, 768)
+        x0 = denoiser.encode(torch.rand(2, 3, 224, 224))
+        assert x0.shape == (2, 4, 64, 64)
+        p = torch.rand(2, 3).requires_grad_()
+        eps_hat = denoiser(x0, torch.zeros(2, dtype=torch.long), p)
+        assert eps_hat.shape == (2, 4, 64, 64)
+        assert torch.autograd.grad(eps_hat.sum(), p)[0].shape == (2, 3)
+        assert denoiser.decode(x0).shape == (2, 3, 224, 224)
+
+
+@pytest.mark.parametrize(
+    "name, size, width",
+    [("clip/small", 151_277_313, 512), ("clip/base", 149_620_737, 512), ("clip/large", 427_616_513, 768)],
+)
+def test_clips_of_published_size(meta, name, size, width):
+    """What is fetched is what open_clip itself means by the name with "-quickgelu" and the tag "openai"."""
+    config, published = open_clip.get_model_config(CLIPS[name]), open_clip.get_pretrained_cfg(CLIPS[name], "openai")
+    assert published["hf_hub"].rstrip("/") == hub.REPOSITORIES[name][0]
+    assert config["quick_gelu"] is published["quick_gelu"] is True
+    network = open_clip.CLIP(**config)
+    assert parameters(network) == size
+    assert network.encode_image(torch.rand(2, 3, 224, 224)).shape == (2, width)
+    assert network.encode_text(torch.zeros(2, 77, dtype=torch.long)).shape == (2, width)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 
 import gentta_utils  # noqa: F401
 from gentta_utils.common.paths import NOTEBOOKS
+from gentta_utils.course.profiles import PUBLISHED_TEXT
 from gentta_utils.diffusion.reverse import levels_of
 from gentta_utils.diffusion.synthesis import Synthesis
 from gentta_utils.methods import dda
@@ -13,6 +14,7 @@ from gentta_utils.methods.diffusion_tta import PUBLISHED, Settings
 from gentta_utils.models import hub
 from gentta_utils.recipes import aligned
 from gentta_utils.runner import notebook as runner_notebook
+from gentta_utils.streams.open_vocabulary import LABEL_SETS
 from gentta_utils.world.severities import TEST
 from gentta_utils.world.shifts import SHIFTS
 
@@ -22,7 +24,10 @@ each = pytest.mark.parametrize("path", PRESETS, ids=lambda p: p.stem)
 
 def test_every_published_table_of_a_notebook_has_its_preset():
     """By name, so that none is missed when a file is; papers' tables are numbered K (Diffusion-TTA) and S (SDA)."""
-    assert {p.stem for p in PRESETS if p.stem[3] == "k"} == {f"02_k{i}" for i in (4, 5, 10, 11, 12)}
+    assert {p.stem for p in PRESETS if p.stem[3] == "k"} == {f"02_k{i}" for i in (4, 5, 10, 11, 12)} | {
+        "03_k7",
+        "03_k13",
+    }
     assert {p.stem for p in PRESETS if p.stem[3] == "s"} == {f"05_s{i}" for i in (1, 3, 6, 7, 8, 10)}
 
 
@@ -46,7 +51,7 @@ def test_the_comment_says_how_to_run_it(path):
             )
 
 
-@pytest.mark.parametrize("path", [p for p in PRESETS if "_k" in p.stem], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [p for p in PRESETS if "02_k" in p.stem], ids=lambda p: p.stem)
 def test_published_tables_have_the_published_settings(path):
     values = runner_notebook.read_preset(path)
     assert values["profile"] == "imagenet"
@@ -56,6 +61,16 @@ def test_published_tables_have_the_published_settings(path):
         assert values[name] == PUBLISHED[name]
     assert values["noise"] == Settings(lr=1.0).noise
     assert (values["optimizer"], values["lr"]) in ((PUBLISHED["optimizer"], PUBLISHED["lr"]), ("sgd", 5e-3))
+
+
+@pytest.mark.parametrize("path", [p for p in PRESETS if "03_k" in p.stem], ids=lambda p: p.stem)
+def test_tables_of_clip_have_the_published_settings(path):
+    values = runner_notebook.read_preset(path)
+    assert values["profile"] == "imagenet"
+    assert values["clip_name"] in hub.REPOSITORIES
+    assert values["label_set"] in LABEL_SETS
+    for name in ("updates", "pairs", "temperature", "lr"):
+        assert values[name] == PUBLISHED_TEXT[name]
 
 
 @pytest.mark.parametrize("path", [p for p in PRESETS if "_s" in p.stem], ids=lambda p: p.stem)

@@ -1,9 +1,6 @@
 """What notebook 02 chooses on the validation corruptions: window, step, temperature, rates of the rivals."""
 
 from dataclasses import asdict, replace
-from functools import lru_cache
-
-import torch
 
 from ...common.files import write_json
 from ...evaluation.chosen import DIFFUSION_TTA, RIVALS, choice, method_of, tuned
@@ -15,7 +12,18 @@ from ...models import zoo
 from ...streams.scenes import SceneSpec
 from ...streams.stream import stream
 from ...world.severities import VALIDATION
-from ..trials import CLASSIFIERS, DIT, errors_of, job, method_job, models, right, source_jobs
+from ..trials import (
+    CLASSIFIERS,
+    DIT,
+    errors_of,
+    job,
+    method_job,
+    models,
+    right,
+    source_jobs,
+    validation_images,
+    validation_specs,
+)
 
 # Nine settings on the full view, each the start with one change, all at 96 evaluations per image; the best of them is
 # the tenth on the low view.
@@ -38,13 +46,6 @@ WINDOWS = [(0, 1000), (40, 150), (100, 300), (100, 450), (150, 600), (250, 750),
 # --- choosing --------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
-def validation_images(n: int = 8, start: int = 2000) -> tuple[torch.Tensor, torch.Tensor]:
-    """n selection scenes under each validation corruption at severity 5, for the learning rate: images and ids."""
-    parts = [stream(SceneSpec(n, name, 5, "select", start + i * n)) for i, name in enumerate(VALIDATION)]
-    return torch.cat([p.images for p in parts]), torch.cat([p.ids for p in parts])
-
-
 def with_rate(classifier: str, settings: dict, delta: float = DELTA, denoiser: str = DIT) -> diffusion_tta.Settings:
     """Settings with the learning rate of the rule for this classifier."""
     trial = diffusion_tta.Settings(lr=1.0, **settings)
@@ -54,7 +55,7 @@ def with_rate(classifier: str, settings: dict, delta: float = DELTA, denoiser: s
 
 def select_specs(start: int = 3000) -> list[SceneSpec]:
     """4 x 25 selection scenes, 25 under each validation corruption at severity 5."""
-    return [SceneSpec(25, name, 5, "select", start + 25 * i) for i, name in enumerate(VALIDATION)]
+    return validation_specs(start)
 
 
 def rate_of(models: Models, settings: diffusion_tta.Settings) -> float:

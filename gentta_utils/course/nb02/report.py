@@ -5,10 +5,10 @@ import numpy as np
 from ...common.text import as_table
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, is_clean, pick, shift_of, versus
-from ...evaluation.statistics import Interval, gain, paired_interval, protocol_line, summary
+from ...evaluation.statistics import gain, paired_interval, protocol_line, summary
 from ...evaluation.tables import results
-from ...world.severities import TEST
 from ..display import plain
+from ..side_by_side import gains_by_shift, signs  # noqa: F401  (the notebook's names for them)
 from ..trials import CLASSIFIERS
 from . import trust
 from .experiments import UNTOUCHED
@@ -80,45 +80,9 @@ def headlines(runs: list[Records]) -> list[dict]:
     return rows
 
 
-def gains_by_shift(runs: list[Records], label: str = "diffusion_tta/full") -> dict[str, dict[str, Interval]]:
-    """Classifier -> shift -> paired gain in points, of the rows with this label."""
-    parts: dict[str, dict[str, list[Records]]] = {}
-    for r in (r for r in runs if r.about["label"] == label):
-        name, shift = r.about["classifier"].split("/")[1], r.about["stream"]["shift"].replace("_", " ")
-        parts.setdefault(name, {}).setdefault(shift, []).append(r)
-    return {name: {shift: gain(mine) for shift, mine in by.items()} for name, by in parts.items()}
-
-
 def backbones(runs: list[Records]) -> str:
     """The effect on each classifier, and how many corruptions gain."""
     return f"{effect(runs)}\n\n{as_table(signs(runs))}"
-
-
-def signs(runs: list[Records]) -> list[dict]:
-    """For each classifier and view: corruptions with a gain, with a loss, the largest loss, the mean gain."""
-    rows = []
-    for classifier in dict.fromkeys(r.about["classifier"] for r in runs):
-        for view in ("full", "low"):
-            mine = [
-                r for r in runs if r.about["classifier"] == classifier and r.about["label"] == f"diffusion_tta/{view}"
-            ]
-            by_shift = {
-                name: gain([r for r in mine if r.about["stream"]["shift"] == name]).mean
-                for name in TEST
-                if any(r.about["stream"]["shift"] == name for r in mine)
-            }
-            worst = min(by_shift, key=by_shift.get)
-            rows.append(
-                {
-                    "classifier": classifier.split("/")[1],
-                    "view": view,
-                    "gain": str(gain(mine)),
-                    "corruptions that gain": sum(g > 0 for g in by_shift.values()),
-                    "that lose": sum(g < 0 for g in by_shift.values()),
-                    "worst": f"{worst} {by_shift[worst]:+.1f}",
-                }
-            )
-    return rows
 
 
 def effect(runs: list[Records]) -> str:

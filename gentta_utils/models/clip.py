@@ -97,7 +97,6 @@ class ZeroShot(nn.Module):
         super().__init__()
         self.visual, self.head = visual, nn.Linear(head.shape[1], head.shape[0], bias=False)
         self.head.weight = nn.Parameter(head.clone())
-        torch.backends.mha.set_fastpath_enabled(False)  # its fused call has no rule for `vmap`
 
     def forward(self, x: Float[Tensor, "B 3 S S"]) -> Probs:
         with plain_attention():

@@ -18,6 +18,7 @@ SMALL = {  # settings that make each method do all that it can on few images of 
     "diffusion_tta": dict(lr=0.1, updates=2, pairs=4),
     "dusa": dict(top=1, extra=1),
     "diffusion_classifier": dict(pairs=4),
+    "adapted_reader": dict(lr=0.1, updates=2, pairs=4),
 }
 
 

@@ -20,8 +20,37 @@ TENT = "TENT at five batches of 10 or one of 50 does not move off the batch's st
 TEA = "TEA in so few batches is BN-adapt and little more: longer streams (notebook 02)"
 FLAT = "so few batches that the rate does not matter: a grid on longer streams (notebook 02)"
 MIX = "two rules to weigh two opinions that agree on these scenes: a grid to choose from"
+WORDS = "the CLIPs saw all these wordings in training, so templates add nothing: a finding of notebook 03"
+TAUGHT = (
+    "a text model that reads 56 to 100% as it is: adapters fitted to one image hardly move a decision (notebook 03)"
+)
+SHIFT = "with all else frozen, prompt features move the logits, and little else"
+SD_ROWS = [f"sd_lora lr {lr}" for lr in ("0.0001", "0.001", "0.01", "0.1")]
+BOTH_ROWS = [f"clip_lora+sd_lora lr {lr}" for lr in ("0.0001", "0.001", "0.01", "0.1")]
 BATCHES = [f"{kind}, batch {n}" for kind in ("per image", "fixed chunk") for n in (20, 1)] + ["batch norm, batch 1"]
 KNOWN = {  # table -> {two rows: why they are one}
+    "select_text": {
+        **dict.fromkeys(combinations(SD_ROWS, 2), TAUGHT),
+        **{(row, OWN): TAUGHT for row in SD_ROWS},
+        **{("reader/48", row): TAUGHT for row in SD_ROWS},
+        **dict.fromkeys(combinations(BOTH_ROWS, 2), TAUGHT),
+        ("tent lr 0.0001", "tent lr 0.001"): FLAT,
+        ("tent lr 0.001", "tent lr 0.003"): FLAT,
+    },
+    "text_test": {("source/full", "source/templates"): WORDS},
+    "text_clean": {
+        ("source/full", "source/templates"): WORDS,
+        ("source/full", "tent"): "clean scenes: batch statistics leave right predictions alone",
+        ("source/templates", "tent"): "clean scenes: batch statistics leave right predictions alone",
+        ("tent", OWN): "clean scenes: batch statistics leave right predictions alone",
+    },
+    "text_k13": {
+        ("source/full", "source/templates"): WORDS,
+        ("clip_text/floors", "logits/floors"): SHIFT,
+        ("clip_text/one", "logits/one"): SHIFT,
+        ("sd_lora/one", OWN): TAUGHT,
+    },
+    "winoground": {("reader/24 pairs/300..850", OWN): "subtracting the unconditional error moves image scores alone"},
     "reading": {
         ("reader/12 pairs/150..600", "reader/12 pairs/150..600 (25 scenes)"): "the same settings again, beside a sweep",
     },

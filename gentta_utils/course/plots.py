@@ -22,7 +22,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
 PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK)
 TRUE = GREEN  # the true class, in every figure of the course; a figure that shows it gives no other class this colour
 OTHERS = tuple(colour for colour in PALETTE if colour != TRUE)
-COLOURS = 256  # of a figure's file: a palette makes it a third as large
+COLOURS = 128  # of a figure's file: a palette makes it a quarter as large
 STYLE = {
     "axes.prop_cycle": plt.cycler(color=PALETTE),
     "axes.spines.top": False,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..common.paths import ROOT
 from ..evaluation import chosen
+from ..evaluation.statistics import ON_VALIDATION
 from ..methods import METHODS, dda, diffpure, diffusion_classifier, diffusion_tta, source
 from ..methods.base import Models
 from ..methods.purifier import what_changes
@@ -117,7 +118,7 @@ class Scenes(Profile):
     """The scenes and models of this repository, with the settings that were chosen on the validation corruptions."""
 
     name, noun, described = "scenes", "scenes", "one coloured solid each on a textured floor before a wall"
-    chosen_on, recorded, clip, aligner = "held-out", True, True, aligned.ALIGNER
+    chosen_on, recorded, clip, aligner = ON_VALIDATION, True, True, aligned.ALIGNER
     default_label_set = "category"
 
     def require(self, *models: str) -> None:

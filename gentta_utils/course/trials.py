@@ -17,6 +17,7 @@ from ..diffusion.error_table import ErrorTable, error_table
 from ..evaluation.chosen import method_of, tuned
 from ..evaluation.evaluate import run
 from ..evaluation.records import Records
+from ..evaluation.statistics import ON_VALIDATION
 from ..evaluation.tables import Job
 from ..methods import METHODS, diffusion_classifier, source
 from ..methods.base import Models, stated
@@ -134,7 +135,7 @@ def job(
         "precision": precision_on("cpu", precision) if denoiser else "fp32",
         "stream": _describe(spec, order),
         "how": how,
-        "select": "none" if method == "source" else "held-out",
+        "select": "none" if method == "source" else ON_VALIDATION,
         **({"denoiser": denoiser} if denoiser not in (None, DIT) else {}),
         **({"text": asdict(wording)} if wording else {}),
         **({"method_version": version} if version > 1 else {}),

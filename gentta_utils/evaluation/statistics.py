@@ -71,7 +71,8 @@ def summary(runs: list[Records]) -> dict:
     }
 
 
-SELECT = {"held-out": "validation"}  # stored, as printed: the four validation corruptions
+ON_VALIDATION = "held-out"  # what records say of settings that were chosen on the four validation corruptions
+SELECT = {ON_VALIDATION: "validation"}  # stored, as printed
 
 
 def protocol_line(runs: list[Records]) -> str:

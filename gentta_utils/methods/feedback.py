@@ -59,7 +59,7 @@ def fresh_denoiser(denoiser: Denoiser, s) -> lora.Values:
 
 
 def make_steps(s, groups: list[dict]) -> Optimizer:
-    """The optimiser of settings `s` over these groups, without weight decay."""
+    """The optimiser of settings `s` over these groups of tensors, SGD with its momentum or AdamW; no weight decay."""
     if s.optimizer == "sgd":
         return torch.optim.SGD(groups, s.lr, momentum=s.momentum)
     return torch.optim.AdamW(groups, s.lr, weight_decay=0.0)
@@ -76,8 +76,10 @@ def fresh_copies(models: Models, s, copies: int | None) -> tuple[Copies, lora.Va
 
 
 def feedback(denoiser, phi: lora.Values | None, *inputs, **how) -> tuple[Probs, PerImage]:
-    """`condition_gradient(denoiser, *inputs, **how)` with what is adapted of the denoiser, or None, whose .grad is
-    added to: adapters get theirs from dL/dW', which is gathered over all pairs first."""
+    """G = dL/dp (B, K) and L (B,) as `condition_gradient(denoiser, *inputs, **how)` gives them.
+
+    phi: what is adapted of the denoiser, whose .grad is added to, or None. Adapters get theirs from dL/dW', which is
+    gathered over all pairs first."""
     if phi is None:
         return condition_gradient(denoiser, *inputs, **how)
     weights = lora.merged(dict(denoiser.named_parameters()), phi)

@@ -192,7 +192,7 @@ def record(label, after, before=None, shift="fog", start=0, classifier="classifi
             "settings": {"seed": 0},
             "stream": {"shift": shift, "severity": 5, "split": "test"},
             "protocol": {"order": "iid", "reset": "per_image", "predict": "after", "batch": n, "device": "cpu"},
-            "select": "held-out",
+            "select": statistics.ON_VALIDATION,
         },
     )
 

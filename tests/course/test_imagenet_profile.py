@@ -22,6 +22,7 @@ from gentta_utils.course import profile, profiles
 from gentta_utils.diffusion.error_table import error_table, plausible
 from gentta_utils.diffusion.process import alphas_cumprod_of, diffusion_loss, linear_betas
 from gentta_utils.evaluation import evaluate
+from gentta_utils.evaluation.statistics import ON_VALIDATION
 from gentta_utils.methods import dda, diffusion_classifier, diffusion_tta, tent
 from gentta_utils.methods import source as methods_source
 from gentta_utils.methods.base import Models
@@ -478,7 +479,7 @@ def test_what_was_chosen_and_what_was_published():
     assert scenes.rival("tent", "classifier/vit") == evaluation.rival("tent", "classifier/vit")
     assert scenes.purifier("dda", eta=None, steps=7) == evaluation.purifier("dda", steps=7, seed=3)
     assert scenes.purifier("diffpure") == evaluation.purifier("diffpure", seed=3)
-    assert (scenes.chosen_on, photos.chosen_on) == ("held-out", "published")
+    assert (scenes.chosen_on, photos.chosen_on) == (ON_VALIDATION, "published")
     published = photos.settings("classifier/vit", noise=None)
     assert (published.updates, published.pairs, published.window, published.temperature) == (5, 180, (0, 1000), 1.0)
     assert (published.optimizer, published.lr, published.momentum) == ("sgd", 5e-3, 0.9)

@@ -10,7 +10,7 @@ from gentta_utils.course import nb03, profile, tables
 from gentta_utils.course.nb03 import figures, report
 from gentta_utils.evaluation import chosen
 from gentta_utils.evaluation.records import Records
-from gentta_utils.evaluation.statistics import Interval
+from gentta_utils.evaluation.statistics import ON_VALIDATION, Interval
 from gentta_utils.streams.scenes import SceneSpec
 from gentta_utils.world import words
 
@@ -41,7 +41,7 @@ def record(label, before, after=None, shift="fog", clip=SMALL, labels="category"
             "settings": {"seed": 0, "temperature": 3.0},
             "stream": stream | {"start": start} | ({} if labels == "category" else {"labels": labels}),
             "protocol": {"order": "iid", "reset": "per_image", "predict": "after", "batch": 25, "device": "cpu"},
-            "select": "held-out",
+            "select": ON_VALIDATION,
         },
     )
 

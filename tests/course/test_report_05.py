@@ -7,7 +7,7 @@ from gentta_utils.course import nb05, tables
 from gentta_utils.course.nb05 import report
 from gentta_utils.evaluation import statistics
 from gentta_utils.evaluation.records import Records
-from gentta_utils.evaluation.statistics import Interval
+from gentta_utils.evaluation.statistics import ON_VALIDATION, Interval
 
 RIGHT = 3  # the true class, where nothing else is said
 RESNET, SWIN = "classifier/resnet", "classifier/swin"
@@ -34,7 +34,7 @@ def record(label, read, shift="fog", classifier=RESNET, truth=RIGHT, seconds=0.5
             "settings": {"seed": 0},
             "stream": {"shift": shift, "severity": 0 if shift in ("clean", "watermark") else 5, "split": "test"},
             "protocol": {"order": order, "reset": "per_image", "predict": "after", "batch": batch, "device": "cpu"},
-            "select": "none" if label.startswith("source") else "held-out",
+            "select": "none" if label.startswith("source") else ON_VALIDATION,
         },
     )
 

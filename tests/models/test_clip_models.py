@@ -205,7 +205,7 @@ def low(tmp_path_factory):
     """The control and the small CLIP with the same weights."""
     folder = tmp_path_factory.mktemp("low")
     for name in ("clip/small", "clip/small-32"):
-        clip.RECIPES[name].save(LOW.build().eval(), folder / name)
+        clip.RECIPES[name].save(replace(LOW, start="").build().eval(), folder / name)
     check_fresh(folder / "clip/small-32")
     return [zoo.load(name, folder=folder) for name in ("clip/small", "clip/small-32")]
 
@@ -221,7 +221,7 @@ def test_the_control_sees_the_low_view(low):
     assert (seen(x) - plain(x)).abs().max() > 1e-3
     scene = scenes.SceneSpec(8, split="select", start=1000).load().images
     change = lambda model: (model(scene) - model(views.low_pass(scene))).abs().mean()  # noqa: E731
-    assert change(seen) < 0.7 * change(plain)  # but for interpolating twice, its low view is the image
+    assert change(seen) < 0.5 * change(plain)  # but for interpolating twice, its low view is the image
 
 
 @pytest.mark.parametrize("param_set", ["all", "norm", "head"])

@@ -112,8 +112,8 @@ def best_window() -> tuple[int, int]:
 
 
 def select_text() -> list[Records]:
-    """Choose window, temperature, updates x pairs, step and view for CLIP's adapters; the rates of the other kinds by
-    the same rule, of the text model's adapters and of TENT by a grid; write all down."""
+    """Choose window, temperature, step and view for CLIP's image tower; the step of adapters apart, the rates of the
+    other kinds by the same rule, of the text model's adapters and of TENT by a grid; write all down."""
     window, specs = best_window(), _selection()
     jobs = [source_job(clip, spec, view) for spec in specs for clip in CLIPS for view in ("full", "low")]
     jobs += [reader_job(CLIPS[0], spec, n, window) for spec in specs for n in STAGES]

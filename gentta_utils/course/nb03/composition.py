@@ -24,7 +24,7 @@ from ...common.text import as_table
 from ...diffusion.error_table import error_table
 from ...evaluation.composition import CHANCE, RIGHT, centred
 from ...evaluation.records import Records
-from ...evaluation.statistics import paired_interval, protocol_line
+from ...evaluation.statistics import ON_VALIDATION, paired_interval, protocol_line
 from ...evaluation.tables import Job, table
 from ...methods import diffusion_tta
 from ...methods.base import Models, stated
@@ -182,7 +182,7 @@ def _job(method: str, label: str, settings: dict, used: dict[str, str], spec: Pa
         "models": {role: zoo.fingerprint(name) for role, name in used.items()},
         "precision": bound,
         "stream": spec.describe(),
-        "select": "none" if method == "source" else "held-out",
+        "select": "none" if method == "source" else ON_VALIDATION,
         **({"denoiser": used["denoiser"]} if "denoiser" in used else {}),
     }
 

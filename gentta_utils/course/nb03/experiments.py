@@ -167,7 +167,7 @@ def batches() -> list[Records]:
 
 
 def information() -> list[Records]:
-    """A CLIP that saw what the text model saw: 32 pixels, its autoencoder's jitter, as many samples; the usual one."""
+    """A CLIP that saw what the text model saw, 32 pixels and its autoencoder's jitter, beside the usual one."""
     specs, jobs = [*grid_specs(), grid_clean()], []
     for clip in (CLIPS[0], CONTROL):
         settings = {view: by_rule(clip, {"view": view}) for view in ("full", "low")}

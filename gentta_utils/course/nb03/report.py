@@ -243,6 +243,7 @@ def grid(runs: list[Records]) -> str:
         here = {p: pick(adapted, f"{kind}/{p}") for p in prompts}
         row = {"adapted": kind, "n": sum(map(len, here["one"]))}
         row |= {p: f"{accuracy(mine):.1f} {gain(mine)}" for p, mine in here.items()}
+        row["one, minus the tower's"] = "" if kind == ONE.split("/")[0] else str(minus(here["one"], pick(adapted, ONE)))
         rows.append(row | {"denoiser": denoiser_cost(here["one"][0]), "s/img": _seconds(here["one"])})
         more = {f"{p} minus one": str(minus(mine, here["one"])) for p, mine in here.items() if p != "one"}
         floors = str(minus(here["wrong floors"], here["floors"]))

@@ -6,9 +6,9 @@ import pytest
 
 from gentta_utils.common import cache
 from gentta_utils.course import side_by_side, trials
-from gentta_utils.course.nb02 import experiments, report, trust, when_it_helps
+from gentta_utils.course.nb02 import choose, experiments, report, trust, when_it_helps
 from gentta_utils.evaluation import records, tables
-from gentta_utils.methods import source
+from gentta_utils.methods import diffusion_tta, source
 from gentta_utils.streams.scenes import SceneSpec
 
 
@@ -141,3 +141,21 @@ def test_the_ensemble_takes_its_temperature_from_validation_corruptions():
     r.about["settings"]["temperature"] = 3.0
     assert side_by_side.averaged(r, 0.3).tolist() == [True, False]  # at a low temperature the reader is the surer one
     assert side_by_side.averaged(r, 300.0).tolist() == [False, True]
+
+
+def test_a_rate_that_was_given_stands(monkeypatch, tmp_path):
+    """The rule is asked once for each question; the committed answers are those of the committed rows."""
+    asked, resnet = [], "classifier/resnet"
+    monkeypatch.setattr(diffusion_tta, "learning_rate", lambda *a: asked.append(a[-1]) or 56.549)
+    online = choose.online_options(resnet)
+    assert asked == []
+    norm = [r for r in tables.results("select_rivals") if r.about["label"].endswith(", norm")]
+    recorded = {r.about["settings"]["lr"] for r in norm if r.about["classifier"] == resnet}
+    assert {s.lr for s in online.values() if s.param_set == "norm"} == recorded
+    monkeypatch.setattr(choose, "GIVEN", tmp_path / "rates.json")
+    for delta in (0.7, 0.7, 1.4):
+        assert choose.with_rate(resnet, {"updates": 2}, delta).lr == 56.5
+    assert asked == [0.7, 1.4]
+    monkeypatch.setattr(choose.zoo, "fingerprint", lambda name: "another")
+    choose.with_rate(resnet, {"updates": 2}, 1.4)
+    assert asked == [0.7, 1.4, 1.4]

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import psutil
 
@@ -26,6 +27,7 @@ from ..common.paths import MODELS, NOTEBOOKS, RESULTS, ROOT
 CELL_TIMEOUT = 900  # seconds
 HEADLINE = "application/vnd.gentta.headline+json"
 _VERSIONED = ("torch", "torchvision", "diffusers", "timm", "papermill")
+_GRAMMAR = "rfc3987_syntax"
 _KINDS = {kind.__name__: kind for kind in (str, bool, int, float, list, dict)}
 
 
@@ -43,6 +45,24 @@ def find(name: str) -> Path:
     return found[0]
 
 
+def _libraries() -> tuple[ModuleType, ModuleType]:
+    """nbformat and papermill, loaded when they are first needed.
+
+    They load jsonschema, which spends most of a second on a grammar of addresses that no notebook is checked for. It
+    does without where that grammar is not installed, so the name is held empty meanwhile."""
+    unused = {} if _GRAMMAR in sys.modules else {_GRAMMAR: None}
+    sys.modules.update(unused)
+    try:
+        with warnings.catch_warnings():  # an encoding that a library of theirs does not state is not ours
+            warnings.simplefilter("ignore", EncodingWarning)
+            import nbformat
+            import papermill
+    finally:
+        for name in unused:
+            del sys.modules[name]
+    return nbformat, papermill
+
+
 # --- parameters ------------------------------------------------------------------------------------------------------
 
 
@@ -51,11 +71,7 @@ def parameters_of(notebook: Path) -> dict[str, str]:
     ending in "| None" where the default is None.
 
     Raises ValueError if it is no notebook, or has not just one such cell: papermill would run the defaults then."""
-    with warnings.catch_warnings():  # an encoding that a library of theirs does not state is not ours
-        warnings.simplefilter("ignore", EncodingWarning)
-        import nbformat  # both take a while to load
-        import papermill
-
+    nbformat, papermill = _libraries()
     try:
         cells = nbformat.read(notebook, as_version=4).cells
         tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
@@ -152,7 +168,7 @@ def run_notebook(
 
     Status comes from what was raised, never from the saved file, which says "completed" even of a dead kernel. What an
     earlier run left stays until this one has ended. Raises OSError if the results cannot be written."""
-    import papermill
+    _, papermill = _libraries()
     from traitlets.config import Config
 
     start, error, problem, source = time.monotonic(), None, None, made_from(notebook)

@@ -44,7 +44,8 @@ def paired(one: list[Records], other: list[Records]) -> tuple[np.ndarray, np.nda
     Raises ValueError unless both met the same shifts and scenes, each once."""
 
     def by_scene(runs: list[Records]) -> dict:
-        return {(shift_of(r), i): right for r in runs for i, right in zip(r.id, r.right_after, strict=True)}
+        at = [shift_of(r) for r in runs]
+        return {(a, i): v for a, r in zip(at, runs, strict=True) for i, v in zip(r.id, r.right_after, strict=True)}
 
     a, b = by_scene(one), by_scene(other)
     if set(a) != set(b) or len(a) != sum(map(len, one)) or len(b) != sum(map(len, other)):

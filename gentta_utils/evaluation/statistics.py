@@ -33,7 +33,8 @@ def paired_interval(
     _, index = np.unique(scene, return_inverse=True)
     total, count = np.bincount(index, difference), np.bincount(index)
     weights = _resampled(len(total), draws, seed)
-    means = (weights @ total) / (weights @ count)
+    rows = weights @ count if np.ptp(count) else len(total) * count[0]  # as a rule all scenes have as many
+    means = (weights @ total) / rows
     low, high = np.percentile(means, [2.5, 97.5])
     return Interval(float(difference.mean()), float(low), float(high))
 

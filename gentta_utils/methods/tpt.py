@@ -2,8 +2,8 @@
 
     L = H( mean over views v in S of softmax(z_v) ) - lambda mean_k |t_k - mean_j t_j|
 
-S holds the views of lowest entropy before any step. The second term, with lambda above 0, is that of C-TPT (Yoon et al.,
-ICLR 2024): class features t_k that lie apart are calibrated. Context vectors and optimiser start again for each image.
+S holds the views of lowest entropy before any step. The second term, with lambda above 0, is that of C-TPT (Yoon et
+al., ICLR 2024): class features t_k that lie apart are calibrated. Context and optimiser start again for each image.
 
 Card: docs/methods/tpt.md
 """

@@ -182,9 +182,9 @@ def test_lists_and_images_that_are_not_there(root, tmp_path):
 
 
 def test_unknown_sets(tmp_path):
-    with pytest.raises(ValueError, match=r"unknown data set .cats.: choose one of food101, .*imagenet"):
+    with pytest.raises(ValueError, match=r"unknown data set 'cats': choose one of food101, .*imagenet"):
         label_set("cats", tmp_path)
-    with pytest.raises(ValueError, match="unknown data set .cats."):
+    with pytest.raises(ValueError, match="unknown data set 'cats'"):
         PhotoSpec("cats", str(tmp_path), 1).load()
 
 

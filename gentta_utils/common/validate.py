@@ -1,7 +1,7 @@
 """Checks of what comes in: one sentence each, before anything is computed."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from types import NoneType
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
@@ -42,6 +42,18 @@ def check_images(images: Tensor, size: int) -> None:
     low, high = float(images.min()), float(images.max())
     if low < -1e-4 or high > 1 + 1e-4:
         raise ValueError(f"images must lie in [0, 1], these span [{low:.3g}, {high:.3g}]: divide by 255 or rescale")
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raise ValueError, with all choices, unless the value is one of them."""
+    if value not in (known := tuple(choices)):
+        raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
+
+
+def check_names(name: str, values: list[str]) -> None:
+    """Raise ValueError unless the values are a list of at least one text; a text alone is no list."""
+    if not isinstance(values, list | tuple) or not values or not all(isinstance(v, str) for v in values):
+        raise ValueError(f"{name}={values!r}: choose a list with at least one name")
 
 
 # --- settings --------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..common.paths import ROOT
+from ..common.validate import check_choice, check_names
 from ..evaluation import chosen
 from ..evaluation.statistics import ON_VALIDATION
 from ..methods import METHODS, dda, diffpure, diffusion_classifier, diffusion_tta, source
@@ -25,6 +26,7 @@ from ..streams.folders import FolderSpec
 from ..streams.scenes import SceneSpec
 from ..streams.stream import Stream
 from ..world import labels, renditions, scenes, words
+from .trials import check_prompts
 
 # The published SGD settings (ViT-B/32; docs/methods/diffusion_tta.md) with the DiT frozen: nothing was tuned by this
 # project at this size
@@ -71,6 +73,7 @@ class Profile:
     clip: ClassVar[bool]  # x0_hat to [-1, 1] in synthesis: pixels, not latents
     aligner: ClassVar[str]  # the diffusion model that changes images, asked without a class
     default_label_set: ClassVar[str]  # what CLIP is asked of an image where nothing else is said
+    clips: ClassVar[tuple[str, ...]]  # the CLIPs that there are settings for
 
     def load(self, model: str, **how) -> nn.Module:
         """A model on the device; `how` and what is raised as in `zoo.load`."""
@@ -83,6 +86,25 @@ class Profile:
     def card(self, model: str) -> dict:
         """The card of a model, as `zoo.card`."""
         return zoo.card(model, self.name)
+
+    def check_text_run(
+        self, clip_name: str, adapt: str | None, prompts: str, label_set: str | None, shifts: list[str]
+    ) -> None:
+        """Stop before anything runs where a parameter of notebook 03 is none of its choices.
+
+        Raises ValueError in one sentence that lists them; for label sets as `label_set`."""
+        self.check_adapted(clip_name, adapt)
+        check_prompts(prompts, self.label_set(label_set))
+        check_names("shifts", shifts)
+
+    def check_adapted(self, clip_name: str, kind: str | None) -> None:
+        """Raise ValueError for a CLIP without settings, or an unknown kind of adaptation; None: as chosen."""
+        from .nb03.choose import KINDS  # late: only notebook 03 asks
+
+        if clip_name not in self.clips:
+            raise ValueError(f"there are no settings for {clip_name!r}: choose one of {', '.join(self.clips)}")
+        if kind is not None:
+            check_choice("adapt", kind, KINDS)
 
     def method(self, row: str, models: Models, classifier: str, ours: diffusion_tta.Settings, small: bool = False):
         """A configured method by the name of its row in a table, with what was chosen for it.
@@ -120,6 +142,7 @@ class Scenes(Profile):
     name, noun, described = "scenes", "scenes", "one coloured solid each on a textured floor before a wall"
     chosen_on, recorded, clip, aligner = ON_VALIDATION, True, True, aligned.ALIGNER
     default_label_set = "category"
+    clips = ("clip/small", "clip/large")
 
     def require(self, *models: str) -> None:
         """Nothing to do: what is shipped is checked when it is loaded."""
@@ -192,7 +215,10 @@ class Scenes(Profile):
     ) -> diffusion_tta.Settings:
         """The chosen settings of Diffusion-TTA for a CLIP and the text model, with the changes that are not None.
 
-        `kind` is what is adapted, one of `nb03.choose.KINDS`; None: the image tower."""
+        `kind` is what is adapted, one of `nb03.choose.KINDS`; None: the image tower.
+
+        Raises as `check_adapted`."""
+        self.check_adapted(classifier, kind)
         return chosen.tuned_text(classifier, view, kind or "clip_full", **{"seed": self.seed} | given(changes))
 
     def rival(self, row: str, classifier: str):
@@ -220,6 +246,7 @@ class ImageNet(Profile):
     name, noun, described = "imagenet", "photographs", "of ImageNet"
     chosen_on, recorded, clip, aligner = "published", False, False, hub.ADM
     default_label_set = "pets"
+    clips = tuple(name for name in hub.REPOSITORIES if name.startswith("clip/"))
 
     def require(self, *models: str) -> None:
         """Stop before anything runs where weights of these models are missing.
@@ -320,9 +347,11 @@ class ImageNet(Profile):
         self, classifier: str, view: str = "full", kind: str | None = None, **changes
     ) -> diffusion_tta.Settings:
         """The published settings of Diffusion-TTA for any CLIP and Stable Diffusion, with the changes that are not
-        None; the published rate whatever is adapted, one of `nb03.choose.KINDS`, None: the image tower."""
+        None; the published rate whatever is adapted, one of `nb03.choose.KINDS`, None: the image tower. Raises as
+        `check_adapted`."""
         from .nb03.choose import KINDS  # late: only notebook 03 asks
 
+        self.check_adapted(classifier, kind)
         adapted = PUBLISHED_TEXT | (KINDS[kind] if kind else {})
         return diffusion_tta.Settings(**adapted | {"seed": self.seed, "view": view} | given(changes))
 

@@ -111,6 +111,13 @@ def test_the_widget_has_as_many_prompts_as_there_are_classes(K):
     assert shown == ["true", "said", "third"][:K]
 
 
+@pytest.mark.parametrize("K", [2, 10])
+def test_the_path_of_one_image_is_drawn_for_any_number_of_classes(K):
+    fig = plots.adaptation(torch.zeros(3, 8, 8), torch.rand(3, K), [0.1, 0.2], list("abcdefghij"[:K]), 1)
+    assert len(fig.axes[1].lines) == min(4, K)
+    plt.close(fig)
+
+
 def test_without_an_error_of_clip_the_first_image_stands_and_it_is_said():
     said = torch.tensor([[5.0, 1.0], [1.0, 5.0]])
     denoiser = SimpleNamespace(encode=lambda x: x, states=torch.zeros(2, 3, 4))

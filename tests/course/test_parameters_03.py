@@ -15,6 +15,7 @@ from gentta_utils import draw_pairs, plausible
 from gentta_utils.common.paths import NOTEBOOKS
 from gentta_utils.common.validate import check_names
 from gentta_utils.course import plots, profile
+from gentta_utils.course.nb03 import choose, figures
 from gentta_utils.course.trials import Wording
 from gentta_utils.methods import diffusion_tta
 from gentta_utils.world import words
@@ -118,6 +119,10 @@ def test_the_path_of_one_image_is_drawn_for_any_number_of_classes(K):
     plt.close(fig)
 
 
+def test_each_kind_of_adaptation_says_what_moves():
+    assert set(figures.MOVES) == set(choose.KINDS)
+
+
 def test_without_an_error_of_clip_the_first_image_stands_and_it_is_said():
     said = torch.tensor([[5.0, 1.0], [1.0, 5.0]])
     denoiser = SimpleNamespace(encode=lambda x: x, states=torch.zeros(2, 3, 4))
@@ -170,12 +175,12 @@ RUN = dict(asked_for=OURS, prompts="one", asked=SimpleNamespace(name="category")
 def test_the_headline_holds_this_run_and_the_record_only_of_the_same_settings(change):
     shown = {}
     names = RUN | dict(
-        evaluation=SimpleNamespace(gain=lambda runs: runs, pick=lambda runs, label, clip: f"recorded {clip}"),
-        nb03=SimpleNamespace(choose=SimpleNamespace(CLIPS=("clip/small", "clip/large"))),
+        evaluation=SimpleNamespace(gain=lambda runs: runs),
+        nb03=SimpleNamespace(figures=SimpleNamespace(headline=lambda runs: {"gain on 15 corruptions": "recorded"})),
         display=SimpleNamespace(headline=lambda **numbers: shown.update(numbers)),
         **dict(fifteen=None, shifts=["fog"], clip_name="clip/small", ours=OURS, live={"diffusion_tta": "live"}),
         kit=SimpleNamespace(recorded=True),
     )
     ran("display.headline(", **names | change)
     assert shown["gain on fog, clip/small"] == "live"
-    assert ("gain on 15 corruptions, clip/small" in shown) == (not change)
+    assert ("gain on 15 corruptions" in shown) == (not change)

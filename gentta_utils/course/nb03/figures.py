@@ -7,12 +7,20 @@ from matplotlib.figure import Figure
 from ...common.text import as_table
 from ...evaluation.records import Records
 from ...evaluation.rows import distinct, pick
-from ...evaluation.statistics import gain
+from ...evaluation.statistics import Interval, gain
 from ...streams.scenes import SceneSpec
 from .. import plots
 from ..side_by_side import gains_by_shift
 from .report import OURS, READER, labels_of, minus
 
+MOVES = {  # what each kind of adaptation changes
+    "clip_lora": "A and B beside each weight of the image tower",
+    "clip_full": "every weight of the image tower",
+    "clip_norm": "scale and shift of its normalisation",
+    "clip_text": "the K x D prompt features, not the text tower",
+    "logits": "one number added to each of the K logits",
+    "clip_lora+sd_lora": "A and B of clip_lora, and others in the diffusion model's attention",
+}
 # Diffusion-TTA (Prabhudesai et al., 2023), table 3: percent right of single images, before and after
 PUBLISHED = {
     "Food101": ("82.6 → 86.2", "88.1 → 88.8", "93.1 → 93.1"),
@@ -31,6 +39,11 @@ def published() -> str:
         for i, clip in enumerate(("ViT-B/32", "ViT-B/16", "ViT-L/14"))
     ]
     return "the paper, single images, percent right before → after:\n" + as_table(rows)
+
+
+def headline(runs: list[Records]) -> dict[str, Interval]:
+    """Mean gain of each CLIP over the corruptions of these runs."""
+    return {f"gain on 15 corruptions, {clip}": gain(pick(runs, OURS, clip)) for clip in distinct(runs, "classifier")}
 
 
 def gains(runs: list[Records]) -> Figure:

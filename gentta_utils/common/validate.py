@@ -50,7 +50,7 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
         raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
 
 
-def check_names(name: str, values: list[str]) -> None:
+def check_names(name: str, values: list[str] | str) -> None:
     """Raise ValueError unless the values are a list of at least one text; a text alone is no list."""
     if not isinstance(values, list | tuple) or not values or not all(isinstance(v, str) for v in values):
         raise ValueError(f"{name}={values!r}: choose a list with at least one name")

@@ -88,7 +88,7 @@ class Profile:
         return zoo.card(model, self.name)
 
     def check_text_run(
-        self, clip_name: str, adapt: str | None, prompts: str, label_set: str | None, shifts: list[str]
+        self, clip_name: str, adapt: str | None, prompts: str, label_set: str | None, shifts: list[str] | str
     ) -> None:
         """Stop before anything runs where a parameter of notebook 03 is none of its choices.
 

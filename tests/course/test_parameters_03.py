@@ -18,6 +18,7 @@ from gentta_utils.course import plots, profile
 from gentta_utils.course.nb03 import choose, figures
 from gentta_utils.course.trials import Wording
 from gentta_utils.methods import diffusion_tta
+from gentta_utils.streams.stream import Stream
 from gentta_utils.world import words
 
 
@@ -147,7 +148,7 @@ def test_the_push_on_missed_images_survives_that_there_are_none(missing, said):
     labels = torch.zeros(6, dtype=torch.long)
     z = torch.tensor([[2.0, 1.0]]).repeat(6, 1)
     z[:missing] = z[:missing].flip(1)
-    trial = SimpleNamespace(images=torch.zeros(6, 3, 8, 8), labels=labels, ids=torch.arange(6))
+    trial = Stream(torch.zeros(6, 3, 8, 8), labels, torch.arange(6), {})
     kit = SimpleNamespace(recorded=True, labelled_stream=lambda *args: trial)
     here = SimpleNamespace(classifier=lambda x: z, denoiser=SimpleNamespace(encode=lambda x: x))
     text = SimpleNamespace(shape=(3, 8, 8))

@@ -1,12 +1,12 @@
 """Tables of records that resume: a job that was done is not done again."""
 
-import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
 from ..common.cache import VERSION, fingerprint
+from ..common.files import DAMAGE
 from ..common.paths import CACHE, RESULTS
 from ..common.progress import progress
 from .records import Records, load, save
@@ -20,11 +20,23 @@ def _finished(folder: Path) -> dict[str, Records]:
             with np.load(path, allow_pickle=False) as file:
                 version = int(file["version"]) if "version" in file else 1
             runs = load(path) if version == VERSION else []
-        except (OSError, ValueError, zipfile.BadZipFile):  # damaged: made again
+        except DAMAGE:
+            print(f"{path} is damaged: what it held is made again; `git checkout -- {path}` brings it back at once")
             continue
         for r in runs:
             found[fingerprint({key: value for key, value in r.about.items() if key != "protocol"})] = r
     return found
+
+
+def _kept(path: Path, work: Callable[[], Records]) -> list[Records]:
+    """What a job left in the cache; it is done, or done again, where that is missing or damaged."""
+    if path.is_file():
+        try:
+            return load(path)
+        except ValueError as error:
+            print(f"{str(error).partition(': ')[0]}: its run is done again")
+    save(path, [work()])
+    return load(path)
 
 
 def results(table: str) -> list[Records]:
@@ -59,9 +71,7 @@ def table(
         if fingerprint(about) in finished:
             runs.append(finished[fingerprint(about)])
             continue
-        if not path.is_file():
-            save(path, [work()])
-        runs += load(path)
+        runs += _kept(path, work)
     runs = [kept(r) for r in runs]
     save(folder / f"{name}.npz", runs)
     return runs

@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..common.files import atomic_write
-from ..common.paths import DATA
+from ..common.files import DAMAGE, atomic_write, how_damaged
+from ..common.paths import SCENES
 from .labels import CLASSES, COLOURS, MATERIALS, VOCABULARY
 from .solids import SHAPES
 from .tracing import camera_rays, intersect, photograph, surfaces
 
 VERSION = "1.0"  # part of every record: raise it when any pixel of any scene changes
-SHIPPED = DATA / "scenes" / "test.npz"
+SHIPPED = SCENES / "test.npz"
 SPLITS = {"train": 0, "select": 1, "test": 2, "filter": 3}  # disjoint seeds: to fit, to choose settings, for tables
 SPLIT_SIZE = 100_000_000
 _SLOTS = 128  # uniform numbers drawn for a scene, more than are used: a new attribute takes a free slot
@@ -245,10 +245,18 @@ def ship(n: int = 120, start: int = 90_000) -> None:
 
 
 def shipped() -> Scenes:
-    """The test scenes that travel with the repository, at once and without rendering: (120, 3, 64, 64) and maps."""
-    with np.load(SHIPPED, allow_pickle=False) as file:
-        maps = {name: torch.from_numpy(file[name]) for name in ("image", "mask", "instance", "depth")}
-        world = sample(torch.from_numpy(file["id"]))
+    """The test scenes that travel with the repository, at once and without rendering: (120, 3, 64, 64) and maps.
+
+    Raises FileNotFoundError or ValueError for a missing or damaged file."""
+    fix = "run `git checkout -- data/scenes`"
+    try:
+        with open(SHIPPED, "rb") as handle, np.load(handle, allow_pickle=False) as file:
+            maps = {name: torch.from_numpy(file[name]) for name in ("image", "mask", "instance", "depth")}
+            world = sample(torch.from_numpy(file["id"]))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no file {SHIPPED}: {fix}") from None
+    except DAMAGE as error:
+        raise ValueError(f"{SHIPPED} is damaged ({how_damaged(SHIPPED, error)}): {fix}") from error
     return replace(world, **{**maps, "image": maps["image"].float() / 255, "depth": maps["depth"].float()})
 
 

@@ -25,7 +25,7 @@ from shown_commands import Command, blocks, commands, scripts
 from gentta_utils import __main__, recipes
 from gentta_utils.common.paths import ROOT
 from gentta_utils.course import tables
-from gentta_utils.runner import notebook
+from gentta_utils.runner import executed, notebook
 from gentta_utils.streams import downloads
 
 COMMANDS = commands()
@@ -255,7 +255,7 @@ def test_notebooks_run(key, elsewhere, tmp_path):
 
 def speaks_of_real_images(content: dict) -> None:
     """No number or word of the scenes stands for those of this run."""
-    assert not any("15 corruptions" in name for name in notebook._headlines(content))
+    assert not any("15 corruptions" in name for name in executed.headline(content))
     for cell in content["cells"]:
         shown = "".join(told(o) for o in cell.get("outputs", []))
         if not shown.startswith("From the committed records"):

@@ -143,6 +143,8 @@ def test_the_probe_runs_once_and_only_for_what_it_can_tell(make, tmp_path, monke
         "status": "ok",
         "parameters": {},
         "made_from": {},
+        "headline": {},
+        "output": "x.ipynb",
         "seconds": 7,
         "peak_memory_mb": 8,
     }

@@ -11,8 +11,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..common.devices import check_device
 from ..common.paths import ROOT
-from ..common.validate import check_choice, check_names
+from ..common.validate import check_choice, check_names, checked
 from ..evaluation import chosen
 from ..evaluation.statistics import ON_VALIDATION
 from ..methods import METHODS, dda, diffpure, diffusion_classifier, diffusion_tta, source
@@ -35,7 +36,7 @@ PUBLISHED_SGD = diffusion_tta.PUBLISHED | dict(optimizer="sgd", lr=5e-3, adapt_d
 PUBLISHED_TEXT = PUBLISHED_SGD | dict(pairs=192, micro_batch=12, param_set="tower", images_at_once=4)
 
 # the natural shifts of scenes are named after these
-NATURAL = {shift: f"imagenet-{shift}" for shift in renditions.SHIFTS}
+NATURAL = {name: f"imagenet-{name}" for name in renditions.SHIFTS if f"imagenet-{name}" in folders.LAYOUTS}
 SEED_STEP = 1_000_000  # between the draws of two seeds, so that they differ from those of two values of `start`
 
 
@@ -370,8 +371,10 @@ class ImageNet(Profile):
         return None
 
 
+@checked
 def profile(name: str = "scenes", data_root: str = "data", device: str = "cpu", seed: int = 0) -> Scenes | ImageNet:
-    """The profile that a notebook's parameters ask for. Raises ValueError for an unknown name."""
+    """The profile that a notebook's parameters ask for. Raises ValueError for an unknown name or device."""
+    check_device(device)
     return {"scenes": Scenes, "imagenet": ImageNet}[zoo.check_profile(name)](data_root, device, seed)
 
 

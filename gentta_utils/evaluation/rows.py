@@ -33,6 +33,20 @@ def shift_of(r: Records) -> str:
     return f"{s['shift']} {s['severity'] or ''}".strip()
 
 
+def one_severity(runs: list[Records]) -> None:
+    """Raise ValueError where a shift stands in these runs at two severities: a mean over them is of neither."""
+    at: dict[str, set] = {}
+    for r in runs:
+        s = r.about["stream"]
+        at.setdefault(s["shift"], set()).add(s.get("severity", 0))
+    if mixed := {shift: sorted(severities) for shift, severities in at.items() if len(severities) > 1}:
+        shift, severities = next(iter(mixed.items()))
+        raise ValueError(
+            f"{shift} stands here at the severities {', '.join(map(str, severities))}, which one row would average: "
+            "report each severity for itself"
+        )
+
+
 def is_clean(r: Records) -> bool:
     """Whether a run saw unshifted scenes."""
     return r.about["stream"]["shift"] == "clean"

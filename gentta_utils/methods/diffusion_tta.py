@@ -17,7 +17,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ..common.types import Probs
-from ..common.validate import Checked, Count, Fraction, Natural, Positive, Window
+from ..common.validate import Checked, Count, Fraction, Natural, Positive, Window, checked
 from ..diffusion.feedback import MIXINGS, condition_gradient, probabilities
 from ..diffusion.pairs import NOISE_MODES, TIMESTEP_MODES, draw_pairs
 from ..models.copies import PARAM_SETS
@@ -136,6 +136,7 @@ class DiffusionTTA(Method):
 NEEDS = Needs(denoiser=True)
 
 
+@checked
 def configure(models: Models, settings: Settings) -> DiffusionTTA:
     """The classifier's `param_set` is updated, and the denoiser if asked. Raises ValueError for misfits.
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..common.validate import checked
 from ..diffusion.error_table import ErrorTable
 from ..diffusion.feedback import probabilities
 from ..models.copies import Copies
@@ -56,6 +57,7 @@ class FromTable(Method):
         return Output(logits.cpu(), None, torch.stack(losses).cpu())
 
 
+@checked
 def configure(models: Models, settings: Settings, table: ErrorTable, ids: Tensor) -> FromTable:
     """The classifier's `param_set` is updated. Raises ValueError where the table does not fit the settings."""
     n, K = table.gram.shape[1], models.classifier.classes

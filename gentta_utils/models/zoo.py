@@ -13,10 +13,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..common.devices import precision_on
+from ..common.devices import check_device, precision_on
 from ..common.files import FIX_MODEL, check_file, read_json, sha256, write_json
 from ..common.paths import MODELS
+from ..common.validate import checked
 from . import hub
+from .denoiser import PRECISIONS
 
 PROFILES = ("scenes", "imagenet")
 ON_DEMAND = ("denoiser/dit-10min", "denoiser/dit-soft-10min")  # checksums and cards are here, weights must be trained
@@ -78,6 +80,7 @@ def check_profile(profile: str) -> str:
     return profile
 
 
+@checked
 def load(
     name: str,
     profile: str = "scenes",
@@ -99,6 +102,9 @@ def load(
     Raises:
         ValueError: unknown name or profile, damaged weights. FileNotFoundError: missing weights.
     """
+    check_device(device)
+    if precision not in ("auto", *PRECISIONS):
+        raise ValueError(f"precision={precision!r}: choose one of auto, {', '.join(PRECISIONS)}")
     if check_profile(profile) == "imagenet":
         return hub.load(name, device, precision, low_memory).to(device).eval().requires_grad_(False)
     if folder == MODELS:

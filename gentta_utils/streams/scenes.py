@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
+from ..common.validate import check_settings
 from ..models import zoo
 from ..world import renditions, scenes
-from ..world.severities import ALL
-from ..world.shifts import SHIFTS, in_memory, no_severity, shifted
+from ..world.shifts import check_shift, in_memory, shifted
 from ..world.words import COUNTS, LABEL_SETS, attributes, label_set
 from .stream import Stream
 
@@ -30,17 +30,11 @@ class SceneSpec:
     labels: str = "category"  # one of words.LABEL_SETS; for "count" a scene holds 1 + id % 3 objects
 
     def __post_init__(self):
-        for name in ("n", "severity", "start", "seed"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise ValueError(f"{name}={value!r}: choose a whole number")
-        for name, choices in (("shift", SHIFTS), ("split", scenes.SPLITS), ("labels", LABEL_SETS)):
+        check_settings(self)
+        for name, choices in (("split", scenes.SPLITS), ("labels", LABEL_SETS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(choices)}")
-        if self.shift not in ALL:
-            no_severity(self.shift, self.severity)
-        elif not 1 <= self.severity <= 5:
-            raise ValueError(f"severity={self.severity}: choose 1 to 5 for {self.shift}")
+        check_shift(self.shift, self.severity)
         if self.shift in COLOUR_BLIND and self.labels != "category":
             raise ValueError(f"shift {self.shift!r} does not keep {self.labels!r}: choose the label set 'category'")
         if self.shift in renditions.SHIFTS and self.labels == "count":
@@ -82,7 +76,8 @@ def _crowded(ids: Tensor) -> Tensor:
     """Scenes (B, 3, 64, 64) of 1 + id % 3 objects."""
     images, more = torch.empty(len(ids), 3, 64, 64), ids % len(COUNTS)
     for k in range(len(COUNTS)):
-        for rows in (more == k).nonzero()[:, 0].split(renditions.CHUNK):
+        there = (more == k).nonzero()[:, 0]
+        for rows in there.split(renditions.CHUNK) if len(there) else ():
             images[rows] = scenes.render(scenes.sample(ids[rows], k + 1), dense=False).image
     return images
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..common.files import DAMAGE, atomic_write, how_damaged
 from ..common.paths import SCENES
+from ..common.validate import Count, check_ids, checked
 from .labels import CLASSES, COLOURS, MATERIALS, VOCABULARY
 from .solids import SHAPES
 from .tracing import camera_rays, intersect, photograph, surfaces
@@ -105,6 +106,7 @@ class Scenes:
         return replace(self, **changed)
 
 
+@checked
 def scene_ids(n: int, split: str = "test", start: int = 0) -> Tensor:
     """Ids (n,) int64 of scenes start .. start + n - 1 of a split; ids of different splits never meet.
 
@@ -134,6 +136,9 @@ def sample(
     """
     if n_objects not in (1, 2, 3):
         raise ValueError(f"n_objects={n_objects}: scenes hold 1, 2 or 3 objects")
+    check_ids(ids, len(ids))
+    if not len(ids):
+        raise ValueError("no scene is asked for: give one id or more")
     world = world or World()
     generator = torch.Generator()
     u = torch.stack([torch.rand(_SLOTS, generator=generator.manual_seed(int(i))) for i in ids])  # (B, slots)
@@ -220,7 +225,10 @@ def render(
     return replace(scenes, **{k: v.view(-1, size, size).cpu() for k, v in maps.items()})
 
 
-def make(n: int, split: str = "test", start: int = 0, size: int = 64, n_objects: int = 1, dense: bool = True) -> Scenes:
+@checked
+def make(
+    n: int, split: str = "test", start: int = 0, size: Count = 64, n_objects: int = 1, dense: bool = True
+) -> Scenes:
     """The n scenes start .. start + n - 1 of a split, rendered: `sample` and `render` in one call."""
     return render(sample(scene_ids(n, split, start), n_objects), size=size, dense=dense)
 

@@ -64,13 +64,17 @@ x, t = torch.rand(B, 3, S, S), torch.tensor([10, 500])
 logits, p = torch.randn(B, K), torch.full((B, K), 1 / K)
 small = Stream(images, labels, ids, {"shift": "fog", "severity": 5, "split": "test"})
 record = Records(
-    id=ids.numpy(), label=labels.numpy(), before=logits.numpy(), after=logits.numpy(), loss=np.zeros((B, 0), np.float32),
-    seconds=np.zeros(B, np.float32), nfe={}, about={"method": "source", "label": "a", "stream": small.about, "select": "none"}
+    id=ids.numpy(),
+    label=labels.numpy(),
+    before=logits.numpy(),
+    after=logits.numpy(),
+    loss=np.zeros((B, 0), np.float32),
+    seconds=np.zeros(B, np.float32),
+    nfe={},
+    about={"method": "source", "label": "a", "stream": small.about, "select": "none"}
     | {"protocol": {"order": "iid", "reset": "per_image", "predict": "after", "batch": 2, "device": "cpu"}},
 )
 how = reverse.Settings(start=100, steps=2)
-    **{name: value for name, value in dict(start=100, steps=2).items() if name in reverse.Settings.__dataclass_fields__}
-)
 
 # function -> arguments that are right; those that are left out are not tried
 RIGHT = {
@@ -82,11 +86,26 @@ RIGHT = {
     entropy.marginal_entropy: dict(logits=logits),
     error_table.plausible: dict(logits=logits, k=2),
     error_table.evenly: dict(n=2, N=4),
-    error_table.error_table: dict(denoiser=toy, images=images, ids=ids, pairs=2, window=(100, 500), timesteps="even", noise="fresh", seed=0, chunk=2, loss="l2"),
+    error_table.error_table: dict(
+        denoiser=toy,
+        images=images,
+        ids=ids,
+        pairs=2,
+        window=(100, 500),
+        timesteps="even",
+        noise="fresh",
+        seed=0,
+        chunk=2,
+        loss="l2",
+    ),
     feedback.probabilities: dict(logits=logits, temperature=2.0),
-    feedback.condition_gradient: dict(denoiser=toy, x0=x, p=p, t=t[:, None], eps=x[:, None], mixing="embedding", micro_batch=4),
+    feedback.condition_gradient: dict(
+        denoiser=toy, x0=x, p=p, t=t[:, None], eps=x[:, None], mixing="embedding", micro_batch=4
+    ),
     guidance.bicubic_low_pass: dict(images=images, factor=2, pad="edge"),
-    pairs.draw_pairs: dict(ids=ids, n=2, shape=(3, 4, 4), window=(100, 500), timesteps="iid", noise="fresh", seed=0, step=0),
+    pairs.draw_pairs: dict(
+        ids=ids, n=2, shape=(3, 4, 4), window=(100, 500), timesteps="iid", noise="fresh", seed=0, step=0
+    ),
     process.linear_betas: dict(T=10, start=1e-4, end=0.02),
     process.add_noise: dict(x0=x, t=t, eps=x, alphas_cumprod=abar),
     process.eps_to_x0: dict(eps=x, x_t=x, t=t, alphas_cumprod=abar),
@@ -99,7 +118,9 @@ RIGHT = {
     sampling.predicted_x0: dict(x_t=x, eps_hat=x, abar=abar[5], clip=True),
     sampling.ddim_step: dict(x_t=x, eps_hat=x, t=10, t_prev=-1, alphas_cumprod=abar, eta=0.0, clip=True),
     sampling.ddpm_step: dict(x_t=x, eps_hat=x, t=10, t_prev=-1, alphas_cumprod=abar, noise=x, clip=True),
-    sampling.sample: dict(denoiser=toy, x_t=x, timesteps=t, cond=p, alphas_cumprod=abar, eta=0.5, clip=True, ids=ids, seed=0),
+    sampling.sample: dict(
+        denoiser=toy, x_t=x, timesteps=t, cond=p, alphas_cumprod=abar, eta=0.5, clip=True, ids=ids, seed=0
+    ),
     synthesis.synthesize: dict(denoiser=toy, labels=labels, ids=ids, settings=synthesis.Synthesis(steps=2)),
     views.low_pass: dict(images=images, factor=2),
     views.jitter: dict(images=images, ids=ids, view=0, seed=0),
@@ -110,7 +131,9 @@ RIGHT = {
     scenes.make: dict(n=1, split="test", start=0, size=16, n_objects=1, dense=False),
     renditions.make: dict(n=1, shift="sketch", split="test", start=0, size=16, dense=False),
     SceneSpec: dict(n=1, shift="fog", severity=3, split="test", start=0, seed=0, labels="category"),
-    FolderSpec: dict(dataset="imagenet", root="none", n=1, per_class=1, shift="fog", severity=3, size=224, resize=256, seed=0),
+    FolderSpec: dict(
+        dataset="imagenet", root="none", n=1, per_class=1, shift="fog", severity=3, size=224, resize=256, seed=0
+    ),
     PhotoSpec: dict(dataset="pets", root="none", n=1, shift="fog", severity=3, seed=0),
     Stream: dict(images=images, labels=labels, ids=ids),
     streams.stream: dict(spec=SceneSpec(1)),

@@ -39,6 +39,25 @@ def test_environment_yml_and_pyproject_hold_the_locked_versions():
         assert name.lower() in pins(), name
 
 
+def test_every_locked_package_has_its_checksum():
+    lines = (ROOT / "requirements-hashed.txt").read_text(encoding="utf-8").splitlines()
+    found = [re.fullmatch(r"(\S+)==(\S+)(?: --hash=sha256:[0-9a-f]{64})+", line) for line in lines]
+    assert all(found)
+    assert {re.sub("[_.]", "-", m[1].lower()): m[2] for m in found} == {
+        name.replace(".", "-"): version for name, version in pins().items()
+    }
+
+
+def test_actions_are_pinned_by_commit():
+    used = [
+        u
+        for p in (ROOT / ".github" / "workflows").glob("*.yml")
+        for u in re.findall(r"uses: (\S+)", p.read_text("utf-8"))
+    ]
+    assert used
+    assert all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", u) for u in used), used
+
+
 def test_the_shim_does_nothing_where_torchvision_is_loaded():
     import torchvision
 

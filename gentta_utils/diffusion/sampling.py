@@ -13,7 +13,7 @@ from .process import EpsModel
 
 
 @checked
-def respaced(n: Count, T: Count = 1000) -> Int[Tensor, " n"]:
+def respaced(n: int, T: Count = 1000) -> Int[Tensor, " n"]:
     """n of T timesteps, rising. A fractional stride (T-1)/(n-1), rounded, keeps the first and the last (Dhariwal and
     Nichol, 2021)."""
     if not 1 <= n <= T:

@@ -19,7 +19,7 @@ def _finished(folder: Path) -> dict[str, Records]:
     found = {}
     for path in sorted(folder.glob("*.npz")):
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
                 version = int(file["version"]) if "version" in file else 1
             runs = load(path) if version == VERSION else []
         except DAMAGE:

@@ -171,6 +171,9 @@ def _doctor(args) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status. What the user can fix is one sentence on stderr, not a traceback."""
+    for out in (sys.stdout, sys.stderr):  # an old locale has no arrows: they are spelled out
+        if hasattr(out, "reconfigure"):
+            out.reconfigure(errors="backslashreplace")
     args = _parser().parse_args(argv)
     commands = {
         "doctor": _doctor, "data": _data, "run": _run, "sweep": _sweep, "publish": _publish,

@@ -169,6 +169,7 @@ ALSO_RIGHT = {
     ("bicubic_low_pass", "images"): FILTER,
     ("low_pass", "images"): FILTER,
     ("view_of", "images"): FILTER,
+    ("error_table", "images"): {"range", "double", "nan"},  # latents are no pixels
     ("watermark", "images"): {"number"},
     ("draw_pairs", "ids"): {"number"},
     ("noise_for", "ids"): {"number"},

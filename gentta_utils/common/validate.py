@@ -50,6 +50,7 @@ def check_pixels(images: Tensor) -> None:
     if images.dtype != torch.float32:
         how = "call .float()" if images.is_floating_point() else "divide by 255"
         raise ValueError(f"images must be float in [0, 1], of 32 bits, these are {images.dtype}: {how}")
+    images = images.detach()
     if not bool(torch.isfinite(images).all()):
         raise ValueError("an image holds NaN or infinity: look at how it was read")
     low, high = float(images.min()), float(images.max())

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..common.cache import in_parts
 from ..common.types import Index
-from ..common.validate import Count, Window, check_ids, check_pixels, checked
+from ..common.validate import Count, Window, check_ids, checked
 from .pairs import draw_pairs
 from .process import Conditioned, add_noise
 
@@ -126,7 +126,6 @@ def error_table(
 
     With `cache` (a folder), every `chunk` of images is kept: `cache.in_parts`."""
     check_ids(ids, len(images))
-    check_pixels(images)
     if classes is None:
         classes = torch.arange(denoiser.classes).expand(len(images), -1)
     elif not 0 <= int(classes.min()) <= int(classes.max()) < denoiser.classes:

@@ -105,7 +105,7 @@ def listing(dataset: str, root: Path, shift: str = "clean", severity: int = 0) -
     get = f"`python -m gentta_utils data {dataset} --root {root}` gets it or says how"
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}: {get}")
-    get = f"delete {folder}; then {get}"
+    get = f"move {folder} away; then {get}"
     layout, indices = LAYOUTS[dataset], class_indices(dataset)
     names = [str(i) for i in range(1000)] if layout.numbers else synsets(layout.synsets)
     found = {p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")}

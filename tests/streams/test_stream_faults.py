@@ -91,7 +91,7 @@ def test_the_advice_about_half_a_data_set_helps(root, monkeypatch, capsys):
     shutil.rmtree(a_class(root))
     assert main(["data", "imagenet-a", "--root", str(root)]) == 2
     error = capsys.readouterr().err
-    assert f"delete {root / 'imagenet-a'}; then `python -m gentta_utils data imagenet-a" in error
+    assert f"move {root / 'imagenet-a'} away; then `python -m gentta_utils data imagenet-a" in error
 
 
 def test_an_archive_that_is_there_whole_is_not_fetched_again(tmp_path, monkeypatch):

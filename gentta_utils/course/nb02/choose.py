@@ -1,10 +1,9 @@
 """What notebook 02 chooses on the validation corruptions: window, step, temperature, rates of the rivals."""
 
-import json
 from dataclasses import asdict, replace
 
 from ...common.cache import fingerprint
-from ...common.files import write_json
+from ...common.files import read_json, write_json
 from ...common.paths import RESULTS
 from ...evaluation.chosen import DIFFUSION_TTA, RIVALS, choice, method_of, tuned
 from ...evaluation.records import Records
@@ -63,7 +62,7 @@ def with_rate(classifier: str, settings: dict, delta: float = DELTA, denoiser: s
         "settings": {name: value for name, value in stated(trial).items() if name != "lr"},
         "delta": delta,
     }
-    given = json.loads(GIVEN.read_text(encoding="utf-8")) if GIVEN.is_file() else {}
+    given = read_json(GIVEN, "run `git checkout -- data/results`") if GIVEN.is_file() else {}
     key = f"{classifier}, {denoiser}, {trial.param_set}: {fingerprint(asked)}"
     if key not in given:
         rate = diffusion_tta.learning_rate(models(classifier, denoiser), *validation_images(), trial, delta)

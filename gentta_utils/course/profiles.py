@@ -117,8 +117,10 @@ class Profile:
         Args:
             small: as few views, pairs and updates as will run.
 
-        Raises KeyError for an unknown name, ValueError where the models do not fit."""
+        Raises ValueError for an unknown name, and where the models do not fit."""
         name = row.replace(",", "").split(" ")[0]
+        if name not in METHODS:
+            raise ValueError(f"unknown method {name!r}: choose one of {', '.join(METHODS)}")
         if name == "source":
             how = source.Settings("low" if "low" in row else "full")
         elif name == "diffusion_classifier":

@@ -87,15 +87,19 @@ def text_choice() -> dict:
 
 def tuned_text(clip: str, view: str = "full", kind: str = "clip_full", **changes) -> diffusion_tta.Settings:
     """The chosen settings of Diffusion-TTA for a CLIP on a view, or for another kind of adaptation on the full view;
-    raises as `text_choice`, KeyError for an unknown kind."""
+    raises as `text_choice`, ValueError for a CLIP, a view or a kind that nothing was chosen for."""
     content = text_choice()
-    values = content["settings"][view][clip] if kind == "clip_full" else content["kinds"][clip][kind]
+    if kind == "clip_full":
+        values = _one(_one(content["settings"], view, "the view"), clip, "the CLIP")
+    else:
+        values = _one(_one(content["kinds"], clip, "the CLIP"), kind, "the kind")
     return diffusion_tta.Settings(**frozen(values) | changes)
 
 
 def text_rival(clip: str, row: str):
-    """The chosen settings of "tent" for a CLIP, or of "sd_lora" for the smaller one; raises as `text_choice`."""
-    return METHODS[{"sd_lora": "adapted_reader"}.get(row, row)].Settings(**frozen(text_choice()["rivals"][clip][row]))
+    """The chosen settings of "tent" for a CLIP, or of "sd_lora" for the smaller one; raises as `tuned_text`."""
+    values = _one(_one(text_choice()["rivals"], clip, "the CLIP"), row, "the row")
+    return METHODS[{"sd_lora": "adapted_reader"}.get(row, row)].Settings(**frozen(values))
 
 
 SDA = RESULTS / "sda.json"

@@ -131,6 +131,12 @@ def test_settings_that_nobody_chose_list_the_choices():
         chosen.rival("none", "classifier/resnet")
     with pytest.raises(ValueError, match="the view 'side': choose one of full, low"):
         chosen.tuned("classifier/resnet", "side")
+    with pytest.raises(ValueError, match="the CLIP 'clip/none': choose one of clip/small"):
+        chosen.tuned_text("clip/none")
+    with pytest.raises(ValueError, match="the kind 'none': choose one of "):
+        chosen.tuned_text("clip/small", kind="none")
+    with pytest.raises(ValueError, match="the row 'none': choose one of tent"):
+        chosen.text_rival("clip/small", "none")
 
 
 @pytest.mark.parametrize("kind", [k for k in SAYS if k != "other"])

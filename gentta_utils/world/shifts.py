@@ -31,8 +31,11 @@ def shifted(images: Tensor, shift: str, severity: int, ids: Tensor, seed: int = 
     return corruptions.corrupt(images, shift, severity, ids, seed)
 
 
-def check_shift(shift: str, severity: int, choices: Sequence[str] = SHIFTS) -> None:
-    """Raise ValueError unless the shift is one of the choices, with a severity of 1 to 5 for a corruption, else 0."""
+def check_shift(shift: str, severity: int, choices: Sequence[str] | None = None) -> None:
+    """Raise ValueError unless the shift is one of the choices, with a severity of 1 to 5 for a corruption, else 0.
+
+    None are all choices."""
+    choices = SHIFTS if choices is None else choices
     if type(severity) is not int:
         raise ValueError(f"severity={severity!r}: choose a whole number")
     if shift not in choices:

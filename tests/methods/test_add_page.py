@@ -46,15 +46,13 @@ def test_the_method_and_the_shift(mirror, monkeypatch, capsys):
     names = {}
     exec(few(USE), names)
     assert re.search(r"-?\d+\.\d \[", capsys.readouterr().out)
-    exec(SHIFT, vars(corruptions))
-    monkeypatch.setitem(corruptions._APPLY, "stripes", corruptions._stripes)
-    monkeypatch.delattr(corruptions, "_stripes")
+    exec(SHIFT, there := dict(vars(corruptions)))
+    monkeypatch.setitem(corruptions._APPLY, "stripes", there["_stripes"])
     for side in severities.CONSTANTS:
         monkeypatch.setitem(severities.CONSTANTS[side], "stripes", (0.1, 0.2, 0.3, 0.4, 0.5))
     monkeypatch.setattr(severities, "ALL", [*severities.ALL, "stripes"])
     monkeypatch.setattr(corruptions, "ALL", severities.ALL)
     monkeypatch.setattr(shifts, "SHIFTS", [*shifts.SHIFTS, "stripes"])
-    monkeypatch.setattr(shifts.check_shift, "__defaults__", (shifts.SHIFTS,))
     exec(few(USE_SHIFT), names)
     assert len(capsys.readouterr().out.splitlines()) == 3
 
@@ -63,7 +61,6 @@ def test_the_rendition(monkeypatch):
     monkeypatch.setitem(renditions.STYLES, "negative", (renditions.World(), lambda s, v: 1 - photograph(s, v)))
     monkeypatch.setattr(renditions, "SHIFTS", (*renditions.SHIFTS, "negative"))
     monkeypatch.setattr(shifts, "SHIFTS", [*shifts.SHIFTS, "negative"])
-    monkeypatch.setattr(shifts.check_shift, "__defaults__", (shifts.SHIFTS,))
     made = streams.stream.__wrapped__.__wrapped__(SceneSpec(n=2, shift="negative"))
     whole = SceneSpec(n=2).load()
     assert (made.images + whole.images - 1).abs().mean() < 0.02  # but for the sensor's noise

@@ -9,7 +9,7 @@ from ..evaluation.statistics import gain, protocol_line, summary
 from ..runner.executed import COLUMNS, HEADLINE
 
 
-def headline(**numbers: float | str) -> None:
+def headline(**numbers: int | float | str) -> None:
     """Called in a notebook: the numbers that its line in the summary table should show.
 
     Raises ValueError for what is neither a number nor text, and for a name of a column that the table has already."""

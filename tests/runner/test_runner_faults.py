@@ -295,7 +295,7 @@ def test_odd_notebooks_under_an_old_locale(make, tmp_path):
     """No kernel metadata, parameters, an arrow, much output, a child in its own session: good, and nothing is left."""
     path = make(CHILD, "assert n == 5\nprint('→' * 1_000_000)")
     old = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONWARNINGS": "ignore"}
-    command = ["run", str(path), "-p", "n", "5", "-p", "name", "→", "--out", str(tmp_path / "out")]
+    command = ["run", str(path), "-p", "n", "5", "--out", str(tmp_path / "out")]
     done = subprocess.run(
         [sys.executable, "-m", "gentta_utils", *command], cwd=ROOT, env=os.environ | old, capture_output=True
     )

@@ -2,7 +2,7 @@
 
 Every public function gets arguments that are right, then each of them, one after the other, replaced by values of
 another type, shape, range, by NaN, by nothing, by float ids. Right is one sentence of ours: an exception of a kind that
-our docstrings name, raised by a line of this package. For numbers alone NaN may also come out as NaN. The process is
+our docstrings name, raised by a line of this package. NaN and infinity may also come out as such. The process is
 one without the type checker of the tests, which no user has.
 """
 
@@ -159,7 +159,7 @@ OPEN = {"purpose", "root", "data_root"}
 NEGATIVE = {"seed", "step", "view", "image_id", "t"}
 NONE = {"ids", "cond", "n", "per_class", "settings", "s"}
 SINGLE = {"shape", "double", "number"}  # one tensor, of which every size is right
-FILTER = {"double", "number", "range", "empty"}  # linear, so whatever the range of the images
+FILTER = {"double", "number", "channels", "range", "empty"}  # linear, so whatever the range of the images
 ALSO_RIGHT = {
     ("headline", "a"): {"text", "range", "nan", "bool"},
     ("entropy", "logits"): SINGLE,
@@ -181,7 +181,7 @@ ALSO_RIGHT = {
     ("predicted_x0", "abar"): {"shape", "nan"},
     ("sample", "x_t"): {"shape"},  # the toy denoiser takes whatever broadcasts
     ("GaussianMixture", "means"): {"number", "nan"},
-    ("Stream", "images"): {"nan", "range", "double", "dtype of files"},  # `adapt` looks at the pixels
+    ("Stream", "images"): {"nan", "channels", "range", "double", "dtype of files"},  # `adapt` looks at the pixels
     ("Stream", "labels"): {"range"},  # `run` knows the classes
 }
 ALSO_RIGHT |= {(name, "alphas_cumprod"): {"number"} for name in ("add_noise", "eps_to_x0", "to_eps", "diffusion_loss")}
@@ -203,7 +203,7 @@ def wrong_values(name: str, value) -> list[tuple[str, object]]:
             found += [("range", value - 10_000), ("range", value + 10_000)]
         if name == "images":
             found += [("empty", value[:0]), ("double", value.double()), ("range", value + 3), ("nan", value * math.inf)]
-            found += [("number", value[:, :1]), ("dtype of files", (value * 255).byte())]
+            found += [("channels", value[:, :1]), ("dtype of files", (value * 255).byte())]
         return found + strange
     if isinstance(value, bool):
         return [("type", "True"), ("type", 2), ("none", None), *strange]
@@ -226,10 +226,11 @@ def wrong_values(name: str, value) -> list[tuple[str, object]]:
     return [("type", "x"), ("type", 3), *strange]
 
 
-def is_nan(result) -> bool:
+def is_broken(result) -> bool:
+    """Whether NaN or infinity stands in it, so that nobody takes it for a number."""
     if isinstance(result, tuple):
-        return all(map(is_nan, result))
-    return isinstance(result, torch.Tensor) and result.is_floating_point() and bool(result.isnan().any())
+        return all(map(is_broken, result))
+    return isinstance(result, torch.Tensor) and result.is_floating_point() and not bool(result.isfinite().all())
 
 
 def fault(call, value) -> str | None:
@@ -243,8 +244,7 @@ def fault(call, value) -> str | None:
         if not isinstance(error, OURS) or not Path(where).is_relative_to(ROOT / "gentta_utils"):
             return f"raw {type(error).__name__}: {str(error)[:100]!r} from {Path(where).name}"
         return "more than a sentence" if "\n" in str(error).strip() or not str(error) else None
-    nan = isinstance(value, torch.Tensor) and value.is_floating_point() and bool(value.isnan().any())
-    return None if nan and is_nan(result) else "accepted"
+    return None if is_broken(value) and is_broken(result) else "accepted"
 
 
 def shown(value) -> str:

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..common.randomness import generator
-from ..common.validate import Count, check_settings
+from ..common.validate import Checked, Count
 from ..world import renditions
 from ..world.severities import ALL, CONSTANTS
 from ..world.shifts import SHIFTS, check_shift, in_memory, shifted
@@ -221,7 +221,7 @@ def id_of(name: str) -> int:
 
 
 @dataclass(frozen=True)
-class FolderSpec:
+class FolderSpec(Checked):
     """Which images of a data set on disk, in which form: all that a stream of the imagenet profile depends on."""
 
     dataset: str  # one of folders.LAYOUTS
@@ -238,7 +238,7 @@ class FolderSpec:
     font: str | None = None  # a font file with the two characters of the watermark; None: block glyphs
 
     def __post_init__(self):
-        check_settings(self)
+        super().__post_init__()
         if self.dataset not in LAYOUTS:
             raise ValueError(f"unknown data set {self.dataset!r}: choose one of {', '.join(LAYOUTS)}")
         if self.dataset == "imagenet-c":

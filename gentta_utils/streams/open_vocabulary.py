@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..common.randomness import generator
-from ..common.validate import Count, check_settings
+from ..common.validate import Checked, Count
 from ..world.shifts import in_memory, shifted
 from . import folders
 from .coop_splits import SPLIT_SETS, read_split
@@ -146,7 +146,7 @@ def imagenet_names() -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class PhotoSpec:
+class PhotoSpec(Checked):
     """Which images of a data set, as CLIP sees them: all that a stream of an open vocabulary depends on."""
 
     dataset: str  # one of LABEL_SETS, or of folders.LAYOUTS but imagenet-c
@@ -157,7 +157,7 @@ class PhotoSpec:
     seed: int = 0  # of the draw and of the corruption
 
     def __post_init__(self):
-        check_settings(self)
+        super().__post_init__()
         known = (*LABEL_SETS, *(name for name in folders.LAYOUTS if name not in (*LABEL_SETS, "imagenet-c")))
         if self.dataset not in known:
             raise ValueError(f"unknown data set {self.dataset!r}: choose one of {', '.join(known)}")

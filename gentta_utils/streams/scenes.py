@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from ..common.validate import check_settings
+from ..common.validate import Checked
 from ..models import zoo
 from ..world import renditions, scenes
 from ..world.shifts import check_shift, in_memory, shifted
@@ -16,7 +16,7 @@ COLOUR_BLIND = ("r", "sketch", "stylized")  # natural shifts that change more th
 
 
 @dataclass(frozen=True)
-class SceneSpec:
+class SceneSpec(Checked):
     """Which scenes, under which shift, sorted by what: all that a stream of the scenes profile depends on.
 
     Raises ValueError, before anything is rendered, for what is unknown or does not go together."""
@@ -30,7 +30,7 @@ class SceneSpec:
     labels: str = "category"  # one of words.LABEL_SETS; for "count" a scene holds 1 + id % 3 objects
 
     def __post_init__(self):
-        check_settings(self)
+        super().__post_init__()
         for name, choices in (("split", scenes.SPLITS), ("labels", LABEL_SETS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(choices)}")

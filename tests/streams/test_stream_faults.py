@@ -144,7 +144,7 @@ def test_photo_specs_too(changes):
         PhotoSpec(**dict(dataset="pets", root="none", n=2) | changes)
 
 
-@pytest.mark.parametrize("severity", [True, "5", 5.0, None, 0, 6, -1])
+@pytest.mark.parametrize("severity", [True, 0, 6, -1])
 def test_a_profile_refuses_a_wrong_severity_in_one_sentence(severity, tmp_path):
     for name in ("scenes", "imagenet"):
         with pytest.raises((ValueError, FileNotFoundError), match=r"severity"):

@@ -1,5 +1,6 @@
 """What a record remembers of the code and the libraries that made it, beside what it is found by; streams refused."""
 
+import inspect
 from dataclasses import replace
 
 import pytest
@@ -79,9 +80,6 @@ def test_methods_that_are_configured_check_what_they_get(tiny):
     """One decorator for all of them, and none is forgotten."""
     for name, module in METHODS.items():
         assert hasattr(module.configure, "__wrapped__"), f"{name}: write @checked above its configure"
+        needed = {n: None for n, p in inspect.signature(module.configure).parameters.items() if p.default is p.empty}
         with pytest.raises(ValueError, match="models is 'x': choose Models"):
-            module.configure(
-                **{"models": "x"}
-                | ({"settings": None, "table": None, "ids": None} if name == "from_table" else {})
-                | ({"settings": None} if name == "diffusion_tta" else {})
-            )
+            module.configure(**needed | {"models": "x"})

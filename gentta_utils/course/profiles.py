@@ -218,11 +218,11 @@ class Scenes(Profile):
     ) -> diffusion_tta.Settings:
         """The chosen settings of Diffusion-TTA for a CLIP and the text model, with the changes that are not None.
 
-        `kind` is what is adapted, one of `nb03.choose.KINDS`; None: the image tower.
+        `kind` is what is adapted, one of `nb03.choose.KINDS`; None: what was chosen.
 
         Raises as `check_adapted`."""
         self.check_adapted(classifier, kind)
-        return chosen.tuned_text(classifier, view, kind or "clip_full", **{"seed": self.seed} | given(changes))
+        return chosen.tuned_text(classifier, view, kind, **{"seed": self.seed} | given(changes))
 
     def rival(self, row: str, classifier: str):
         """Settings of another method for a row of `nb02.choose.select_rivals`, e.g. "tent" or "diffusion_tta online":

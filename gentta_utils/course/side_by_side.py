@@ -113,7 +113,7 @@ def gains_by_shift(runs: list[Records], label: str = "diffusion_tta/full") -> di
 
 
 def signs(runs: list[Records]) -> list[dict]:
-    """For each classifier and view: corruptions with a gain, with a loss, the largest loss, the mean gain."""
+    """For each classifier and view that is there: corruptions with a gain, with a loss, the worst, the mean gain."""
     one_severity(runs)
     rows = []
     for classifier in dict.fromkeys(r.about["classifier"] for r in runs):
@@ -121,6 +121,8 @@ def signs(runs: list[Records]) -> list[dict]:
             mine = [
                 r for r in runs if r.about["classifier"] == classifier and r.about["label"] == f"diffusion_tta/{view}"
             ]
+            if not mine:
+                continue
             by_shift = {
                 name: gain([r for r in mine if r.about["stream"]["shift"] == name]).mean
                 for name in TEST

@@ -85,11 +85,11 @@ def text_choice() -> dict:
     return _read(DIFFUSION_TTA_TEXT, "select_text")
 
 
-def tuned_text(clip: str, view: str = "full", kind: str = "clip_full", **changes) -> diffusion_tta.Settings:
-    """The chosen settings of Diffusion-TTA for a CLIP on a view, or for another kind of adaptation on the full view;
+def tuned_text(clip: str, view: str = "full", kind: str | None = None, **changes) -> diffusion_tta.Settings:
+    """The chosen settings of Diffusion-TTA for a CLIP on a view, or for a kind of adaptation on the full view;
     raises as `text_choice`, ValueError for a CLIP, a view or a kind that nothing was chosen for."""
     content = text_choice()
-    if kind == "clip_full":
+    if kind is None:
         values = _one(_one(content["settings"], view, "the view"), clip, "the CLIP")
     else:
         values = _one(_one(content["kinds"], clip, "the CLIP"), kind, "the kind")

@@ -63,6 +63,8 @@ def configure(models: Models, settings: Settings, table: ErrorTable, ids: Tensor
     n, K = table.gram.shape[1], models.classifier.classes
     if settings.mixing != "output" or settings.adapt_denoiser or settings.online or settings.top_k:
         raise ValueError("a table serves mixing='output' with a frozen denoiser, image by image, over all classes")
+    if settings.tail:
+        raise ValueError("from a table the last logits alone are predicted: tail=0")
     if n != settings.updates * settings.pairs or table.gram.shape[-1] != K or len(ids) != len(table.gram):
         raise ValueError(
             f"{settings.updates} updates of {settings.pairs} pairs over {K} classes do not fit a table of {n} pairs "

@@ -181,7 +181,7 @@ GRID = {"one": 12, "templates": 13, "floors": 15, "wrong floors": 9}
 def grid_runs(more=2, heavy=10):
     """Two kinds by four kinds of prompts; the second is `more` scenes better, on the first `heavy` scenes alone."""
     runs = [record(label, read(8)) for label in (SOURCE, report.TEMPLATES)]
-    for kind, plus, n in (("clip_full", 0, 20), ("clip_lora+sd_lora", more, heavy)):
+    for kind, plus, n in (("logits", 0, 20), ("clip_lora+sd_lora", more, heavy)):
         for prompts, k in GRID.items():
             after = read(k + plus, n)
             runs.append(record(f"{kind}/{prompts}", read(8)[:n], after, method="diffusion_tta"))
@@ -190,13 +190,13 @@ def grid_runs(more=2, heavy=10):
 
 def test_prompts_are_compared_within_a_kind_and_kinds_on_the_same_scenes():
     text = report.grid(grid_runs())
-    (against,) = [line for line in text.splitlines() if line.startswith("| clip_full ") and "+15.0 [" in line]
+    (against,) = [line for line in text.splitlines() if line.startswith("| logits ") and "+15.0 [" in line]
     assert [cell.strip()[:6] for cell in against.split("|")[2:6]] == ["+5.0 [", "+15.0 ", "-15.0 ", "-30.0 "]
     assert "zero-shot: one prompt 40.0, templates 40.0" in text
-    assert report.best_of_grid(grid_runs()).startswith("best on the 10 images that all met: clip_full/one, 100.0")
+    assert report.best_of_grid(grid_runs()).startswith("best on the 10 images that all met: logits/one, 100.0")
     better = grid_runs(more=2, heavy=20)
     assert "clip_lora+sd_lora/floors, 85.0, which is +25.0 [" in report.best_of_grid(better)
-    assert report.best_of_grid(better).endswith("over clip_full/one: clear")
+    assert report.best_of_grid(better).endswith("over logits/one: clear")
 
 
 def test_the_adapted_reader_is_read_before_and_after():
@@ -292,7 +292,7 @@ def test_both_profiles_know_what_is_adapted(monkeypatch):
     profile("scenes").text_settings("clip/small", updates=2, lr=None)
     profile("scenes").text_settings("clip/large", "low", "logits")
     assert asked == [
-        ("clip/small", "full", "clip_full", {"seed": 0, "updates": 2}),
+        ("clip/small", "full", None, {"seed": 0, "updates": 2}),
         ("clip/large", "low", "logits", {"seed": 0}),
     ]
 

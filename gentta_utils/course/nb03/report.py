@@ -17,7 +17,7 @@ from ...evaluation.tables import results
 from ...world.words import label_set
 from ..display import plain
 from ..side_by_side import TAUS, averaged, denoiser_cost, mean_posterior, signs
-from .choose import STAGES
+from .choose import DEFAULT, STAGES
 
 SOURCE, LOW, TEMPLATES, OURS = "source/full", "source/low", "source/templates", "diffusion_tta/full"
 ROW_NAMES = {
@@ -30,7 +30,7 @@ ROW_NAMES = {
 NATURAL = ("clean", "v2", "a", "r", "sketch", "stylized")
 CORRUPTED = "six corruptions"
 READER = f"reader/{min(STAGES)}"  # at as many evaluations as ours
-ONE = "clip_full/one"  # the default of the notebook: what the grid is compared with
+ONE = f"{DEFAULT}/one"  # the default of the notebook: what the grid is compared with
 
 
 def verdict(difference: Interval, negative: bool = False) -> str:
@@ -101,14 +101,14 @@ def against_each_other(runs: list[Records]) -> str:
 def readers_beside(runs: list[Records]) -> list[Records]:
     """The runs with the reader, which does not ask CLIP and was run once, beside each CLIP on the same scenes: `before`
     is what that CLIP says of them zero-shot."""
-    said = {(r.about["classifier"], shift_of(r)): r for r in pick(runs, SOURCE)}
+    said = {(r.about["classifier"], shift_of(r), r.id[0]): r for r in pick(runs, SOURCE)}
     readers = [r for r in runs if r.about["method"] == "diffusion_classifier"]
     others = [r for r in runs if r.about["method"] != "diffusion_classifier"]
     return others + [
         replace(r, before=zero.after, about=r.about | {"classifier": clip})
         for clip in distinct(others, "classifier")
         for r in readers
-        if (zero := said.get((clip, shift_of(r)))) is not None and np.array_equal(zero.id, r.id)
+        if (zero := said.get((clip, shift_of(r), r.id[0]))) is not None and np.array_equal(zero.id, r.id)
     ]
 
 
@@ -271,7 +271,7 @@ def grid(runs: list[Records]) -> str:
         here = {p: pick(adapted, f"{kind}/{p}") for p in prompts}
         row = {"adapted": kind, "n": sum(map(len, here["one"]))}
         row |= {p: f"{accuracy(mine):.1f} {gain(mine)}" for p, mine in here.items()}
-        row["one, minus the tower's"] = "" if kind == ONE.split("/")[0] else str(minus(here["one"], pick(adapted, ONE)))
+        row[f"one, minus that of {DEFAULT}"] = "" if kind == DEFAULT else str(minus(here["one"], pick(adapted, ONE)))
         rows.append(row | {"denoiser": denoiser_cost(here["one"][0]), "s/img": _seconds(here["one"])})
         more = {f"{p} minus one": str(minus(mine, here["one"])) for p, mine in here.items() if p != "one"}
         floors = str(minus(here["wrong floors"], here["floors"]))

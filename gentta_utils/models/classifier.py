@@ -22,8 +22,10 @@ class Classifier(nn.Module):
         subset: which of the network's classes the logits are of, in their order; None: all, see `restrict`.
         resize: shorter side that published weights want before the centre crop; None: their images have no crop.
         alignment: the settings of the images that it was fine-tuned on for SDA; None: it was not.
+        target: what it answers with: the "class" of an image, and of a `dense.DenseModel` "classes" or "depth".
     """
 
+    target: str = "class"
     subset: tuple[int, ...] | None = None
     resize: int | None = None
     alignment: dict | None = None

@@ -77,7 +77,7 @@ class PixelUNet(Denoiser):
 
     def encode(self, images: Float[Tensor, "B 3 S S"]) -> Images:
         """x0 (B, 3, H, W) in [-1, 1]: area averages where the network is smaller than the image, else bilinear."""
-        return _resized(images.to(self.alphas_cumprod.device), self.shape[-1]) * 2 - 1
+        return resized(images.to(self.alphas_cumprod.device), self.shape[-1]) * 2 - 1
 
     def decode(self, x0: Images) -> Float[Tensor, "B 3 S S"]:
         size = (self.image_size,) * 2
@@ -85,7 +85,8 @@ class PixelUNet(Denoiser):
         return (shown / 2 + 0.5).clamp(0, 1)
 
 
-def _resized(images: Tensor, side: int) -> Tensor:
+def resized(images: Tensor, side: int) -> Tensor:
+    """Images or maps (B, C, h, w) at side x side: areas averaged where that is smaller, else bilinear."""
     if side <= images.shape[-1]:
         return F.interpolate(images, (side, side), mode="area")
     return F.interpolate(images, (side, side), mode="bilinear", align_corners=False)

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..common.evaluations import Evaluations
-from ..common.types import Probs
+from ..common.types import Answers
 from ..common.validate import check_subset
 
 
@@ -37,7 +37,12 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.count = Evaluations()
 
-    def forward(self, images: Float[Tensor, "B 3 S S"]) -> Probs:
+    @property
+    def answer(self) -> tuple[int, ...]:
+        """Shape of what it says of one image: (K,), or (K, h, w) of a map."""
+        return (self.classes,)
+
+    def forward(self, images: Float[Tensor, "B 3 S S"]) -> Answers:
         """Logits (B, K) float32 of images (B, 3, S, S) in [0, 1]."""
         self.count.add(len(images), images, *self.parameters())
         return self.network(self.normalise(images)).float()

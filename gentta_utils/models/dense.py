@@ -39,7 +39,11 @@ class DenseModel(Classifier):
         self, network: nn.Module, mean: tuple, std: tuple, image_size: int, answer: tuple, target: str, name: str = ""
     ):
         super().__init__(network, mean, std, image_size, answer[0], name)
-        self.answer, self.target = tuple(answer), target
+        self.shape, self.target = tuple(answer), target
+
+    @property
+    def answer(self) -> tuple[int, ...]:
+        return self.shape
 
     def forward(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B K h w"]:
         """Logits (B, K, h, w) or metres (B, 1, h, w), float32, of images (B, 3, S, S) in [0, 1]."""

@@ -10,12 +10,13 @@ from diffusers import UNet2DModel
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
+from ..common.resize import resized
 from ..common.types import Images, Index, Levels
 from ..common.validate import check_map
 from ..diffusion.process import to_eps
 from ..world.maps import FAR, NEAR
 from .denoiser import Denoiser, write_out_attention
-from .unet import PixelUNet, resized
+from .unet import PixelUNet
 
 
 class MapUNet(Denoiser):
@@ -30,7 +31,6 @@ class MapUNet(Denoiser):
 
     Attributes:
         classes: K.
-        target: "classes" or "depth", what its maps hold.
 
     Raises ValueError for a network whose channels do not fit."""
 

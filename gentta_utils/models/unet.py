@@ -6,6 +6,7 @@ from diffusers import UNet2DModel
 from jaxtyping import Float
 from torch import Tensor
 
+from ..common.resize import resized
 from ..common.types import Images, Index, Levels
 from ..diffusion.process import to_eps
 from .denoiser import Denoiser, write_out_attention
@@ -83,10 +84,3 @@ class PixelUNet(Denoiser):
         size = (self.image_size,) * 2
         shown = F.interpolate(x0, size, mode="bilinear", align_corners=False, antialias=x0.shape[-1] > size[0])
         return (shown / 2 + 0.5).clamp(0, 1)
-
-
-def resized(images: Tensor, side: int) -> Tensor:
-    """Images or maps (B, C, h, w) at side x side: areas averaged where that is smaller, else bilinear."""
-    if side <= images.shape[-1]:
-        return F.interpolate(images, (side, side), mode="area")
-    return F.interpolate(images, (side, side), mode="bilinear", align_corners=False)

@@ -20,10 +20,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..common.paths import MODELS
+from ..common.resize import resized
 from ..diffusion.process import add_noise, alphas_cumprod_of, eps_error, linear_betas
 from ..models.denoiser import write_out_attention
 from ..models.map_unet import MapUNet, at_map, scaled_depth
-from ..models.unet import resized
 from ..world.maps import MAP_CLASSES
 from . import dit
 from .data import dense_set

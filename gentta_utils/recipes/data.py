@@ -75,7 +75,7 @@ def dense_set(n: int, target: str, size: int = 64, split: str = "train") -> tupl
     """The first n scenes of a split with their maps: images (n, 3, size, size) uint8, and for the target "classes" maps
     (n, size, size) uint8 of `maps.MAP_CLASSES`, for "depth" (n, size, size) float16 metres. There is no watermark.
 
-    Rendered once at about 60 per second and core, one file for every 5,000, all of them in their turn."""
+    Rendered once at about 40 per second and core, one file for every 5,000, all of them in their turn."""
     shards = [dense_shard(i, size, split) for i in range(-(-n // SHARD))]
     return tuple(torch.cat([s[name] for s in shards])[:n] for name in ("images", target))
 

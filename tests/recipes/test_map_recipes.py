@@ -85,13 +85,13 @@ def test_step_0_is_the_unconditional_model_and_saving_folds_the_rate(name, tmp_p
     model = zoo.load(name, precision="fp32", folder=tmp_path)
     assert isinstance(model, MapUNet)
     assert model.target == spec.target
-    torch.testing.assert_close(model(x, t, truth), start(x, t), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(model(x, t, truth), start(x, t), rtol=0.03, atol=0.03)  # weights of 8 bits
     torch.nn.init.normal_(network.conv_in.weight[:, 12:])  # as after training
     spec.save(network, tmp_path / name)
     model = zoo.load(name, precision="fp32", folder=tmp_path)
     seen = torch.cat([F.pixel_unshuffle(x, 2), recipe.MAP_RATE * model.resample(truth)], 1)
     trained = F.pixel_shuffle(network(seen, t).sample, 2)
-    torch.testing.assert_close(model(x, t, truth), trained, rtol=0.05, atol=0.05)  # float16 with 8 bits
+    torch.testing.assert_close(model(x, t, truth), trained, rtol=0.05, atol=0.05)
     assert not torch.allclose(model(x, t, truth), start(x, t), atol=0.1)
 
 
@@ -230,9 +230,7 @@ def test_images_and_maps_are_cut_alike(made):
 
 @pytest.mark.parametrize("kind", ["pyramid", "glpn"])
 def test_cards_of_task_networks_hold_every_validation_corruption(kind):
-    scores = dense.of_dense_model(task(kind, 12), n=4) if kind == "pyramid" else None
-    if scores is None:
-        scores = dense.of_dense_model(task("glpn"), n=4)
+    scores = dense.of_dense_model(task(kind, 12), n=4)
     assert set(scores) == {"clean", "speckle_noise", "gaussian_blur", "spatter", "saturate"}
     expected = {"mean_class_accuracy", "mean_iou"} if kind == "pyramid" else {"ssim", "absrel", "rmse", "delta", "dee"}
     assert all(set(row) == expected for row in scores.values())

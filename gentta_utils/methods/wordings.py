@@ -29,7 +29,7 @@ def block(wording: Index, K: int) -> Int[Tensor, "B K"]:
     return wording[:, None] * K + torch.arange(K, device=wording.device)
 
 
-def conditions(denoiser, p: Answers, wording: Index) -> tuple[Answers, Int[Tensor, "B K"] | None]:
+def conditions(denoiser, p: Answers, wording: Index) -> tuple[Float[Tensor, "B MK *map"], Int[Tensor, "B K"] | None]:
     """p over all of the denoiser's conditions by each image's wording (B,), and which may be above zero; None: all."""
     M = denoiser.wordings
     return (p, None) if M == 1 else (spread(p, wording, M), block(wording, p.shape[1]))

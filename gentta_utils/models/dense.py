@@ -30,9 +30,8 @@ class DenseModel(Classifier):
 
     Args:
         network: maps normalised images (B, 3, S, S) to such an answer.
-        classes: K; 1 for depth.
+        answer: (K, h, w) of one image; K is 1 for depth.
         target: "classes" or "depth".
-        answer: (K, h, w).
     """
 
     def __init__(

@@ -164,4 +164,10 @@ def _some(n: int, share: float, generator: torch.Generator) -> Tensor:
 
 
 SCHEDULE = Schedule(8_000, batch=32, lr=4e-4, warmup=100, flat=0.5, final=0.02, ema=0.9995)
-RECIPES = {f"maps/{target}": MapRecipe(target, SCHEDULE) for target in ("classes", "depth")}
+RECIPES = {
+    "maps/classes": MapRecipe("classes", SCHEDULE),
+    "maps/depth": MapRecipe("depth", SCHEDULE),
+    # the published setting: the diffusion model knows no more maps than the segmentor; and without soft maps
+    "maps/classes-1500": MapRecipe("classes", SCHEDULE, scenes=1500),
+    "maps/classes-exact": MapRecipe("classes", SCHEDULE, soften=False),
+}

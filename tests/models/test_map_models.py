@@ -9,6 +9,7 @@ from diffusers import DDPMScheduler
 from safetensors.torch import save_file
 from tiny_maps import CONFIGS, DENSENET, RESNET, TASKS, K, map_unet, small, task
 
+from gentta_utils.common.validate import check_map
 from gentta_utils.diffusion.process import alphas_cumprod_of, linear_betas
 from gentta_utils.models import dense, zoo
 from gentta_utils.models.copies import Copies, parameter_names
@@ -68,12 +69,12 @@ def test_gradients_reach_the_map(maps):
 def test_bad_maps_are_refused():
     x, t = draws()
     good = torch.rand(3, K, 8, 8).softmax(1)
+    for wrong in (good[:2], good[:, :3], good.mean((2, 3)), one_hot_map(good.argmax(1).byte(), K).byte()):
+        with pytest.raises(ValueError, match="the map must be float"):
+            check_map(wrong, 3, K)
     for maps, wrong, message in (
-        (K, good[:2], "the map must be float"),
-        (K, good[:, :3], "the map must be float"),
-        (K, good.mean((2, 3)), "the map must be float"),
         (K, 2 * good, "sum to 1 at each pixel"),
-        (K, one_hot_map(torch.zeros(3, 8, 8, dtype=torch.uint8), K).byte(), "the map must be float"),
+        (K, good[:, :3], "the map must be float"),
         (1, torch.zeros(3, 1, 8, 8), "finite and above 0"),
         (1, torch.full((3, 1, 8, 8), float("nan")), "finite and above 0"),
     ):

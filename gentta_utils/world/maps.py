@@ -52,7 +52,7 @@ def make(ids: Int[Tensor, " B"], size: int = 64) -> Maps:
     B = len(ids)
     image, depth = torch.empty(B, 3, size, size), torch.empty(B, size, size)
     classes = torch.empty(B, size, size, dtype=torch.uint8)
-    for objects in (1, 2, 3):
+    for objects in objects_in(ids).unique().tolist():
         for rows in (objects_in(ids) == objects).nonzero()[:, 0].split(CHUNK):
             world = render(sample(ids[rows], objects), size)
             image[rows], depth[rows], classes[rows] = world.image, world.depth, class_map(world)

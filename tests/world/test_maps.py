@@ -6,6 +6,7 @@ import torch
 from gentta_utils.common.resize import resized
 from gentta_utils.models.map_unet import at_map, one_hot_map
 from gentta_utils.streams.maps import MapSpec
+from gentta_utils.streams.scenes import SceneSpec
 from gentta_utils.world import maps, scenes
 from gentta_utils.world.labels import CLASSES
 from gentta_utils.world.maps import MAP_CLASSES, STUFF, VOID
@@ -51,6 +52,14 @@ def test_scenes_do_not_depend_on_their_company(made):
     alone = maps.make(IDS[4:5], 32)
     assert torch.equal(alone.classes[0], made.classes[4])
     torch.testing.assert_close(alone.depth[0], made.depth[4])
+
+
+def test_a_stream_of_counts_may_be_of_one_scene_too():
+    """Its scenes are these; of a few scenes none may have one, two or three objects."""
+    few, more = (SceneSpec(n, split="select", start=4_000, labels="count").load() for n in (1, 2))
+    assert torch.equal(few.images[0], more.images[0])
+    assert more.labels.tolist() == [int(n) - 1 for n in maps.objects_in(more.ids)]
+    torch.testing.assert_close(maps.make(more.ids).image, more.images)
 
 
 def test_depth_lies_within_the_fixed_range(made):

@@ -229,7 +229,7 @@ RECIPES = {
         "glpn",
         1500,
         Schedule(1600, batch=32, lr=1e-3, weight_decay=0.05),
-        _mit(patch_sizes=(7, 3, 3, 3), strides=(4, 2, 2, 2), decoder_hidden_size=32, max_depth=FAR),
+        _mit(patch_sizes=(7, 3, 3, 3), strides=(4, 2, 2, 2), decoder_hidden_size=32, max_depth=int(FAR)),
     ),
     "depth/densenet": _densedepth(1200),
     # equal information: as many maps as the diffusion model saw; and the ceilings, which have seen the corruptions

@@ -155,7 +155,7 @@ def test_a_task_network_is_stored_and_loaded_as_the_zoo_does(kind, tmp_path):
         folder.mkdir(parents=True)
         save_file(network.state_dict(), folder / dense.WEIGHTS)
         config = (DENSENET if kind == "densedepth" else RESNET | {"classes": K}) | {"head": kind, "width": 8}
-        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     loaded = zoo.load(name, folder=tmp_path)
     assert (loaded.target, loaded.classes, loaded.image_size, loaded.name) == (model.target, model.classes, 64, name)
     x = torch.rand(2, 3, 64, 64)

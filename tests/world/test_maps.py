@@ -81,7 +81,7 @@ def test_a_stream_has_maps_as_labels_and_splits_do_not_meet():
 
 
 @pytest.mark.parametrize(
-    "change", [dict(shift="fogg"), dict(severity=3), dict(shift="fog"), dict(target="edges"), dict(n=2.5), dict(n=0)]
+    "change", [dict(shift="fogg"), dict(severity=3), dict(shift="fog"), dict(target="edges"), dict(n=True), dict(n=0)]
 )
 def test_bad_streams_are_refused_before_anything_is_rendered(change):
     with pytest.raises(ValueError, match=r"choose|asked for"):

@@ -10,7 +10,7 @@ A tenth of the maps is dropped. The loss is that of `recipes.unconditional`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -52,16 +52,20 @@ class MapRecipe:
     schedule: Schedule
     scenes: int = 60_000
     soften: bool = True
-    config: dict = field(default_factory=lambda: UNET | dict(out_channels=12))
 
     @property
     def channels(self) -> int:
         """Of the map."""
         return 1 if self.target == "depth" else len(MAP_CLASSES)
 
+    @property
+    def config(self) -> dict:
+        """Of the network: 12 image channels and those of the map in."""
+        return UNET | dict(in_channels=12 + self.channels, out_channels=12)
+
     def network(self) -> UNet2DModel:
-        """The bare network, 12 image channels and those of the map in."""
-        return UNet2DModel(**self.config | dict(in_channels=12 + self.channels))
+        """The bare network."""
+        return UNet2DModel(**self.config)
 
     def build(self) -> UNet2DModel:
         """The network with the weights of START, and zeros where the map comes in."""
@@ -81,7 +85,7 @@ class MapRecipe:
     def make_loss(self, device: str = "cpu") -> Callable[[nn.Module, torch.Generator, int], Tensor]:
         """The loss function of `training.train`, with its data loaded."""
         images, maps = dense_set(self.scenes, self.target)
-        batch, side = self.schedule.batch, self.config["sample_size"]
+        batch, side = self.schedule.batch, UNET["sample_size"]
         alphas_cumprod = alphas_cumprod_of(linear_betas()).float()
         snr = alphas_cumprod / (1 - alphas_cumprod)
         weights = (snr.clamp_max(5) / snr).to(device)

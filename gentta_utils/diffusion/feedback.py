@@ -18,9 +18,7 @@ MIXINGS = ("embedding", "output")
 
 
 @checked
-def probabilities(
-    logits: Answers, temperature: Positive, dropped: Bool[Tensor, "B K *map"] | None = None
-) -> Answers:
+def probabilities(logits: Answers, temperature: Positive, dropped: Bool[Tensor, "B K *map"] | None = None) -> Answers:
     """p = softmax(z / T) over the classes that are not dropped (B, K), renormalised; of a map at each pixel."""
     z = logits / temperature
     return (z if dropped is None else z.masked_fill(dropped, -torch.inf)).softmax(1)

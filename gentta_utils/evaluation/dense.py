@@ -12,6 +12,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from ..common.types import Index, PerImage
+from ..common.validate import checked
 from ..diffusion.pairs import draw_pairs
 from ..diffusion.process import diffusion_loss
 from ..models.dense import enlarged
@@ -21,6 +22,7 @@ DELTA = 1.25
 WINDOWS = ((20, 150), (150, 300), (300, 500), (500, 700), (700, 900))
 
 
+@checked
 def confusion(answer: Float[Tensor, "B K h w"], truth: UInt8[Tensor, "B S S"]) -> Int[Tensor, "B K K"]:
     """Pixels of each image by true class (rows) and predicted class (columns), void left out."""
     predicted = enlarged(answer, truth.shape[-1]).argmax(1)
@@ -44,6 +46,7 @@ def mean_iou(counts: Int[Tensor, "*n K K"]) -> Float[Tensor, "*n"]:
     return 100 * (right / (counts.sum(-1) + counts.sum(-2) - right)).nanmean(-1)
 
 
+@checked
 def depth_scores(answer: Float[Tensor, "B 1 h w"], truth: Float[Tensor, "B S S"]) -> dict[str, PerImage]:
     """Of each image (B,): "ssim" in percent (Gaussian window of 11 x 11, sigma 1.5, range FAR - NEAR), "absrel",
     "rmse" in metres, "delta" (share of pixels off by less than a factor of 1.25) and "dee" = (absrel - delta + 1) / 2.
@@ -59,6 +62,7 @@ def depth_scores(answer: Float[Tensor, "B 1 h w"], truth: Float[Tensor, "B S S"]
     return {"ssim": 100 * ssim, "absrel": absrel, "rmse": rmse, "delta": delta, "dee": (absrel - delta + 1) / 2}
 
 
+@checked
 def aligned(answer: Float[Tensor, "B 1 h w"], like: Float[Tensor, "B h w"]) -> Float[Tensor, "B 1 h w"]:
     """a y + b of each image, by least squares nearest to `like`: for networks whose depth has no scale of its own."""
     y, target = answer.flatten(1).double(), like.flatten(1).double()

@@ -2,16 +2,17 @@
 
 from dataclasses import asdict, dataclass
 
+from ..common.validate import Checked
 from ..world import maps, scenes
 from ..world.severities import ALL
-from ..world.shifts import in_memory, shifted
+from ..world.shifts import check_shift, in_memory, shifted
 from .stream import Stream
 
 TARGETS = ("classes", "depth")
 
 
 @dataclass(frozen=True)
-class MapSpec:
+class MapSpec(Checked):
     """Which scenes of one to three objects, under which corruption, with maps of what.
 
     The stream's labels are the maps (N, 64, 64): uint8 of `maps.MAP_CLASSES`, or float32 metres.
@@ -27,16 +28,11 @@ class MapSpec:
     target: str = "classes"
 
     def __post_init__(self):
-        for name in ("n", "severity", "start", "seed"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise ValueError(f"{name}={value!r}: choose a whole number")
-        for name, choices in (("shift", ("clean", *ALL)), ("split", scenes.SPLITS), ("target", TARGETS)):
+        super().__post_init__()
+        for name, choices in (("split", scenes.SPLITS), ("target", TARGETS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(choices)}")
-        low, high = (0, 0) if self.shift == "clean" else (1, 5)
-        if not low <= self.severity <= high:
-            raise ValueError(f"severity={self.severity}: choose {low} to {high} for {self.shift}")
+        check_shift(self.shift, self.severity, ("clean", *ALL))
         scenes.scene_ids(self.n, self.split, self.start)
 
     def describe(self) -> dict:

@@ -100,8 +100,8 @@ class Copies(nn.Module):
         return lora.flat(self.values)
 
     def forward(self, images: Float[Tensor, "B 3 S S"]) -> Answers:
-        """Logits (B, K), or maps (B, K, h, w), of images (B, 3, S, S), image b through copy b. With "logits" the network, which stays what it
-        is, sees the images of an episode once."""
+        """Logits (B, K), or maps (B, K, h, w), of images (B, 3, S, S), image b by copy b. With "logits" the network
+        stays what it is and sees the images of an episode once."""
         classifier = self.classifier[0]
         if "logits" in self.values:
             if self.known is None or self.known[0] is not images:

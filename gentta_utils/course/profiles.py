@@ -15,6 +15,7 @@ from ..common.devices import check_device
 from ..common.paths import ROOT
 from ..common.validate import check_choice, check_names, checked
 from ..evaluation import chosen
+from ..evaluation.generated import model_of
 from ..evaluation.statistics import ON_VALIDATION
 from ..methods import METHODS, dda, diffpure, diffusion_classifier, diffusion_tta, source
 from ..methods.base import Models
@@ -27,6 +28,7 @@ from ..streams.folders import FolderSpec
 from ..streams.scenes import SceneSpec
 from ..streams.stream import Stream
 from ..world import labels, renditions, scenes, words
+from .drawn import Drawn
 from .trials import check_prompts
 
 # The published SGD settings (ViT-B/32; docs/methods/diffusion_tta.md) with the DiT frozen: nothing was tuned by this
@@ -138,6 +140,17 @@ class Profile:
             changes |= {"updates": 2, "pairs": 2} if name == "diffusion_tta" else {"views": 4, "updates": 1, "steps": 2}
         return METHODS[name].configure(models, replace(how, **{k: v for k, v in changes.items() if hasattr(how, k)}))
 
+    def drawn(self, generator: str, models: Models, prompts: list[str], n: int):
+        """What a method calls for n generated views: images (B, 3, S, S), ids (B,) -> (B, n, 3, S, S) in [0, 1], by one
+        of `drawn.GENERATORS`; `prompts` are those of the classes of `models`.
+
+        Raises ValueError for an unknown generator."""
+        return self._drawn(generator).views(models, prompts, n)
+
+    def generator_model(self, generator: str) -> str:
+        """The name of the diffusion model behind a generator. Raises ValueError for an unknown one."""
+        return model_of(self._drawn(generator).kind, self.name)
+
 
 class Scenes(Profile):
     """The scenes and models of this repository, with the settings that were chosen on the validation corruptions."""
@@ -223,6 +236,15 @@ class Scenes(Profile):
         Raises as `check_adapted`."""
         self.check_adapted(classifier, kind)
         return chosen.tuned_text(classifier, view, kind, **{"seed": self.seed} | given(changes))
+
+    def prompt_settings(self, method: str, clip: str, label_set: str | None = None, **changes):
+        """The chosen settings of "tpt", "difftpt", "zero" or "mta" for a CLIP and a label set, with changes that are
+        not None."""
+        asked = label_set or self.default_label_set
+        return chosen.prompted(method, clip, asked, **{"seed": self.seed} | given(changes))
+
+    def _drawn(self, generator: str) -> Drawn:
+        return Drawn(generator, chosen.prompt_choice()["levels"].get(generator), self.name, self.device)
 
     def rival(self, row: str, classifier: str):
         """Settings of another method for a row of `nb02.choose.select_rivals`, e.g. "tent" or "diffusion_tta online":
@@ -357,6 +379,15 @@ class ImageNet(Profile):
         self.check_adapted(classifier, kind)
         adapted = PUBLISHED_TEXT | (KINDS[kind] if kind else {})
         return diffusion_tta.Settings(**adapted | {"seed": self.seed, "view": view} | given(changes))
+
+    def prompt_settings(self, method: str, clip: str, label_set: str | None = None, **changes):
+        """The published settings of "tpt", "difftpt", "zero" or "mta", the same for any CLIP and label set, with the
+        changes that are not None."""
+        module = METHODS[method]
+        return module.Settings(**module.PUBLISHED | {"seed": self.seed} | given(changes))
+
+    def _drawn(self, generator: str) -> Drawn:
+        return Drawn(generator, None, self.name, self.device)
 
     def rival(self, row: str, classifier: str):
         """Settings of another method for a row of a table, e.g. "tent" or "diffusion_tta online": its defaults."""

@@ -26,6 +26,8 @@ from ..models import zoo
 from ..recipes.aligned import from_description
 from ..streams.scenes import SceneSpec
 from ..streams.stream import Stream
+from ..world.words import label_set
+from .drawn import Drawn
 from .trials import DIT, Wording, models, ordered, untrained
 
 FIRST = 20  # images of a stream that are run again, where an image's prediction depends on those before it
@@ -37,6 +39,8 @@ SECONDS = {
     "unconditional": {"fwd": 0.018, "fwd+bwd": 0.038},
     "classifier": {"fwd": 0.004, "fwd+bwd": 0.010},
     "clip": {"fwd": 0.004, "fwd+bwd": 0.010},
+    "text": {"fwd": 0.0005, "fwd+bwd": 0.0015},
+    "generator": {"fwd": 0.02},  # of the slowest, in batches that are padded
 }
 RENDERING = 0.05  # seconds for the scene of a record
 SOURCE = RENDERING + SECONDS["classifier"]["fwd"]  # for a record of the frozen source
@@ -169,6 +173,8 @@ def obstacle(r: Records) -> tuple[str, str] | None:
         return r.about["label"], "its state comes from the stream before"
     if r.about["method"] == "dusa" and not r.about["settings"]["online"]:  # up to 45 logits between bf16 and fp32
         return "DUSA image by image", "a rounding error can change the prediction after its large steps"
+    if r.about.keys() & {"told", "few_shot"}:
+        return r.about["label"], "it knows labels, of this image or of others: `measure` makes it"
     if "text" in r.about and r.about["method"] == "diffusion_tta" and not r.about["settings"].get("tail"):
         # of 30, one changed its lead by 2.2 logits; of 20 that average over the path no prediction changed
         return "Diffusion-TTA of CLIP by its last logits", "a rounding error can change the prediction after 24 updates"
@@ -207,7 +213,8 @@ def together(r: Records) -> int:
 
 def cost(r: Records) -> float:
     """Seconds for one record of this run on one thread without bf16, by its network evaluations."""
-    kinds = {role: name.split("/")[0] for role, name in _networks(r).items()} | {"aligned": "classifier"}
+    kinds = {role: name.split("/")[0] for role, name in _networks(r).items()}
+    kinds |= {"aligned": "classifier", "text": "text", "generator": "generator"}
     spent = Counter(r.nfe) + Counter({"denoiser fwd": _table_pairs(r) * r.after.shape[1]})
     each = sum(n * SECONDS[kinds[role]][kind] for (role, kind), n in ((k.split(" "), n) for k, n in spent.items()))
     return (each + RENDERING) * max(1, together(r))
@@ -235,7 +242,8 @@ def _compare(r: Records, rows: range, found: Outcome) -> None:
     except (ValueError, TypeError, KeyError, OSError, FloatingPointError, NotImplementedError, RuntimeError) as error:
         found.different.append(f"{name}, image {int(r.id[rows.start])} cannot be made again: {error}")
         return
-    exact, loose = MARGINS["fp32"], MARGINS["bf16" if r.about["precision"] != "fp32" else "fp32"]
+    half = r.about["precision"] != "fp32" or "drawn" in r.about  # views are drawn in half precision where that is fast
+    exact, loose = MARGINS["fp32"], MARGINS["bf16" if half else "fp32"]
     for i, row in enumerate(rows):
         apart = {
             "id": r.id[row] != int(stream.ids[i]),
@@ -306,4 +314,10 @@ def _method(r: Records, stream: Stream):
         table = error_table(used.denoiser, stream.images, stream.ids, _table_pairs(r), s.window)
         return from_table.configure(used, s, table.thin(s.updates * s.pairs), stream.ids)
     module = METHODS[about["method"]]
-    return module.configure(used, module.Settings(**values))
+    how = module.Settings(**values)
+    if "drawn" not in about:
+        return module.configure(used, how)
+    drawn = Drawn(about["drawn"]["generator"], about["drawn"]["settings"]["start"])
+    if drawn.describe() != about["drawn"]:
+        raise ValueError(f"the generator {drawn.generator!r} changed since: measure the table again")
+    return module.configure(used, how, drawn.views(used, label_set(wording.labels).prompts(), how.generated))

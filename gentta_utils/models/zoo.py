@@ -127,6 +127,8 @@ def load(
         model = _load_unet(path, device, precision, maps=True)
     elif name.startswith(("segmentor/", "depth/")):
         model = _load_dense(name, path)
+    elif (path / "image_encoder").is_dir():
+        model = _load_variation(path, device, precision)
     elif (path / "model_index.json").is_file():
         model = _load_text(path, device, precision)
     else:
@@ -205,6 +207,12 @@ def _load_text(path: Path, device: str, precision: str) -> nn.Module:
 
     precision = precision_on(device, precision)
     return TextUNet(load_pipeline(path), LABEL_SETS["category"].prompts(), IMAGE_SIZE, precision)
+
+
+def _load_variation(path: Path, device: str, precision: str) -> nn.Module:
+    from .variation_unet import VariationUNet, load_variation_pipeline
+
+    return VariationUNet(load_variation_pipeline(path), IMAGE_SIZE, precision_on(device, precision))
 
 
 def _load_dit(path: Path, device: str, precision: str) -> nn.Module:

@@ -1,0 +1,299 @@
+"""The tables of notebook 06. Settings are those that `nb06.choose.select_prompt` chose.
+
+Rows of a table stand on the same scenes and, where they look at views, on the same views.
+"""
+
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+
+from ...common.validate import frozen
+from ...evaluation.chosen import prompt_choice, prompted, tuned_text
+from ...evaluation.evaluate import run
+from ...evaluation.records import Records
+from ...evaluation.tables import Job, table
+from ...methods import METHODS, coop, dota, mta, tda, tpt, zero
+from ...methods.base import Models, stated
+from ...streams.scenes import SceneSpec
+from ...streams.stream import Stream, correlated, iid, mixed, stream
+from ...world.severities import TEST
+from ...world.words import LABEL_SETS, label_set
+from .. import trials
+from ..drawn import GENERATORS, Drawn
+from ..trials import ONLINE, TEXT, Wording, job
+from . import rows
+from .choose import CLIPS, GENERATED, RATES, SCALES, VIEWS, prompt_job, zero_shot
+from .looking import looked_job, truth_job
+
+NATURAL = ("clean", "v2", "a", "r", "sketch", "far")
+SCENES = dict(natural=60_000, test=64_000, order=66_000)  # first scene of each
+SMALL = CLIPS[0]
+
+
+def spec_of(shift: str, n: int, labels: str = "category", table: str = "natural") -> SceneSpec:
+    """n scenes of a natural shift; the first ones are the same for any n."""
+    return SceneSpec(n, shift, 0, "test", SCENES[table] + 200 * NATURAL.index(shift), labels=labels)
+
+
+def drawn_by(generator: str) -> Drawn:
+    """A generator's views at the chosen level."""
+    return Drawn(generator, start=prompt_choice()["levels"].get(generator))
+
+
+def untuned(clip: str, spec: SceneSpec) -> list[Job]:
+    """The mean of the confident views, ZERO, MTA on the views of the stream's label set."""
+    s = prompted("zero", clip, spec.labels)
+    return [
+        prompt_job("zero", replace(s, rho_h=0.1, temperature=1.0), clip, spec, rows.MEAN),
+        prompt_job("zero", s, clip, spec, rows.ZERO),
+        prompt_job("mta", prompted("mta", clip, spec.labels), clip, spec, rows.MTA),
+    ]
+
+
+def tuned(clip: str, spec: SceneSpec) -> list[Job]:
+    """TPT with one and four steps, and with as many views that count as DiffTPT has; C-TPT."""
+    many = difftpt_count(clip) / VIEWS + 1e-6
+    usual = prompted("tpt", clip, spec.labels)
+    settings = {
+        rows.TPT1: replace(usual, updates=1),
+        rows.TPT4: usual,
+        rows.TPT_MANY: replace(usual, rho_h=many),
+        rows.CTPT: replace(usual, dispersion=50.0),
+    }
+    return [prompt_job("tpt", s, clip, spec, label) for label, s in settings.items()]
+
+
+def difftpt_count(clip: str) -> int:
+    """How many views count in DiffTPT."""
+    s = prompted("difftpt", clip)
+    return int((1 + int((VIEWS - 1) * s.rho_c)) * s.rho_h)
+
+
+def generative(clip: str, spec: SceneSpec, generators: tuple[str, ...] = GENERATORS) -> list[Job]:
+    """DiffTPT by these generators."""
+    s = prompted("difftpt", clip, spec.labels)
+    return [prompt_job("difftpt", s, clip, spec, rows.DIFFTPT[g], drawn_by(g)) for g in generators]
+
+
+def on_theirs(clip: str, spec: SceneSpec) -> list[Job]:
+    """The untuned methods on the views and the filters of DiffTPT with variations."""
+    s, drawn = prompted("difftpt", clip, spec.labels), drawn_by("variation")
+    same = {k: getattr(s, k) for k in ("views", "kind", "lowest", "generated", "rho_c", "rho_h")}
+    by = dict(same, filter="sequential_logits")
+    return [
+        prompt_job("zero", zero.Settings(temperature=1.0, **by), clip, spec, rows.ON_THEIRS["mean"], drawn),
+        prompt_job("zero", zero.Settings(**by), clip, spec, rows.ON_THEIRS["zero"], drawn),
+        prompt_job("mta", mta.Settings(**same), clip, spec, rows.ON_THEIRS["mta"], drawn),
+    ]
+
+
+def purified(clip: str, spec: SceneSpec) -> Job:
+    """The mean over the image and all views of the generator that takes noise away: nothing filtered, nothing tuned."""
+    s = zero.Settings(views=1, generated=GENERATED, filter="none", temperature=1.0)
+    return prompt_job("zero", s, clip, spec, rows.PURIFIED, drawn_by("image_to_image"))
+
+
+def controls(clip: str, spec: SceneSpec) -> list[Job]:
+    """What was published for crops of 8% and more, crops of the low view, the paper's filter, the ceiling."""
+    return [
+        prompt_job("tpt", tpt.Settings(**tpt.PUBLISHED), clip, spec, rows.PUBLISHED),
+        prompt_job("zero", zero.Settings(**zero.PUBLISHED), clip, spec, rows.ZERO_PUBLISHED),
+        prompt_job("mta", mta.Settings(**mta.PUBLISHED), clip, spec, rows.MTA_PUBLISHED),
+        prompt_job("tpt", prompted("tpt", clip, kind="low"), clip, spec, rows.LOW_CROPS),
+        prompt_job(
+            "difftpt",
+            prompted("difftpt", clip, filter="parallel_features"),
+            clip,
+            spec,
+            rows.PARALLEL,
+            drawn_by("variation"),
+        ),
+        truth_job(prompted("tpt", clip, spec.labels), clip, spec, rows.TRUE),
+    ]
+
+
+def online(clip: str, spec, **how) -> list[Job]:
+    """TDA and DOTA through the whole stream."""
+    content, how = frozen(prompt_choice()["online"]), ONLINE | how
+    jobs = [("tda", tda.Settings(**content["tda"]), rows.TDA), ("dota", dota.Settings(**content["dota"]), rows.DOTA)]
+    jobs.insert(1, ("tda", tda.Settings(**tda.PUBLISHED_IMAGENET), rows.TDA_PUBLISHED))
+    return [prompt_job(method, s, clip, spec, label, **how) for method, s, label in jobs]
+
+
+def natural(n: int = 20) -> list[Records]:
+    """Natural shifts: all rows. The larger CLIP's own predictions are not drawn after."""
+    jobs = []
+    for shift in NATURAL:
+        for clip in CLIPS:
+            spec = spec_of(shift, n)
+            jobs += [zero_shot(clip, spec), zero_shot(clip, spec, prompts="templates", label=rows.TEMPLATES)]
+            jobs += untuned(clip, spec) + tuned(clip, spec) + controls(clip, spec)
+            jobs += generative(clip, spec, GENERATORS if clip == SMALL else GENERATORS[:3])
+            jobs += [purified(clip, spec), *on_theirs(clip, spec), *online(clip, spec)]
+    return table("prompt_s1", jobs)
+
+
+def label_sets(n: int = 20) -> list[Records]:
+    """Ten label sets over the clean scenes of the natural shifts, whose views are drawn already."""
+    jobs = []
+    for labels in LABEL_SETS:
+        spec = spec_of("clean", n, labels)
+        jobs += [zero_shot(SMALL, spec), zero_shot(SMALL, spec, prompts="templates", label=rows.TEMPLATES)]
+        jobs += untuned(SMALL, spec) + tuned(SMALL, spec) + generative(SMALL, spec, GENERATORS[:1])
+        jobs += on_theirs(SMALL, spec) + [truth_job(prompted("tpt", SMALL, labels), SMALL, spec, rows.TRUE)]
+    return table("prompt_s2", jobs)
+
+
+def corruptions(n: int = 5) -> list[Records]:
+    """The 15 test corruptions at severity 5: who repairs what."""
+    jobs, clip = [], SMALL
+    for i, name in enumerate(TEST):
+        spec = SceneSpec(n, name, 5, "test", SCENES["test"] + 100 * i)
+        jobs += [zero_shot(clip, spec), zero_shot(clip, spec, "low", label=rows.LOW)]
+        jobs += untuned(clip, spec) + tuned(clip, spec) + generative(clip, spec)
+        jobs.append(purified(clip, spec))
+        jobs.append(prompt_job("tpt", prompted("tpt", clip, kind="low"), clip, spec, rows.LOW_CROPS))
+        settings = tuned_text(clip)
+        jobs.append(job("diffusion_tta", settings, clip, spec, rows.DIFFUSION_TTA, TEXT, wording=Wording(), batch=n))
+    return table("prompt_test", jobs)
+
+
+def views(n: int = 20) -> list[Records]:
+    """Which views help: many kinds on their own, with the gain of their mean and of TPT on them."""
+    kinds = {f"crops {s:g}": dict(kind="crops", lowest=s) for s in SCALES}
+    kinds |= {"crops, low view": dict(kind="low"), "AugMix": dict(kind="augmix"), "flips, light": dict(kind="flips")}
+    jobs = []
+    for shift in ("clean", "a", "far"):
+        spec = spec_of(shift, n)
+        for name, how in kinds.items():
+            jobs.append(
+                looked_job(zero.Settings(views=GENERATED + 1, rho_h=0.3, temperature=1.0, **how), SMALL, spec, name)
+            )
+            s = tpt.Settings(views=GENERATED + 1, rho_h=0.3, updates=4, lr=prompted("tpt", SMALL).lr, **how)
+            jobs.append(prompt_job("tpt", s, SMALL, spec, f"{rows.TPT4}, {name}"))
+        for g in GENERATORS:
+            s = zero.Settings(views=1, generated=GENERATED, rho_h=0.3, temperature=1.0)
+            jobs.append(looked_job(s, SMALL, spec, rows.DRAWN[g], drawn_by(g)))
+            s = tpt.Settings(views=1, generated=GENERATED, rho_h=0.3, updates=4, lr=prompted("tpt", SMALL).lr)
+            jobs.append(prompt_job("tpt", s, SMALL, spec, f"{rows.TPT4}, {rows.DRAWN[g]}", drawn_by(g)))
+    return table("prompt_views", jobs)
+
+
+def filters(n: int = 20) -> list[Records]:
+    """Filters none, entropy, cosine and both, in the public code's order and in the paper's (T3)."""
+    jobs, drawn = [], drawn_by("variation")
+    for shift in ("far", "a"):
+        spec = spec_of(shift, n)
+        for label, kind in rows.FILTERS.items():
+            jobs.append(prompt_job("difftpt", prompted("difftpt", SMALL, filter=kind), SMALL, spec, label, drawn))
+        jobs.append(zero_shot(SMALL, spec))
+    return table("prompt_filters", jobs)
+
+
+def budget(n: int = 20) -> list[Records]:
+    """One change at a time, far away: number of views, steps, rate, share of generated views, both shares (T6)."""
+    usual, most = prompted("difftpt", SMALL), VIEWS - 1
+    changes = {rows.DIFFTPT["variation"]: {}}
+    changes |= {f"{v} views": dict(views=v - v // 2 + 1, generated=v // 2 - 1) for v in (8, 16, 32)}
+    changes |= {"128 views": dict(views=VIEWS + 1, generated=most)}
+    changes |= {f"{k} steps": dict(updates=k) for k in (1, 2, 8)}
+    changes |= {f"rate {r:g}": dict(lr=r) for r in RATES if r != usual.lr}
+    changes |= {f"{100 * g // most}% generated": dict(views=VIEWS - g, generated=g) for g in (0, 16, 47, most)}
+    changes |= {f"rho_C {c:g}": dict(rho_c=c) for c in (0.3, 0.5, 0.8, 1.0) if c != usual.rho_c}
+    changes |= {f"rho_H {h:g}": dict(rho_h=h) for h in (0.1, 0.3, 0.6, 1.0) if h != usual.rho_h}
+    spec, jobs = spec_of("far", n), []
+    for label, change in changes.items():
+        s = replace(usual, **change)
+        jobs.append(prompt_job("difftpt", s, SMALL, spec, label, drawn_by("variation") if s.generated else None))
+    return table("prompt_budget", jobs)
+
+
+# --- the order of a stream, other words to begin with -----------------------------------------------------------------
+
+ORDERS = ("mixed", "shift by shift", "class by class")
+
+
+def in_order(order: str, seed: int, n: int) -> tuple[dict, Stream]:
+    """n scenes of each of four sets, shuffled by the seed: one of each set in turn, set by set, or sorted by class;
+    with its description for records."""
+    specs = [spec_of(shift, n, table="order") for shift in ("clean", "far", "r", "a")]
+    s = mixed([iid(stream(spec), seed) for spec in specs])
+    if order == "shift by shift":
+        s = s.rows(torch.arange(len(s)).view(n, len(specs)).T.flatten())
+    elif order == "class by class":
+        s = correlated(s)
+    parts = [spec.describe() for spec in specs]
+    about = parts[0] | {"shift": "mixed", "n": len(s), "order": order, "order_seed": seed, "parts": parts}
+    return about, replace(s, about=about, order=order)
+
+
+def orders(n: int = 50, seeds: int = 3) -> list[Records]:
+    """Online methods in three orders of the same images, three seeds each; nothing is reset in between."""
+    jobs = []
+    for order in ORDERS:
+        for seed in range(seeds):
+            described = in_order(order, seed, n)[0]
+            for about, _ in [zero_shot(SMALL, spec_of("clean", n)), *online(SMALL, spec_of("clean", n), reset="never")]:
+                about = about | {"stream": described}
+
+                def work(about=about, order=order, seed=seed) -> Records:
+                    module = METHODS[about["method"]]
+                    method = module.configure(trials.models(SMALL, None, wording=Wording()), settings_of(about))
+                    return run(method, in_order(order, seed, n)[1], about=about, **about["how"])
+
+                jobs.append((about, work))
+    return table("prompt_order", jobs)
+
+
+def settings_of(about: dict):
+    """The settings that a record states."""
+    return METHODS[about["method"]].Settings(**frozen(about["settings"]))
+
+
+SHOTS = 8  # images of each named pair, at most
+LEARNT = {"CoOp": coop.Settings(), "CoCoOp": coop.Settings(kind="cocoop", epochs=10, batch=8)}
+
+
+@lru_cache
+def learnt(name: str) -> Models:
+    """The smaller CLIP among pairs of colour and category, its prompt learnt from scenes of the named pairs alone."""
+    s = stream(SceneSpec(1000, split="select", start=20_000, labels="colour_category"))
+    named = torch.tensor(label_set("colour_category").seen)[s.labels]
+    order = [int(i) for k in s.labels.unique() for i in ((s.labels == k) & named).nonzero()[:SHOTS, 0]]
+    models = trials.models(SMALL, None, wording=Wording("colour_category"))
+    return coop.learn(models, s.images[order], s.labels[order], LEARNT[name])
+
+
+def initial(n: int = 20) -> list[Records]:
+    """A prompt learnt from few images, as it is and as the start of TPT and DiffTPT, on pairs far away."""
+    spec, jobs = spec_of("far", n, "colour_category"), []
+    usual, drawn = prompted("tpt", SMALL, spec.labels), drawn_by("variation")
+    for start in ("", *LEARNT):
+        plus = f" from {start}" if start else ""
+        if start:
+            rows_ = [prompt_job("coop", LEARNT[start], SMALL, spec, start)]
+        else:
+            rows_ = [zero_shot(SMALL, spec)]
+        rows_.append(prompt_job("tpt", usual, SMALL, spec, rows.TPT4 + plus))
+        rows_.append(
+            prompt_job("difftpt", prompted("difftpt", SMALL, spec.labels), SMALL, spec, f"DiffTPT{plus}", drawn)
+        )
+        jobs += [begun_at(start, job_) for job_ in rows_] if start else rows_
+    return table("prompt_init", jobs)
+
+
+def begun_at(start: str, job_: Job) -> Job:
+    """The same job with a learnt prompt."""
+    about = job_[0] | {"few_shot": {"start": start, "shots": SHOTS, **stated(LEARNT[start])}}
+
+    def work() -> Records:
+        used, spec = learnt(start), spec_of("far", about["stream"]["n"], "colour_category")
+        how = {}
+        if "drawn" in about:
+            prompts, n = label_set(spec.labels).prompts(), about["settings"]["generated"]
+            how["generated"] = drawn_by("variation").views(used, prompts, n)
+        method = METHODS[about["method"]].configure(used, settings_of(about), **how)
+        return run(method, stream(spec), about=about, **about["how"])
+
+    return about, work

@@ -10,6 +10,12 @@ from ..evaluation.tables import results
 from ..world.severities import TEST, VALIDATION
 
 
+def verdict(difference: Interval, negative: bool = False) -> str:
+    """ "holds" where a difference that should be positive (or negative) is clear, "reversed", or "undecided"."""
+    low, high = (-difference.high, -difference.low) if negative else (difference.low, difference.high)
+    return "holds" if low > 0 else "reversed" if high < 0 else "undecided"
+
+
 def compared(runs: list[Records]) -> str:
     """One row for each label and classifier: accuracy by shift, paired difference to that classifier's frozen source.
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from scipy.special import softmax
 
 from .records import Records
 
@@ -69,6 +70,26 @@ def summary(runs: list[Records]) -> dict:
         "gain": gain(runs),
         "seconds": float(np.concatenate([r.seconds for r in runs]).mean()),
     }
+
+
+def calibration_bins(runs: list[Records], bins: int = 15) -> list[tuple[float, float, int]]:
+    """(mean confidence, share right, predictions) of each bin of equal width that holds any, after adaptation."""
+    sure = np.concatenate([softmax(r.after, axis=1).max(1) for r in runs])  # run by run: they may differ in classes
+    right = np.concatenate([r.right_after for r in runs])
+    index = np.minimum((sure * bins).astype(int), bins - 1)
+    return [
+        (float(sure[index == b].mean()), float(right[index == b].mean()), int((index == b).sum()))
+        for b in np.unique(index)
+    ]
+
+
+def calibration_error(runs: list[Records], bins: int = 15) -> float:
+    """Expected calibration error in points: the gap between confidence and share right, averaged over predictions.
+
+    Few predictions make it large by themselves: a perfectly calibrated model shows several points at n = 200."""
+    found = calibration_bins(runs, bins)
+    n = sum(count for *_, count in found)
+    return 100 * sum(abs(sure - right) * count for sure, right, count in found) / n
 
 
 ON_VALIDATION = "held-out"  # what records say of settings that were chosen on the four validation corruptions

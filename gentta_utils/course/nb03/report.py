@@ -15,7 +15,7 @@ from ...evaluation.statistics import Interval, gain, paired_interval, protocol_l
 from ...evaluation.tables import results
 from ...world.words import label_set
 from ..display import plain
-from ..side_by_side import TAUS, averaged, denoiser_cost, mean_posterior, signs
+from ..side_by_side import TAUS, averaged, denoiser_cost, mean_posterior, signs, verdict
 from .choose import STAGES
 
 SOURCE, LOW, TEMPLATES, OURS = "source/full", "source/low", "source/templates", "diffusion_tta/full"
@@ -30,12 +30,6 @@ NATURAL = ("clean", "v2", "a", "r", "sketch", "stylized")
 CORRUPTED = "six corruptions"
 READER = f"reader/{min(STAGES)}"  # at as many evaluations as ours
 ONE = "clip_full/one"  # the default of the notebook: what the grid is compared with
-
-
-def verdict(difference: Interval, negative: bool = False) -> str:
-    """ "holds" where a difference that should be positive (or negative) is clear, "reversed", or "undecided"."""
-    low, high = (-difference.high, -difference.low) if negative else (difference.low, difference.high)
-    return "holds" if low > 0 else "reversed" if high < 0 else "undecided"
 
 
 def _short(classifier: str) -> str:

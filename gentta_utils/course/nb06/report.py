@@ -1,0 +1,269 @@
+"""Tables of notebook 06: natural shifts and label sets, corruptions, which views help, filters, budgets, calibration.
+
+All differences are paired on the same scenes. A published shape holds, is reversed, or is undecided, which it is where
+the interval holds 0. Seconds are those of the method and of drawing its views.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ...common.text import as_table
+from ...evaluation.records import Records
+from ...evaluation.rows import accuracy, distinct, over_classifiers, pick, versus
+from ...evaluation.statistics import Interval, calibration_bins, calibration_error, gain, protocol_line
+from ...world.words import label_set
+from ..side_by_side import verdict
+from .rows import DIFFTPT, LOW, ON_THEIRS, QUANTITIES, TPT4, TPT_MANY, TRUE, VIEWS, ZERO_SHOT
+
+VARIATION = DIFFTPT["variation"]
+CLAIM = 5.13  # points that DiffTPT's authors name as its lead over TPT
+
+
+def short(classifier: str) -> str:
+    """The name of a CLIP in tables."""
+    return classifier.split("/")[-1]
+
+
+def shift_name(r: Records) -> str:
+    """The shift of a run."""
+    return r.about["stream"]["shift"].replace("_", " ")
+
+
+def labels_name(r: Records) -> str:
+    """The label set of a run."""
+    return r.about["stream"].get("labels", "category").replace("_", " ")
+
+
+def seconds_of(runs: list[Records]) -> float:
+    """Seconds per image of a row, those of the generator among them."""
+    own = np.concatenate([r.seconds + r.about.get("drawn", {}).get("seconds", 0.0) for r in runs])
+    return float(own.mean())
+
+
+def evaluations_of(r: Records) -> str:
+    """Network evaluations per image of a row: images through CLIP, prompts, the generator's U-Net."""
+    text = {k.split(" ")[1]: v for k, v in r.nfe.items() if k.startswith("text")}
+    words = [f"{r.nfe.get('classifier fwd', 0):.0f} images"]
+    words += [f"{v:.0f} prompts {kind}" for kind, v in text.items()]
+    drawn = r.about.get("drawn", {}).get("evaluations", 0)
+    return ", ".join([*words, *([f"{drawn:.0f} U-Net"] if drawn else [])])
+
+
+def _header(runs: list[Records]) -> str:
+    return protocol_line([r for r in runs if r.about["method"] != "source"])
+
+
+def same_scenes(runs: list[Records], label: str, other: str) -> Interval:
+    """Row `label` minus row `other`, both CLIPs pooled; raises as `rows.paired`."""
+    return over_classifiers(pick(runs, label), pick(runs, other))
+
+
+# --- natural shifts (S1), label sets (S2) -----------------------------------------------------------------------------
+
+
+def by_column(runs: list[Records], column_of: Callable[[Records], str]) -> list[dict]:
+    """A row for each CLIP and label: percent right in each column and in all, paired differences, calibration, cost."""
+    columns, rows = list(dict.fromkeys(map(column_of, runs))), []
+    for clip in distinct(runs, "classifier"):
+        mine = pick(runs, classifier=clip)
+        for label in distinct(mine, "label"):
+            here = pick(mine, label)
+            row = {"CLIP": short(clip), "row": label}
+            for column in columns:
+                part = [r for r in here if column_of(r) == column]
+                row[column] = f"{accuracy(part):.0f}" if part else ""
+            row["all"] = f"{accuracy(here):.1f}"
+            for head, other in {"minus zero-shot": ZERO_SHOT, "minus TPT, 4 steps": TPT4}.items():
+                row[head] = "" if label == other else str(versus(here, pick(mine, other)))
+            rows.append(row | {"ECE": f"{calibration_error(here):.0f}", "s/img": f"{seconds_of(here):.2f}"})
+    return rows
+
+
+def claim(runs: list[Records]) -> list[dict]:
+    """What DiffTPT, with the published kind of generator, is ahead of, for each CLIP; and the share of what was left to
+    gain (T1)."""
+    rows = []
+    for clip in distinct(pick(runs, VARIATION), "classifier"):
+        mine = pick(runs, classifier=clip)
+        for other in (TPT4, TPT_MANY, *ON_THEIRS.values(), ZERO_SHOT):
+            if there := pick(mine, other):
+                ahead, left = versus(pick(mine, VARIATION), there), 100 - accuracy(there)
+                row = {"CLIP": short(clip), "DiffTPT minus": other, "points": str(ahead)}
+                rows.append(row | {"of what was left, %": f"{100 * ahead.mean / left:+.0f}", "ahead": verdict(ahead)})
+    return rows
+
+
+def gains_by(runs: list[Records], column_of: Callable[[Records], str], labels: tuple[str, ...]) -> list[dict]:
+    """A row for each column: zero-shot accuracy, the paired gain of some rows, both CLIPs pooled."""
+    rows = []
+    for column in dict.fromkeys(map(column_of, runs)):
+        here = [r for r in runs if column_of(r) == column]
+        row = {"set": column, "n": sum(map(len, pick(here, ZERO_SHOT)))}
+        row["zero-shot"] = f"{accuracy(pick(here, ZERO_SHOT)):.0f}"
+        row |= {f"gain of {label}": str(gain(pick(here, label))) for label in labels}
+        rows.append(row | {"DiffTPT minus TPT": str(same_scenes(here, VARIATION, TPT4))})
+    return rows
+
+
+def natural(runs: list[Records]) -> str:
+    """Natural shifts: all rows, what DiffTPT is ahead of, gains by set."""
+    head = _header(runs) + "\n" + as_table(by_column(runs, shift_name))
+    return "\n\n".join([head, as_table(claim(runs)), as_table(gains_by(runs, shift_name, (TPT4, VARIATION)))])
+
+
+def label_sets(runs: list[Records]) -> str:
+    """Ten label sets: all rows, what DiffTPT is ahead of, which sets gain most (T5)."""
+    rows = gains_by(runs, labels_name, (TPT4, VARIATION))
+    head = _header(runs) + "\n" + as_table(by_column(runs, labels_name))
+    return "\n\n".join([head, as_table(claim(runs)), as_table(rows)])
+
+
+# --- corruptions ------------------------------------------------------------------------------------------------------
+
+
+def corruptions(runs: list[Records]) -> str:
+    """Fifteen corruptions: all rows against zero-shot and against the low view, and how many of them gain."""
+    rows = []
+    for clip in distinct(runs, "classifier"):
+        mine = pick(runs, classifier=clip)
+        for label in distinct(mine, "label"):
+            here = pick(mine, label)
+            signs = [int(r.right_after.sum()) - int(r.right_before.sum()) for r in here]
+            row = {"CLIP": short(clip), "row": label, "right": f"{accuracy(here):.1f}"}
+            for head, other in {"minus zero-shot": ZERO_SHOT, "minus low view": LOW, "minus TPT": TPT4}.items():
+                row[head] = "" if label == other else str(versus(here, pick(mine, other)))
+            row |= {"gain": sum(s > 0 for s in signs), "lose": sum(s < 0 for s in signs)}
+            rows.append(row | {"s/img": f"{seconds_of(here):.2f}"})
+    shown = [label for label in (ZERO_SHOT, LOW, TPT4, *DIFFTPT.values()) if pick(runs, label)]
+    by_shift = []
+    for shift in dict.fromkeys(map(shift_name, runs)):
+        here = [r for r in runs if shift_name(r) == shift]
+        by_shift.append({"corruption": shift} | {label: f"{accuracy(pick(here, label)):.0f}" for label in shown})
+    return _header(runs) + "\n" + as_table(rows) + "\n\n" + as_table(by_shift)
+
+
+# --- which views help -------------------------------------------------------------------------------------------------
+
+
+def quantities(runs: list[Records]) -> list[dict]:
+    """A row for each set and kind of views: the means of `QUANTITIES`, and the right share of the image itself."""
+    rows = []
+    for shift in dict.fromkeys(map(shift_name, runs)):
+        for label in distinct(pick(runs, shifts=[shift]), "label"):
+            (r,) = pick(runs, label, shifts=[shift])
+            if label.startswith(VIEWS):
+                row = {"set": shift, "views": label.removeprefix(VIEWS), "image": f"{100 * r.right_before.mean():.0f}"}
+                values = dict(zip(QUANTITIES, r.loss.mean(0), strict=True))
+                row |= {k: f"{100 * v:.0f}" if "right" in k else f"{v:.2f}" for k, v in values.items()}
+                rows.append(row | {"gain of their mean": str(gain([r]))})
+    return rows
+
+
+def precision(runs: list[Records]) -> str:
+    """Which views help: how near, how different and how often right they are, before and after the entropy filter."""
+    return _header(runs) + "\n" + as_table(quantities(runs))
+
+
+# --- filters, budgets (T3, T6) ----------------------------------------------------------------------------------------
+
+
+def against(runs: list[Records], usual: str) -> str:
+    """Rows by set: percent right and the paired difference to the row `usual`, which is named above."""
+    rows, sets = [], list(dict.fromkeys(map(shift_name, runs)))
+    for label in distinct(runs, "label"):
+        row = {"row": label}
+        for name in sets:
+            here, other = (pick(runs, of, shifts=[name]) for of in (label, usual))
+            row[name] = f"{accuracy(here):.1f}"
+            row[f"{name}: minus {usual}"] = "" if label == usual else str(versus(here, other))
+        rows.append(row | {"evaluations": evaluations_of(pick(runs, label)[0])})
+    return _header(runs) + "\n" + as_table(rows)
+
+
+def filters(runs: list[Records]) -> str:
+    """Filters of views, each against none."""
+    return against(runs, distinct(runs, "label")[0])
+
+
+def budget(runs: list[Records]) -> str:
+    """Numbers of views and steps, shares of generated views, both filters' shares, each against the usual."""
+    return against(runs, VARIATION)
+
+
+# --- initialisations --------------------------------------------------------------------------------------------------
+
+
+def initial(runs: list[Records]) -> str:
+    """Contexts to begin with, by what is done with them; pairs of colour and category that captions name stand apart."""
+    seen, rows = np.array(label_set("colour_category").seen), []
+    for label in distinct(runs, "label"):
+        here = pick(runs, label)
+        row = {"row": label}
+        for name, wanted in (("named pairs", True), ("unnamed pairs", False)):
+            right = np.concatenate([r.right_after[seen[r.label] == wanted] for r in here])
+            row[name] = f"{100 * right.mean():.0f} of {len(right)}"
+        row["all"] = f"{accuracy(here):.1f}"
+        row["minus zero-shot"] = "" if label == ZERO_SHOT else str(versus(here, pick(runs, ZERO_SHOT)))
+        rows.append(row | {"s/img": f"{seconds_of(here):.2f}"})
+    return _header(runs) + "\n" + as_table(rows)
+
+
+# --- order ------------------------------------------------------------------------------------------------------------
+
+
+def orders(runs: list[Records]) -> str:
+    """Online methods by order: percent right of each of the seeds, their mean, the worst; the source beside it."""
+    rows = []
+    for label in distinct(runs, "label"):
+        for order in dict.fromkeys(r.about["stream"]["order"] for r in pick(runs, label)):
+            here = [r for r in pick(runs, label) if r.about["stream"]["order"] == order]
+            each = [100 * r.right_after.mean() for r in here]
+            row = {"row": label, "order": order, "seeds": " ".join(f"{v:.1f}" for v in each)}
+            rows.append(row | {"mean": f"{np.mean(each):.1f}", "worst": f"{min(each):.1f}", "gain": str(gain(here))})
+    return _header(runs) + "\n" + as_table(rows)
+
+
+# --- calibration, cost ------------------------------------------------------------------------------------------------
+
+
+def calibration(tables: list[list[Records]], labels: tuple[str, ...]) -> list[dict]:
+    """Pooled over tables: predictions, percent right, mean confidence minus that, expected calibration error.
+
+    Only streams that all of these rows met count."""
+    rows, parts = [], {label: pooled(tables, label, labels) for label in labels}
+    for label, here in parts.items():
+        bins = calibration_bins(here)
+        sure = 100 * sum(confidence * n for confidence, _, n in bins) / sum(n for *_, n in bins)
+        row = {"row": label, "n": sum(map(len, here)), "right": f"{accuracy(here):.1f}"}
+        row |= {"confidence minus right": f"{sure - accuracy(here):+.1f}"}
+        rows.append(row | {"ECE": f"{calibration_error(here):.1f}"})
+    return rows
+
+
+def pooled(tables: list[list[Records]], label: str, labels: tuple[str, ...]) -> list[Records]:
+    """The runs of a row on the streams and by the CLIPs that all of these rows met."""
+
+    def key(r: Records) -> tuple:
+        s = r.about["stream"]
+        return r.about["classifier"], labels_name(r), s["shift"], s["severity"], s["start"], len(r)
+
+    runs = [r for table in tables for r in table]
+    met = set.intersection(*({key(r) for r in pick(runs, one)} for one in labels))
+    return [r for r in pick(runs, label) if key(r) in met]
+
+
+def frontier(runs: list[Records]) -> list[dict]:
+    """Rows by cost: seconds per image with those of the generator, evaluations, percent right; on the frontier stand
+    those that no cheaper row reaches."""
+    rows = []
+    for label in distinct(runs, "label"):
+        if label != TRUE:
+            here = pick(runs, label)
+            rows.append((seconds_of(here), accuracy(here), label, evaluations_of(here[0])))
+    rows.sort()
+    return [
+        {"row": label, "s/img": f"{s:.3f}", "right": f"{right:.1f}", "evaluations": spent}
+        | {"on the frontier": "yes" if right > max((r for t, r, *_ in rows if t < s), default=-1) else ""}
+        for s, right, label, spent in rows
+    ]

@@ -195,6 +195,11 @@ class Scenes(Profile):
         `kind` is what is adapted, one of `nb03.choose.KINDS`; None: the image tower."""
         return chosen.tuned_text(classifier, view, kind or "clip_full", **{"seed": self.seed} | given(changes))
 
+    def prompt_settings(self, method: str, clip: str, label_set: str | None = None, **changes):
+        """The chosen settings of "tpt", "difftpt", "zero" or "mta" for a CLIP and a label set, with the changes that are
+        not None."""
+        return chosen.prompted(method, clip, label_set or self.default_label_set, **{"seed": self.seed} | given(changes))
+
     def rival(self, row: str, classifier: str):
         """Settings of another method for a row of `nb02.choose.select_rivals`, e.g. "tent" or "diffusion_tta online":
         those chosen, or its defaults."""
@@ -325,6 +330,12 @@ class ImageNet(Profile):
 
         adapted = PUBLISHED_TEXT | (KINDS[kind] if kind else {})
         return diffusion_tta.Settings(**adapted | {"seed": self.seed, "view": view} | given(changes))
+
+    def prompt_settings(self, method: str, clip: str, label_set: str | None = None, **changes):
+        """The published settings of "tpt", "difftpt", "zero" or "mta", the same for any CLIP and label set, with the
+        changes that are not None."""
+        module = METHODS[method]
+        return module.Settings(**module.PUBLISHED | {"seed": self.seed} | given(changes))
 
     def rival(self, row: str, classifier: str):
         """Settings of another method for a row of a table, e.g. "tent" or "diffusion_tta online": its defaults."""

@@ -87,6 +87,24 @@ def text_rival(clip: str, row: str):
     return METHODS[{"sd_lora": "adapted_reader"}.get(row, row)].Settings(**frozen(text_choice()["rivals"][clip][row]))
 
 
+PROMPT = RESULTS / "prompt.json"
+
+
+def prompt_choice() -> dict:
+    """What `measure select_prompt` wrote down.
+
+    Raises FileNotFoundError before it was run, ValueError if the models changed since."""
+    return _read(PROMPT, "select_prompt")
+
+
+def prompted(method: str, clip: str, labels: str = "category", **changes):
+    """The chosen settings of "tpt", "difftpt", "zero" or "mta" for a CLIP, on the views chosen for a label set, with
+    changes; raises as `prompt_choice`, KeyError for what it did not choose."""
+    content = prompt_choice()
+    values = content["settings"][clip][method] | content["views"][labels] | changes
+    return METHODS[method].Settings(**values)
+
+
 SDA = RESULTS / "sda.json"
 
 

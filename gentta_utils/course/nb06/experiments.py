@@ -1,0 +1,191 @@
+"""The tables of notebook 06. Settings are those that `nb06.choose.select_prompt` chose.
+
+Rows of a table stand on the same scenes and, where they look at views, on the same views.
+"""
+
+from dataclasses import replace
+
+from ...evaluation.chosen import prompt_choice, prompted, tuned_text
+from ...evaluation.records import Records
+from ...evaluation.tables import Job, table
+from ...methods import coop, difftpt, dota, mta, tda, tpt, zero
+from ...streams.scenes import SceneSpec
+from ...world.severities import TEST
+from ...world.words import LABEL_SETS
+from ..trials import ONLINE, TEXT, Wording, job
+from . import rows
+from .choose import CLIPS, GENERATED, SCALES, VIEWS, prompt_job, zero_shot
+from .drawn import GENERATORS, Drawn
+from .looking import looked_job
+from .truth import truth_job
+
+NATURAL = ("clean", "v2", "a", "r", "sketch", "far")
+SCENES = dict(natural=60_000, sets=62_000, test=64_000, order=66_000, initial=67_000)  # first scene of each
+SMALL = CLIPS[0]
+
+
+def spec_of(shift: str, n: int, labels: str = "category", table: str = "natural") -> SceneSpec:
+    """n scenes of a natural shift; the first ones are the same for any n."""
+    return SceneSpec(n, shift, 0, "test", SCENES[table] + 200 * NATURAL.index(shift), labels=labels)
+
+
+def drawn_by(generator: str) -> Drawn:
+    """A generator's views at the chosen level."""
+    return Drawn(generator, level=prompt_choice()["levels"].get(generator))
+
+
+def untuned(clip: str, spec: SceneSpec) -> list[Job]:
+    """The mean of the confident views, ZERO, MTA on the views of the stream's label set."""
+    s = prompted("zero", clip, spec.labels)
+    return [
+        prompt_job("zero", replace(s, rho_h=0.1, temperature=1.0), clip, spec, rows.MEAN),
+        prompt_job("zero", s, clip, spec, rows.ZERO),
+        prompt_job("mta", prompted("mta", clip, spec.labels), clip, spec, rows.MTA),
+    ]
+
+
+def tuned(clip: str, spec: SceneSpec) -> list[Job]:
+    """TPT with one and four steps, and with as many views that count as DiffTPT has; C-TPT."""
+    many = difftpt_count(clip) / VIEWS + 1e-6
+    usual = prompted("tpt", clip, spec.labels)
+    settings = {
+        rows.TPT1: replace(usual, updates=1),
+        rows.TPT4: usual,
+        rows.TPT_MANY: replace(usual, rho_h=many),
+        rows.CTPT: replace(usual, dispersion=50.0),
+    }
+    return [prompt_job("tpt", s, clip, spec, label) for label, s in settings.items()]
+
+
+def difftpt_count(clip: str) -> int:
+    """How many views count in DiffTPT."""
+    s = prompted("difftpt", clip)
+    return int((1 + int((VIEWS - 1) * s.rho_c)) * s.rho_h)
+
+
+def generative(clip: str, spec: SceneSpec, generators: tuple[str, ...] = GENERATORS) -> list[Job]:
+    """DiffTPT by these generators."""
+    s = prompted("difftpt", clip, spec.labels)
+    return [prompt_job("difftpt", s, clip, spec, rows.DIFFTPT[g], drawn_by(g)) for g in generators]
+
+
+def on_theirs(clip: str, spec: SceneSpec) -> list[Job]:
+    """The untuned methods on the views and the filters of DiffTPT with variations."""
+    s, drawn = prompted("difftpt", clip, spec.labels), drawn_by("variation")
+    same = {k: getattr(s, k) for k in ("views", "kind", "lowest", "generated", "rho_c", "rho_h")}
+    by = dict(same, filter="sequential_logits")
+    return [
+        prompt_job("zero", zero.Settings(temperature=1.0, **by), clip, spec, rows.ON_THEIRS["mean"], drawn),
+        prompt_job("zero", zero.Settings(**by), clip, spec, rows.ON_THEIRS["zero"], drawn),
+        prompt_job("mta", mta.Settings(**same), clip, spec, rows.ON_THEIRS["mta"], drawn),
+    ]
+
+
+def controls(clip: str, spec: SceneSpec) -> list[Job]:
+    """The published TPT, crops of the low view, the paper's filter, the ceiling."""
+    return [
+        prompt_job("tpt", tpt.Settings(**tpt.PUBLISHED), clip, spec, rows.PUBLISHED),
+        prompt_job("tpt", prompted("tpt", clip, kind="low"), clip, spec, rows.LOW_CROPS),
+        prompt_job(
+            "difftpt", prompted("difftpt", clip, filter="parallel_features"), clip, spec, rows.PARALLEL, drawn_by("variation")
+        ),
+        truth_job(prompted("tpt", clip, spec.labels), clip, spec, rows.TRUE),
+    ]
+
+
+def online(clip: str, spec, **how) -> list[Job]:
+    """TDA and DOTA through the whole stream."""
+    content, how = prompt_choice()["online"], ONLINE | how
+    jobs = [("tda", tda.Settings(**content["tda"]), rows.TDA), ("dota", dota.Settings(**content["dota"]), rows.DOTA)]
+    jobs.insert(1, ("tda", tda.Settings(**tda.PUBLISHED), rows.TDA_PUBLISHED))
+    return [prompt_job(method, s, clip, spec, label, **how) for method, s, label in jobs]
+
+
+def natural(n: int = 40) -> list[Records]:
+    """Natural shifts (S1): all rows. The larger CLIP's own predictions are not drawn after."""
+    jobs = []
+    for shift in NATURAL:
+        for clip in CLIPS:
+            spec = spec_of(shift, n)
+            jobs += [zero_shot(clip, spec), zero_shot(clip, spec, prompts="templates", label=rows.TEMPLATES)]
+            jobs += untuned(clip, spec) + tuned(clip, spec) + controls(clip, spec)
+            jobs += generative(clip, spec, GENERATORS if clip == SMALL else GENERATORS[:3])
+            jobs += on_theirs(clip, spec) + online(clip, spec)
+    return table("prompt_s1", jobs)
+
+
+def label_sets(n: int = 20) -> list[Records]:
+    """Ten label sets over the same clean scenes (S2)."""
+    jobs = []
+    for labels in LABEL_SETS:
+        spec = SceneSpec(n, split="test", start=SCENES["sets"], labels=labels)
+        jobs += [zero_shot(SMALL, spec), zero_shot(SMALL, spec, prompts="templates", label=rows.TEMPLATES)]
+        jobs += untuned(SMALL, spec) + tuned(SMALL, spec) + generative(SMALL, spec, GENERATORS[:1])
+        jobs += on_theirs(SMALL, spec) + [truth_job(prompted("tpt", SMALL, labels), SMALL, spec, rows.TRUE)]
+    return table("prompt_s2", jobs)
+
+
+def corruptions(n: int = 10) -> list[Records]:
+    """The 15 test corruptions at severity 5: who repairs what."""
+    jobs, clip = [], SMALL
+    for i, name in enumerate(TEST):
+        spec = SceneSpec(n, name, 5, "test", SCENES["test"] + 100 * i)
+        jobs += [zero_shot(clip, spec), zero_shot(clip, spec, "low", label=rows.LOW)]
+        jobs += untuned(clip, spec) + tuned(clip, spec) + generative(clip, spec)
+        purified = zero.Settings(views=1, generated=GENERATED, filter="none", temperature=1.0)
+        jobs.append(prompt_job("zero", purified, clip, spec, rows.PURIFIED, drawn_by("image_to_image")))
+        jobs.append(prompt_job("tpt", prompted("tpt", clip, kind="low"), clip, spec, rows.LOW_CROPS))
+        settings = tuned_text(clip)
+        jobs.append(
+            job("diffusion_tta", settings, clip, spec, rows.DIFFUSION_TTA, TEXT, wording=Wording(), batch=n)
+        )
+    return table("prompt_test", jobs)
+
+
+def views(n: int = 40) -> list[Records]:
+    """Which views help: many kinds on their own, with the gain of their mean and of TPT on them."""
+    kinds = {f"crops {s:g}": dict(kind="crops", lowest=s) for s in SCALES}
+    kinds |= {"crops, low view": dict(kind="low"), "AugMix": dict(kind="augmix"), "flips, light": dict(kind="flips")}
+    jobs = []
+    for shift in ("clean", "a", "far"):
+        spec = spec_of(shift, n)
+        for name, how in kinds.items():
+            jobs.append(looked_job(zero.Settings(views=GENERATED + 1, rho_h=0.3, temperature=1.0, **how), SMALL, spec, name))
+            s = tpt.Settings(views=GENERATED + 1, rho_h=0.3, updates=4, lr=prompted("tpt", SMALL).lr, **how)
+            jobs.append(prompt_job("tpt", s, SMALL, spec, f"{rows.TPT4}, {name}"))
+        for g in GENERATORS:
+            s = zero.Settings(views=1, generated=GENERATED, rho_h=0.3, temperature=1.0)
+            jobs.append(looked_job(s, SMALL, spec, rows.DRAWN[g], drawn_by(g)))
+            s = tpt.Settings(views=1, generated=GENERATED, rho_h=0.3, updates=4, lr=prompted("tpt", SMALL).lr)
+            jobs.append(prompt_job("tpt", s, SMALL, spec, f"{rows.TPT4}, {rows.DRAWN[g]}", drawn_by(g)))
+    return table("prompt_views", jobs)
+
+
+def filters(n: int = 40) -> list[Records]:
+    """Filters none, entropy, cosine and both, in the public code's order and in the paper's (T3)."""
+    jobs, drawn = [], drawn_by("variation")
+    for shift in ("far", "a"):
+        spec = spec_of(shift, n)
+        for label, kind in rows.FILTERS.items():
+            jobs.append(prompt_job("difftpt", prompted("difftpt", SMALL, filter=kind), SMALL, spec, label, drawn))
+    return table("prompt_filters", jobs)
+
+
+def budget(n: int = 40) -> list[Records]:
+    """One change at a time: number of views, of steps, share of generated views, both shares (T6)."""
+    usual, most = prompted("difftpt", SMALL), VIEWS - 1
+    changes = {rows.DIFFTPT["variation"]: {}}
+    changes |= {f"{v} views": dict(views=v - v // 2 + 1, generated=v // 2 - 1) for v in (8, 16, 32)}
+    changes |= {"128 views": dict(views=VIEWS + 1, generated=most)}
+    changes |= {f"{k} steps": dict(updates=k) for k in (1, 2, 8)}
+    changes |= {f"{100 * g // most}% generated": dict(views=VIEWS - g, generated=g) for g in (0, 16, 47, most)}
+    changes |= {f"rho_C {c:g}": dict(rho_c=c) for c in (0.3, 0.5, 0.8, 1.0) if c != usual.rho_c}
+    changes |= {f"rho_H {h:g}": dict(rho_h=h) for h in (0.1, 0.3, 0.6, 1.0) if h != usual.rho_h}
+    jobs = []
+    for shift in ("far", "a"):
+        for label, change in changes.items():
+            s, drawn = replace(usual, **change), drawn_by("variation")
+            jobs.append(
+                prompt_job("difftpt", s, SMALL, spec_of(shift, n), label, replace(drawn, n=max(drawn.n, s.generated)))
+            )
+    return table("prompt_budget", jobs)

@@ -23,6 +23,7 @@ from ..methods import METHODS, diffusion_classifier, source
 from ..methods.base import Models, stated
 from ..models import zoo
 from ..models.classifier import Classifier
+from ..models.prompts import make_prompt
 from ..recipes.classifiers import MEAN, RECIPES, STD
 from ..streams.scenes import SceneSpec
 from ..streams.stream import Stream, correlated, mixed, stream
@@ -75,10 +76,11 @@ def _asked(clip: str, denoiser: str | None, precision: str, wording: Wording) ->
     asked = label_set(wording.labels)
     of_clip = asked.templates if wording.prompts == "templates" else asked.templates[:1]
     classifier = zoo.cached(clip).zero_shot(asked.classes, of_clip)
+    prompt = make_prompt(zoo.cached(clip), asked.classes, asked.templates[0])
     if denoiser is None:
-        return Models(classifier)
+        return Models(classifier, prompt=prompt)
     prompts = [[template.format(name) for name in asked.classes] for template in wording.templates]
-    return Models(classifier, zoo.cached(denoiser, precision).for_wordings(prompts))
+    return Models(classifier, zoo.cached(denoiser, precision).for_wordings(prompts), prompt=prompt)
 
 
 def untrained(classifier: str) -> Classifier:

@@ -8,16 +8,20 @@ from . import (
     diffpure,
     diffusion_classifier,
     diffusion_tta,
+    difftpt,
     dusa,
     ensemble,
     ilvr,
     memo,
+    mta,
     sda,
     source,
     tea,
     tent,
+    tpt,
     tta_averaging,
     ttt_mae,
+    zero,
 )
 
 METHODS = {
@@ -38,4 +42,8 @@ METHODS = {
     "ilvr": ilvr,
     "dda": dda,
     "sda": sda,
+    "tpt": tpt,
+    "difftpt": difftpt,
+    "zero": zero,
+    "mta": mta,
 }

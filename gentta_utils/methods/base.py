@@ -20,6 +20,7 @@ from ..common.validate import check_images
 from ..diffusion.mixture import GaussianMixture
 from ..models.classifier import Classifier
 from ..models.denoiser import Denoiser
+from ..models.prompts import Prompt
 from ..world.views import view_of
 
 
@@ -27,11 +28,13 @@ from ..world.views import view_of
 class Models:
     """What a method may use: the task model, and the diffusion model where there is one.
 
-    `aligned` is a second task model of the same classes, for the images that SDA has changed."""
+    `aligned` is a second task model of the same classes, for the images that SDA has changed. `prompt` is the text
+    tower of a zero-shot CLIP with a learnable prompt of the same classes, for the methods that tune it."""
 
     classifier: Classifier
     denoiser: Denoiser | GaussianMixture | None = None
     aligned: Classifier | None = None
+    prompt: Prompt | None = None
 
     def restrict(self, classes: tuple[int, ...] | None) -> "Models":
         """The same networks among some of their classes, as a `Stream` of ImageNet-A or -R names them in `classes`.
@@ -41,12 +44,13 @@ class Models:
         Raises ValueError unless the classes are different ones of both models."""
         if classes is None:
             return self
-        parts = (None if net is None else net.restrict(classes) for net in (self.denoiser, self.aligned))
+        parts = (None if net is None else net.restrict(classes) for net in (self.denoiser, self.aligned, self.prompt))
         return Models(self.classifier.restrict(classes), *parts)
 
     def counts(self) -> dict[str, int]:
         """Network evaluations so far, e.g. {"classifier fwd": 3, "denoiser fwd+bwd": 160}; one for each image."""
         nets = {"classifier": self.classifier, "denoiser": self.denoiser, "aligned": self.aligned}
+        nets["text"] = self.prompt  # one for each class of an image
         return {f"{name} {kind}": n for name, net in nets.items() if net is not None for kind, n in net.count.items()}
 
 
@@ -56,12 +60,14 @@ class Needs:
 
     Attributes:
         denoiser: a diffusion model.
+        clip: a zero-shot CLIP as classifier, and its `Models.prompt`.
         online: by default a state is carried from batch to batch, so a stream is met in order; settings with a field
             `online` say it for themselves.
         batch_statistics: an image's prediction rests on the other images of its batch: give it large ones.
     """
 
     denoiser: bool = False
+    clip: bool = False
     online: bool = False
     batch_statistics: bool = False
 

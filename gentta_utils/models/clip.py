@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..common.types import Probs
 from ..world.views import low_pass
-from .classifier import Classifier
+from .classifier import Classifier, SomeLogits
 
 TEXTS_AT_ONCE = 512  # a thousand classes in six wordings would need 6 GB
 
@@ -105,3 +105,33 @@ class ZeroShot(nn.Module):
     def get_classifier(self) -> nn.Module:
         """The last layer, by timm's name for it."""
         return self.head
+
+
+def image_features(classifier: Classifier, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
+    """Unit features (B, D) of images in [0, 1] by a zero-shot classifier, counted as its forward passes.
+
+    Its logits are `image_features @ text_head.T`. Raises ValueError for another classifier."""
+    network, _ = _zero_shot(classifier)
+    classifier.count.add(len(images), images, *classifier.parameters())
+    return F.normalize(network.visual(classifier.normalise(images)).float(), dim=-1)
+
+
+def text_head(classifier: Classifier) -> Float[Tensor, "K D"]:
+    """The unit features of a zero-shot classifier's K classes, times the logit scale, which is the norm of each.
+
+    Raises ValueError for another classifier."""
+    network, classes = _zero_shot(classifier)
+    head = network.head.weight.detach()
+    return head if classes is None else head[classes]
+
+
+def _zero_shot(classifier: Classifier) -> tuple[ZeroShot, Tensor | None]:
+    """Its network, and which of its classes are left."""
+    network, classes = classifier.network, None
+    if isinstance(network, SomeLogits):
+        network, classes = network.network, network.classes
+    if not isinstance(network, ZeroShot):
+        raise ValueError(
+            f"{classifier.name or 'this classifier'} has no text features: take a CLIP's `zero_shot` classifier"
+        )
+    return network, classes

@@ -73,7 +73,7 @@ class SceneSpec:
         if self.shift not in renditions.SHIFTS:
             images = shifted(images, self.shift, self.severity, ids, self.seed)
         if self.labels not in ("category", "count"):
-            world = renditions.V2 if self.shift == "v2" else None
+            world = renditions.STYLES[self.shift][0] if self.shift in renditions.SHIFTS else None
             labels = label_set(self.labels).labels(attributes(scenes.sample(ids, world=world)))
         return Stream(images, labels, ids, self.describe())
 

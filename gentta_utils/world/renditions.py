@@ -2,7 +2,8 @@
 
 They stand for the natural-shift sets of ImageNet: "v2" draws pose, camera and light from wider ranges; "a" holds the
 views that a network used nowhere else gets wrong; "r" is cartoons, line drawings and voxels; "sketch" is pencil lines
-alone; "stylized" keeps shape and light and swaps every texture. Classes, masks and depths stay exact, and a scene is
+alone; "stylized" keeps shape and light and swaps every texture. "far" stands for no set: its objects are small in the
+frame, as in most photographs, so that a crop may show them better than the image does. Classes, masks and depths stay exact, and a scene is
 still a function of its id alone (in "a": of its id and that network).
 """
 
@@ -19,7 +20,7 @@ from .solids import EDGE, VOXELS
 from .tracing import Surface, photograph
 
 VERSION = 1  # part of every record of a natural shift: raise it when any of their pixels change
-SHIFTS = ("v2", "a", "r", "sketch", "stylized")
+SHIFTS = ("v2", "a", "r", "sketch", "stylized", "far")
 RENDITIONS = ("cartoon", "drawing", "voxels")  # what "r" is made of, a third each
 FILTER = "classifier/filter"  # the network whose errors make "a"; used for nothing else
 STRIDE = 250_000  # between the alternatives from which "a" takes the first that the filter gets wrong
@@ -31,6 +32,7 @@ V2 = World(  # so wide that it costs the shipped classifiers 3 to 8 points, on s
     light_x=(-1.3, 1.3),
     light_y=(0.75, 1.6),
 )
+FAR = World(scale=(0.5, 0.65))  # of the shape's size, instead of .75 to 1.1
 
 
 # --- looks: (scenes, surface) -> colours (B, N, 3) in [0, 1] of N = S * S rays ----------------------------------------
@@ -98,6 +100,7 @@ STYLES = {  # name -> the world it is drawn from, how it is painted
     "voxels": (World(solids=VOXELS), blocks),
     "sketch": (World(), pencil),
     "stylized": (World(), stylized),
+    "far": (FAR, photograph),
 }
 
 

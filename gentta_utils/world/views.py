@@ -1,17 +1,18 @@
-"""Random views of an image: AugMix (MEMO, TTA-averaging, TPT) and the colour and pose jitter of CoTTA.
+"""Random views of an image: crops (TPT), AugMix (MEMO, TTA-averaging, TPT), the colour and pose jitter of CoTTA.
 
 Any image size: shifts and margins are fractions of the side, where public code has constants for 32 or 224 px. Every
 view has its own generator (docs/methods/protocol.md), so the first n of many views are the n views.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from PIL import Image, ImageOps
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
 
 from ..common.randomness import generator, numpy_generator
@@ -63,9 +64,9 @@ def _augmix(image: Image.Image, severity: float, rng: np.random.Generator) -> np
     return mixed
 
 
-def _crop(image: Image.Image, crop: str, rng: np.random.Generator) -> Image.Image:
-    """ "pad": a black margin of an eighth of the side (4 px at 32), cropped back at random. "resized": 8 to 100% of the
-    area, ratio 3/4 to 4/3, brought back to full size. Both with a flip in half of the cases."""
+def _crop(image: Image.Image, crop: str, rng: np.random.Generator, lowest: float = 0.08) -> Image.Image:
+    """ "pad": a black margin of an eighth of the side (4 px at 32), cropped back at random. "resized": a share of the
+    area from `lowest` to 1, ratio 3/4 to 4/3, brought back to full size. Both with a flip in half of the cases."""
     side = image.width
     if crop == "none":
         return image
@@ -75,7 +76,7 @@ def _crop(image: Image.Image, crop: str, rng: np.random.Generator) -> Image.Imag
         image = image.crop((x, y, x + side, y + side))
     else:
         for _ in range(10):  # a rectangle that does not fit is drawn again; after ten the whole image stays
-            area, ratio = side**2 * rng.uniform(0.08, 1), math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+            area, ratio = side**2 * rng.uniform(lowest, 1), math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
             w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < w <= side and 0 < h <= side:
                 x, y = int(rng.integers(side - w + 1)), int(rng.integers(side - h + 1))
@@ -105,13 +106,89 @@ def augmix_views(
         raise ValueError(f"unknown crop={crop!r}: choose one of {', '.join(CROPS)}")
     if not 0.1 <= severity <= 10:
         raise ValueError(f"severity={severity}: choose a number from 0.1 to 10")
-    pixels = (image.detach().permute(1, 2, 0).cpu().numpy() * 255).round().clip(0, 255).astype(np.uint8)
-    picture, out = Image.fromarray(pixels), []
+    picture, out = _picture(image), []
     for view in range(n):
         rng = numpy_generator(seed, image_id, f"augmix/{view}", step)
         out.append(_augmix(_crop(picture, crop, rng), severity, rng))
-    stacked = torch.from_numpy(np.stack(out)).clamp(0, 255).float() / 255  # (n, S, S, 3)
-    return stacked.permute(0, 3, 1, 2).contiguous().to(image.device)
+    return _tensor(out).to(image.device)
+
+
+def _picture(image: Float[Tensor, "3 S S"]) -> Image.Image:
+    pixels = (image.detach().permute(1, 2, 0).cpu().numpy() * 255).round().clip(0, 255).astype(np.uint8)
+    return Image.fromarray(pixels)
+
+
+def _tensor(pictures: list) -> Float[Tensor, "n 3 S S"]:
+    """Pictures, or arrays (S, S, 3) in [0, 255], as one float32 tensor in [0, 1]."""
+    stacked = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).clamp(0, 255).float() / 255  # (n, S, S, 3)
+    return stacked.permute(0, 3, 1, 2).contiguous()
+
+
+# --- the views of prompt tuning (TPT, Shu et al., NeurIPS 2022; DiffTPT), and what else may be shown ------------------
+
+
+@dataclass(frozen=True)
+class ViewKind:
+    """What is done to an image for a view, in this order."""
+
+    low: bool = False  # the low view, so that nothing is finer than what a generator of half the side draws
+    crop: bool = False  # resized, with a flip in half of the cases
+    flip: bool = False  # in half of the cases, without a crop
+    chains: bool = False  # AugMix
+    light: bool = False  # brightness and contrast within 20%, a blur of up to a pixel
+
+
+VIEW_KINDS = {
+    "crops": ViewKind(crop=True),  # published, for ImageNet and the sets like it
+    "augmix": ViewKind(crop=True, chains=True),  # published, for fine-grained sets
+    "low": ViewKind(low=True, crop=True),
+    "flips": ViewKind(flip=True, light=True),
+    "light": ViewKind(light=True),
+}
+MOVED = {"pose": "light", "size": "flips", "count": "flips"}  # attribute that a crop changes -> views that keep it
+
+
+def keeping(asks: Sequence[str]) -> str:
+    """The kind of views that keep the label where these attributes are asked: "crops", unless crops or flips move it.
+
+    A flip changes where an object is; a crop also how large it looks and how many are seen."""
+    kinds = {MOVED.get(name, "crops") for name in asks}
+    return next(kind for kind in ("light", "flips", "crops") if kind in kinds)
+
+
+def _light(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    for change in (ImageEnhance.Brightness, ImageEnhance.Contrast):
+        image = change(image).enhance(rng.uniform(0.8, 1.2))
+    return image.filter(ImageFilter.GaussianBlur(rng.uniform(0, image.width / 64)))
+
+
+def image_views(
+    image: Float[Tensor, "3 S S"], image_id: int, n: int, kind: str = "crops", lowest: float = 0.08, seed: int = 0
+) -> Float[Tensor, "n 3 S S"]:
+    """The image (3, S, S) in [0, 1] itself and n - 1 random views of it: (n, 3, S, S) float32 in [0, 1].
+
+    Args:
+        kind: one of `VIEW_KINDS`; the crops of "crops" and "low" are the same.
+        lowest: share of the area that a crop has at least; 8% is torchvision's default, and TPT's.
+
+    Raises ValueError for an unknown kind, no view, or a share outside of (0, 1]."""
+    if kind not in VIEW_KINDS:
+        raise ValueError(f"unknown kind={kind!r} of views: choose one of {', '.join(VIEW_KINDS)}")
+    if n < 1 or not 0 < lowest <= 1:
+        raise ValueError(f"n={n}, lowest={lowest}: choose at least one view, and crops of a share from above 0 to 1")
+    how, pictures = VIEW_KINDS[kind], []
+    picture = _picture(low_pass(image[None])[0] if how.low else image)
+    for view in range(1, n):
+        rng, seen = numpy_generator(seed, image_id, f"view/{view}"), picture
+        if how.crop:
+            seen = _crop(seen, "resized", rng, lowest)
+        if how.flip and rng.random() < 0.5:
+            seen = ImageOps.mirror(seen)
+        if how.light:
+            seen = _light(seen, rng)
+        pictures.append(_augmix(seen, 1.0, rng) if how.chains else seen)
+    first = image.detach().float()[None]
+    return first if n == 1 else torch.cat([first, _tensor(pictures).to(image.device)])
 
 
 # --- the jitter of CoTTA (Wang et al., CVPR 2022) --------------------------------------------------------------------

@@ -198,7 +198,9 @@ class Scenes(Profile):
     def prompt_settings(self, method: str, clip: str, label_set: str | None = None, **changes):
         """The chosen settings of "tpt", "difftpt", "zero" or "mta" for a CLIP and a label set, with the changes that are
         not None."""
-        return chosen.prompted(method, clip, label_set or self.default_label_set, **{"seed": self.seed} | given(changes))
+        return chosen.prompted(
+            method, clip, label_set or self.default_label_set, **{"seed": self.seed} | given(changes)
+        )
 
     def rival(self, row: str, classifier: str):
         """Settings of another method for a row of `nb02.choose.select_rivals`, e.g. "tent" or "diffusion_tta online":

@@ -26,6 +26,8 @@ from ..models import zoo
 from ..recipes.aligned import from_description
 from ..streams.scenes import SceneSpec
 from ..streams.stream import Stream
+from ..world.words import label_set
+from .drawn import Drawn
 from .trials import DIT, Wording, models, ordered, untrained
 
 FIRST = 20  # images of a stream that are run again, where an image's prediction depends on those before it
@@ -37,6 +39,8 @@ SECONDS = {
     "unconditional": {"fwd": 0.018, "fwd+bwd": 0.038},
     "classifier": {"fwd": 0.004, "fwd+bwd": 0.010},
     "clip": {"fwd": 0.004, "fwd+bwd": 0.010},
+    "text": {"fwd": 0.0005, "fwd+bwd": 0.0015},
+    "generator": {"fwd": 0.0042},
 }
 RENDERING = 0.05  # seconds for the scene of a record
 SOURCE = RENDERING + SECONDS["classifier"]["fwd"]  # for a record of the frozen source
@@ -206,7 +210,8 @@ def together(r: Records) -> int:
 
 def cost(r: Records) -> float:
     """Seconds for one record of this run on one thread without bf16, by its network evaluations."""
-    kinds = {role: name.split("/")[0] for role, name in _networks(r).items()} | {"aligned": "classifier"}
+    kinds = {role: name.split("/")[0] for role, name in _networks(r).items()}
+    kinds |= {"aligned": "classifier", "text": "text", "generator": "generator"}
     spent = Counter(r.nfe) + Counter({"denoiser fwd": _table_pairs(r) * r.after.shape[1]})
     each = sum(n * SECONDS[kinds[role]][kind] for (role, kind), n in ((k.split(" "), n) for k, n in spent.items()))
     return (each + RENDERING) * max(1, together(r))
@@ -305,4 +310,10 @@ def _method(r: Records, stream: Stream):
         table = error_table(used.denoiser, stream.images, stream.ids, _table_pairs(r), s.window)
         return from_table.configure(used, s, table.thin(s.updates * s.pairs), stream.ids)
     module = METHODS[about["method"]]
-    return module.configure(used, module.Settings(**values))
+    how = module.Settings(**values)
+    if "drawn" not in about:
+        return module.configure(used, how)
+    drawn = Drawn(about["drawn"]["generator"], about["drawn"]["settings"]["start"])
+    if drawn.describe() != about["drawn"]:
+        raise ValueError(f"the generator {drawn.generator!r} changed since: measure the table again")
+    return module.configure(used, how, drawn.views(used, label_set(wording.labels).prompts(), how.generated))

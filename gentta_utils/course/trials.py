@@ -30,6 +30,7 @@ from ..streams.stream import Stream, correlated, mixed, stream
 from ..world.labels import CLASSES, COLOURS
 from ..world.severities import VALIDATION
 from ..world.words import label_set
+from .drawn import Drawn
 
 CLASSIFIERS = ("classifier/resnet", "classifier/vit")
 DIT = "denoiser/dit"
@@ -116,6 +117,7 @@ def job(
     precision: str = "auto",
     order: str = "iid",
     wording: Wording | None = None,
+    drawn: Drawn | None = None,
     **how,
 ) -> Job:
     """One run: all that its numbers depend on, and the call.
@@ -124,7 +126,8 @@ def job(
         label: names its row. how: goes to `evaluate.run`.
         denoiser: which one, for a method that needs one. precision: of it, as in `zoo.load`.
         order: as in `ordered`, which says what `spec` may be.
-        wording: of a CLIP's classes and the text model's prompts."""
+        wording: of a CLIP's classes and the text model's prompts.
+        drawn: where the generated views of a CLIP's method come from; their cost is part of the record."""
     version = getattr(METHODS[method], "VERSION", 1)  # of the method's numbers: rows of an older one are made again
     denoiser = denoiser if METHODS[method].NEEDS.denoiser else None
     used = {"classifier": classifier, **({"denoiser": denoiser} if denoiser else {})}
@@ -140,12 +143,18 @@ def job(
         "select": "none" if method == "source" else ON_VALIDATION,
         **({"denoiser": denoiser} if denoiser not in (None, DIT) else {}),
         **({"text": asdict(wording)} if wording else {}),
+        **({"drawn": drawn.describe()} if drawn else {}),
         **({"method_version": version} if version > 1 else {}),
     }
 
     def work() -> Records:
-        configured = METHODS[method].configure(models(classifier, denoiser, precision, wording), settings)
-        return run(configured, ordered(spec, order), about=about, **how)
+        used, s = models(classifier, denoiser, precision, wording), ordered(spec, order)
+        if drawn is None:
+            return run(METHODS[method].configure(used, settings), s, about=about, **how)
+        prompts, n = label_set(wording.labels).prompts(), settings.generated
+        made = drawn.make(s.images, s.ids, n, used, prompts)  # all at once, for the network takes full batches
+        configured = METHODS[method].configure(used, settings, drawn.views(used, prompts, n))
+        return drawn.counted(run(configured, s, about=about, **how), made)
 
     return about, work
 

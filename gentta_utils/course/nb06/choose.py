@@ -6,14 +6,14 @@ from ...common.files import write_json
 from ...evaluation.chosen import PROMPT
 from ...evaluation.records import Records
 from ...evaluation.tables import Job, table
-from ...methods import difftpt, dota, source, tda, tpt, zero
+from ...methods import difftpt, source, tpt, zero
 from ...models import zoo
 from ...streams.scenes import SceneSpec
 from ...world.severities import VALIDATION
 from ...world.views import keeping
 from ...world.words import LABEL_SETS, label_set
+from ..drawn import GENERATORS, Drawn
 from ..trials import ONLINE, Wording, job, right
-from .drawn import GENERATORS, LEVELS, Drawn
 from .rows import ZERO_SHOT
 
 CLIPS = ("clip/small", "clip/large")
@@ -24,6 +24,7 @@ SHARES = (0.1, 0.3)  # of confident views
 FILTERS = {"0.8, 0.3": (0.8, 0.3), "0.5, 0.3": (0.5, 0.3), "0.8, 0.1": (0.8, 0.1)}  # rho_C, rho_H; the published first
 ALPHAS = (0.5, 2.0, 4.0)  # weight of TDA's positive cache
 ETAS = (0.2, 0.5, 1.0)  # largest weight of DOTA's Gaussians, as multiples of its default
+LEVELS = (199, 399, 599)  # timesteps from which the generators begin that begin with the image
 START = 12_000
 
 
@@ -31,7 +32,9 @@ def prompt_job(method: str, settings, clip: str, spec, label: str, drawn: Drawn 
     """`trials.job` with a CLIP asked in the one prompt of the stream's label set; `drawn` are its generated views."""
     labels = (spec[0] if isinstance(spec, tuple) else spec).labels
     how = dict(batch=20) | how
-    return job(method, settings, clip, spec, label, None, wording=how.pop("wording", Wording(labels)), drawn=drawn, **how)
+    return job(
+        method, settings, clip, spec, label, None, wording=how.pop("wording", Wording(labels)), drawn=drawn, **how
+    )
 
 
 def zero_shot(clip: str, spec, view: str = "full", prompts: str = "one", label: str = ZERO_SHOT, **how) -> Job:
@@ -76,7 +79,7 @@ def level_jobs(generator: str) -> list[Job]:
     """The mean of the confident ones among views of a generator from each level; the image is among them."""
     settings = zero.Settings(views=1, generated=15, rho_h=0.3, temperature=1.0)
     return [
-        prompt_job("zero", settings, CLIPS[0], spec, f"{generator} from {level}", Drawn(generator, level=level))
+        prompt_job("zero", settings, CLIPS[0], spec, f"{generator} from {level}", Drawn(generator, start=level))
         for level in LEVELS
         for spec in few()
     ]
@@ -117,7 +120,9 @@ def select_prompt() -> list[Records]:
     runs = table("select_prompt", jobs)
     best = filters[best_of(runs, filters)]
     levels = {
-        g: int(best_of(runs, [f"{g} from {level}" for level in LEVELS]).split()[-1]) for g in GENERATORS if g != "variation"
+        g: int(best_of(runs, [f"{g} from {level}" for level in LEVELS]).split()[-1])
+        for g in GENERATORS
+        if g != "variation"
     }
     content = {
         "views": views,

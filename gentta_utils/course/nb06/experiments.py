@@ -12,12 +12,11 @@ from ...methods import coop, difftpt, dota, mta, tda, tpt, zero
 from ...streams.scenes import SceneSpec
 from ...world.severities import TEST
 from ...world.words import LABEL_SETS
+from ..drawn import GENERATORS, Drawn
 from ..trials import ONLINE, TEXT, Wording, job
 from . import rows
 from .choose import CLIPS, GENERATED, SCALES, VIEWS, prompt_job, zero_shot
-from .drawn import GENERATORS, Drawn
-from .looking import looked_job
-from .truth import truth_job
+from .looking import looked_job, truth_job
 
 NATURAL = ("clean", "v2", "a", "r", "sketch", "far")
 SCENES = dict(natural=60_000, sets=62_000, test=64_000, order=66_000, initial=67_000)  # first scene of each
@@ -31,7 +30,7 @@ def spec_of(shift: str, n: int, labels: str = "category", table: str = "natural"
 
 def drawn_by(generator: str) -> Drawn:
     """A generator's views at the chosen level."""
-    return Drawn(generator, level=prompt_choice()["levels"].get(generator))
+    return Drawn(generator, start=prompt_choice()["levels"].get(generator))
 
 
 def untuned(clip: str, spec: SceneSpec) -> list[Job]:
@@ -87,7 +86,12 @@ def controls(clip: str, spec: SceneSpec) -> list[Job]:
         prompt_job("tpt", tpt.Settings(**tpt.PUBLISHED), clip, spec, rows.PUBLISHED),
         prompt_job("tpt", prompted("tpt", clip, kind="low"), clip, spec, rows.LOW_CROPS),
         prompt_job(
-            "difftpt", prompted("difftpt", clip, filter="parallel_features"), clip, spec, rows.PARALLEL, drawn_by("variation")
+            "difftpt",
+            prompted("difftpt", clip, filter="parallel_features"),
+            clip,
+            spec,
+            rows.PARALLEL,
+            drawn_by("variation"),
         ),
         truth_job(prompted("tpt", clip, spec.labels), clip, spec, rows.TRUE),
     ]
@@ -136,9 +140,7 @@ def corruptions(n: int = 10) -> list[Records]:
         jobs.append(prompt_job("zero", purified, clip, spec, rows.PURIFIED, drawn_by("image_to_image")))
         jobs.append(prompt_job("tpt", prompted("tpt", clip, kind="low"), clip, spec, rows.LOW_CROPS))
         settings = tuned_text(clip)
-        jobs.append(
-            job("diffusion_tta", settings, clip, spec, rows.DIFFUSION_TTA, TEXT, wording=Wording(), batch=n)
-        )
+        jobs.append(job("diffusion_tta", settings, clip, spec, rows.DIFFUSION_TTA, TEXT, wording=Wording(), batch=n))
     return table("prompt_test", jobs)
 
 
@@ -150,7 +152,9 @@ def views(n: int = 40) -> list[Records]:
     for shift in ("clean", "a", "far"):
         spec = spec_of(shift, n)
         for name, how in kinds.items():
-            jobs.append(looked_job(zero.Settings(views=GENERATED + 1, rho_h=0.3, temperature=1.0, **how), SMALL, spec, name))
+            jobs.append(
+                looked_job(zero.Settings(views=GENERATED + 1, rho_h=0.3, temperature=1.0, **how), SMALL, spec, name)
+            )
             s = tpt.Settings(views=GENERATED + 1, rho_h=0.3, updates=4, lr=prompted("tpt", SMALL).lr, **how)
             jobs.append(prompt_job("tpt", s, SMALL, spec, f"{rows.TPT4}, {name}"))
         for g in GENERATORS:
@@ -185,7 +189,6 @@ def budget(n: int = 40) -> list[Records]:
     for shift in ("far", "a"):
         for label, change in changes.items():
             s, drawn = replace(usual, **change), drawn_by("variation")
-            jobs.append(
-                prompt_job("difftpt", s, SMALL, spec_of(shift, n), label, replace(drawn, n=max(drawn.n, s.generated)))
-            )
+            drawn = drawn if s.generated else None
+            jobs.append(prompt_job("difftpt", s, SMALL, spec_of(shift, n), label, drawn))
     return table("prompt_budget", jobs)

@@ -7,6 +7,7 @@ the interval holds 0. Seconds are those of the method and of drawing its views.
 from collections.abc import Callable
 
 import numpy as np
+from scipy.special import softmax
 
 from ...common.text import as_table
 from ...evaluation.records import Records
@@ -14,7 +15,7 @@ from ...evaluation.rows import accuracy, distinct, over_classifiers, pick, versu
 from ...evaluation.statistics import Interval, calibration_bins, calibration_error, gain, protocol_line
 from ...world.words import label_set
 from ..side_by_side import verdict
-from .rows import DIFFTPT, LOW, ON_THEIRS, QUANTITIES, TPT4, TPT_MANY, TRUE, VIEWS, ZERO_SHOT
+from .rows import DIFFTPT, LOW, ON_THEIRS, QUANTITIES, TPT1, TPT4, TPT_MANY, TRUE, VIEWS, ZERO_SHOT
 
 VARIATION = DIFFTPT["variation"]
 CLAIM = 5.13  # points that DiffTPT's authors name as its lead over TPT
@@ -37,8 +38,7 @@ def labels_name(r: Records) -> str:
 
 def seconds_of(runs: list[Records]) -> float:
     """Seconds per image of a row, those of the generator among them."""
-    own = np.concatenate([r.seconds + r.about.get("drawn", {}).get("seconds", 0.0) for r in runs])
-    return float(own.mean())
+    return float(np.concatenate([r.seconds for r in runs]).mean())
 
 
 def evaluations_of(r: Records) -> str:
@@ -46,7 +46,7 @@ def evaluations_of(r: Records) -> str:
     text = {k.split(" ")[1]: v for k, v in r.nfe.items() if k.startswith("text")}
     words = [f"{r.nfe.get('classifier fwd', 0):.0f} images"]
     words += [f"{v:.0f} prompts {kind}" for kind, v in text.items()]
-    drawn = r.about.get("drawn", {}).get("evaluations", 0)
+    drawn = r.nfe.get("generator fwd", 0)
     return ", ".join([*words, *([f"{drawn:.0f} U-Net"] if drawn else [])])
 
 
@@ -267,3 +267,45 @@ def frontier(runs: list[Records]) -> list[dict]:
         | {"on the frontier": "yes" if right > max((r for t, r, *_ in rows if t < s), default=-1) else ""}
         for s, right, label, spent in rows
     ]
+
+
+# --- where it fails ---------------------------------------------------------------------------------------------------
+
+
+def confirmed(runs: list[Records]) -> list[dict]:
+    """The smaller CLIP's rows that tune: how often the loss fell, and what became of wrong and of right images."""
+    rows = []
+    for label in (TPT1, TPT4, TPT_MANY, VARIATION):
+        here = pick(runs, label, "clip/small")
+        fell = np.concatenate([r.loss[:, -1] < r.loss[:, 0] for r in here])
+        before, after = (np.concatenate([getattr(r, f"right_{k}") for r in here]) for k in ("before", "after"))
+        row = {"row": label, "loss fell, %": f"{100 * fell.mean():.0f}" if here[0].loss.shape[1] > 1 else ""}
+        row |= {"wrong before": int((~before).sum()), "of them right after": int((after & ~before).sum())}
+        row |= {"right before": int(before.sum()), "of them wrong after": int((before & ~after).sum())}
+        for name, at in (("before", before), ("after", after)):
+            sure = np.concatenate([softmax(getattr(r, name), axis=1).max(1) for r in here])
+            row[f"wrong with p > .9, {name}"] = int((sure[~at] > 0.9).sum())
+        rows.append(row)
+    return rows
+
+
+def own_prompts(runs: list[Records]) -> list[dict]:
+    """DiffTPT by what the generator was told, the smaller CLIP: images that it reads right and wrong apart."""
+    rows = []
+    for label in (TPT4, *DIFFTPT.values()):
+        here = pick(runs, label, "clip/small")
+        before, after = (np.concatenate([getattr(r, f"right_{k}") for r in here]) for k in ("before", "after"))
+        same = np.concatenate([r.before.argmax(1) == r.after.argmax(1) for r in here])
+        row = {"row": label, "right: kept, %": f"{100 * after[before].mean():.0f}"}
+        row |= {"wrong: repaired, %": f"{100 * after[~before].mean():.0f}"}
+        rows.append(row | {"wrong: the same wrong class again, %": f"{100 * same[~before].mean():.0f}"})
+    return rows
+
+
+def headline(runs: list[Records]) -> dict[str, str]:
+    """What a sweep's summary shows of the records: gains on all sets, each CLIP."""
+    return {
+        f"gain of {label}, {short(clip)}": str(gain(pick(runs, label, clip)))
+        for clip in distinct(runs, "classifier")
+        for label in (TPT4, VARIATION)
+    }

@@ -25,9 +25,20 @@ ON_THEIRS = {  # untuned methods on the views of DiffTPT with variations
     "zero": "ZERO on DiffTPT's views",
     "mta": "MTA on DiffTPT's views",
 }
+PURIFIED = "mean of image-to-image views"
 TDA = "TDA"
+TDA_PUBLISHED = "TDA as published for ImageNet"
 DOTA = "DOTA"
 DIFFUSION_TTA = "Diffusion-TTA"
+DRAWN = {generator: label.removeprefix("DiffTPT, ") for generator, label in DIFFTPT.items()}  # of views alone
+FILTERS = {  # row -> filter
+    "no filter": "none",
+    "entropy": "entropy",
+    "cosine": "cosine",
+    "both, the code's": "sequential_logits",
+    "both, the paper's": "parallel_features",
+}
+SHOWN = (MEAN, ZERO, MTA, TPT4, *DIFFTPT.values())  # in the figure of gains
 VIEWS = "views: "  # before the kind of views, in the table of which views help
 QUANTITIES = (  # what that table keeps of an image's views in the place of a loss
     "cosine, all",

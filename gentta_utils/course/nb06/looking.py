@@ -1,0 +1,86 @@
+"""Runs of notebook 06 that look closer: what is true of the views that count, and what a prompt could do if it knew."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ...diffusion.entropy import log_mean
+from ...evaluation.evaluate import run
+from ...evaluation.records import Records
+from ...evaluation.spread import diversity, fidelity
+from ...evaluation.tables import Job
+from ...methods import tpt, zero
+from ...methods.many_views import Logits, select
+from ...streams.scenes import SceneSpec
+from ...streams.stream import stream
+from ...world.words import label_set
+from ..drawn import Drawn
+from ..trials import Wording, models
+from .choose import prompt_job
+from .rows import QUANTITIES, VIEWS
+
+
+def looked_job(settings: zero.Settings, clip: str, spec: SceneSpec, name: str, drawn: Drawn | None = None) -> Job:
+    """The mean of the confident views, with `QUANTITIES` of the views of each image in the place of a loss."""
+    about, work = prompt_job("zero", settings, clip, spec, VIEWS + name, drawn)
+    about |= {"loss": list(QUANTITIES)}
+
+    def look() -> Records:
+        used, s = models(clip, None, wording=Wording(spec.labels)), stream(spec)
+        views = drawn and drawn.views(used, label_set(spec.labels).prompts(), settings.generated)
+        r = work()
+        features, logits = zero.configure(used, settings, views).encode(s.images, s.ids)
+        found = quantities(features, logits, select(features, logits, settings), s.labels)
+        return replace(r, loss=found.numpy(), about=about | {"protocol": r.about["protocol"]})
+
+    return about, look
+
+
+def quantities(features: Tensor, logits: Logits, chosen: Tensor, labels: Tensor) -> Tensor:
+    """`QUANTITIES` (B, 6) of views with unit features (B, V, D), the first of which is the image, and logits (B, V, K);
+    `chosen` (B, n) are those that count. The image is left out of the views; where no other counts it stands for them,
+    at a cosine of 1, and a single view has no spread: 0."""
+    B, V = logits.shape[:2]
+    kept = torch.zeros(B, V, dtype=torch.bool).scatter(1, chosen, True)
+    others = kept.clone()
+    others[:, 0] = False
+    others[:, 0] = ~others.any(1)
+    every = torch.ones(B, V, dtype=torch.bool)
+    every[:, 0] = V == 1
+    near, right = fidelity(features, features[:, 0]), logits.argmax(2) == labels[:, None]
+    mean = lambda values, which: (values * which).sum(1) / which.sum(1)  # noqa: E731
+    found = []
+    for values in (lambda which: mean(near, which), lambda which: diversity(features, which).nan_to_num()):
+        found += [values(every), values(others)]
+    return torch.stack([*found, mean(right.float(), every), mean(right.float(), kept)], 1)
+
+
+@dataclass
+class Told(tpt.TPT):
+    """TPT that is told the truth: the ceiling of what a prompt can do for an image.
+
+    Attributes:
+        labels: of each image, by id.
+    """
+
+    labels: dict[int, int] = field(default_factory=dict)
+
+    def tune(self, features: Tensor, ids: Tensor, loss_of=None) -> tuple[Tensor, Tensor]:
+        """As TPT's, with the cross entropy of the true class."""
+        truth = torch.tensor([[self.labels[i]] for i in ids.tolist()])
+        return super().tune(features, ids, lambda logits: -log_mean(logits).gather(1, truth)[:, 0])
+
+
+def truth_job(settings: tpt.Settings, clip: str, spec: SceneSpec, label: str) -> Job:
+    """The prompt tuned on the image's own label, as many steps at the same rate, by the image alone."""
+    settings = replace(settings, views=1)
+    about, _ = prompt_job("tpt", settings, clip, spec, label)
+    about |= {"loss": ["cross entropy of the true class"]}
+
+    def work() -> Records:
+        used, s = models(clip, None, wording=Wording(spec.labels)), stream(spec)
+        told = Told(used, settings, labels=dict(zip(s.ids.tolist(), s.labels.tolist(), strict=True)))
+        return run(tpt.with_prompt(told), s, about=about, **about["how"])
+
+    return about, work

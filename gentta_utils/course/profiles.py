@@ -196,7 +196,7 @@ class Scenes(Profile):
         return chosen.tuned_text(classifier, view, kind or "clip_full", **{"seed": self.seed} | given(changes))
 
     def prompt_settings(self, method: str, clip: str, label_set: str | None = None, **changes):
-        """The chosen settings of "tpt", "difftpt", "zero" or "mta" for a CLIP and a label set, with the changes that are
+        """The chosen settings of "tpt", "difftpt", "zero" or "mta" for a CLIP and a label set, with changes that are
         not None."""
         return chosen.prompted(
             method, clip, label_set or self.default_label_set, **{"seed": self.seed} | given(changes)

@@ -129,3 +129,4 @@ def check_views(method: OfViews) -> OfViews:
             f"generated={method.settings.generated}: hand `configure` what makes these views, or choose generated=0"
         )
     return method
+

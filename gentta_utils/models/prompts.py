@@ -79,9 +79,7 @@ class Prompt:
 
         Raises ValueError for a context of another size."""
         if init.shape != self.init.shape:
-            raise ValueError(
-                f"a context of {tuple(init.shape)} in the place of {tuple(self.init.shape)}: same template?"
-            )
+            raise ValueError(f"a context of {tuple(init.shape)} in the place of {tuple(self.init.shape)}: same template?")
         return replace(self, init=init, meta=meta, count=Evaluations())
 
 

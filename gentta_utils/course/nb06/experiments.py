@@ -8,7 +8,7 @@ from dataclasses import replace
 from ...evaluation.chosen import prompt_choice, prompted, tuned_text
 from ...evaluation.records import Records
 from ...evaluation.tables import Job, table
-from ...methods import coop, difftpt, dota, mta, tda, tpt, zero
+from ...methods import dota, mta, tda, tpt, zero
 from ...streams.scenes import SceneSpec
 from ...world.severities import TEST
 from ...world.words import LABEL_SETS

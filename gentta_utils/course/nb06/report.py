@@ -195,7 +195,7 @@ def budget(runs: list[Records]) -> str:
 
 
 def initial(runs: list[Records]) -> str:
-    """Contexts to begin with, by what is done with them; pairs of colour and category that captions name stand apart."""
+    """Contexts to begin with, by what is done with them; pairs that captions name apart."""
     seen, rows = np.array(label_set("colour_category").seen), []
     for label in distinct(runs, "label"):
         here = pick(runs, label)

@@ -18,6 +18,8 @@ from gentta_utils.models import zoo
 from gentta_utils.models.classifier import Classifier
 from gentta_utils.models.dit import PixelDiT, share_embedder
 from gentta_utils.models.mae import MaskedAutoencoder
+from gentta_utils.models.prompts import make_prompt
+from gentta_utils.world.words import label_set
 from torch import nn
 
 
@@ -42,6 +44,19 @@ def _figures_closed():
 def shipped():
     """The shipped ResNet and DiT in float32."""
     return Models(zoo.load("classifier/resnet"), zoo.load("denoiser/dit", precision="fp32"))
+
+
+@pytest.fixture(scope="session")
+def clip_models():
+    """The small shipped CLIP as a zero-shot classifier of the categories, with its learnable prompt."""
+    clip, asked = zoo.load("clip/small"), label_set("category")
+    classifier = clip.zero_shot(asked.classes, asked.templates[:1])
+    return Models(classifier, prompt=make_prompt(clip, asked.classes, asked.templates[0]))
+
+
+@pytest.fixture
+def images64():
+    return torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 
 
 class TinyNet(nn.Module):

@@ -10,7 +10,7 @@ Card: docs/methods/difftpt.md
 from dataclasses import dataclass
 from typing import Literal
 
-from ..common.validate import Fraction, Natural
+from ..common.validate import Count, Fraction, Natural
 from .base import Models, Needs
 from .many_views import FILTERS, Generated
 from .tpt import TPT, with_prompt
@@ -21,7 +21,7 @@ from .tpt import Settings as TPTSettings
 class Settings(TPTSettings):
     """Defaults are those of the public code: 128 views, of which 102 are near enough and 30 count."""
 
-    views: int = 65  # the image and 64 crops
+    views: Count = 65  # the image and 64 crops
     generated: Natural = 63
     filter: Literal[FILTERS] = "sequential_logits"
     rho_h: Fraction = 0.3

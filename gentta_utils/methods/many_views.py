@@ -115,7 +115,7 @@ class OfViews(Method):
         features = torch.stack(found)
         return features, features @ text_head(classifier).T
 
-    def counting(self, features: Views, logits: Logits) -> tuple[Views, Logits]:
+    def counting(self, features: Views, logits: Logits) -> tuple[Float[Tensor, "B n D"], Float[Tensor, "B n K"]]:
         """Features (B, n, D) and logits (B, n, K) of the views that count."""
         chosen = select(features, logits, self.settings)
         return chosen_of(features, chosen), chosen_of(logits, chosen)
@@ -129,4 +129,3 @@ def check_views(method: OfViews) -> OfViews:
             f"generated={method.settings.generated}: hand `configure` what makes these views, or choose generated=0"
         )
     return method
-

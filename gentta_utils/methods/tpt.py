@@ -2,8 +2,8 @@
 
     L = H( mean over views v in S of softmax(z_v) ) - lambda mean_k |t_k - mean_j t_j|
 
-S holds the views of lowest entropy before any step. The second term, with lambda above 0, is that of C-TPT (Yoon et al.,
-ICLR 2024): class features t_k that lie apart are calibrated. Context vectors and optimiser start again for each image.
+S holds the views of lowest entropy before any step. The second term, with lambda above 0, is that of C-TPT (Yoon et
+al., ICLR 2024): class features t_k that lie apart are calibrated. Context and optimiser start again for each image.
 
 Card: docs/methods/tpt.md
 """
@@ -19,6 +19,7 @@ from ..common.types import PerImage
 from ..common.validate import Count, Fraction, Natural, NotNegative
 from ..diffusion.entropy import marginal_entropy
 from ..models.clip import text_head
+from ..models.prompts import Prompt
 from .base import Models, Needs, Output, check_finite, no_loss
 from .many_views import Generated, Logits, OfViews, Views, ViewSettings, check_views, chosen_of, select
 
@@ -90,15 +91,21 @@ class TPT(OfViews):
 NEEDS = Needs(clip=True)
 
 
-def with_prompt(method: TPT) -> TPT:
-    """The method, its networks frozen. Raises ValueError as `check_views`, or where the prompt does not fit."""
-    models: Models = check_views(method).models
+def check_prompt(models: Models) -> Prompt:
+    """The prompt of the models, whose networks are frozen here. Raises ValueError where it does not fit."""
+    text_head(models.classifier)
     if models.prompt is None or models.prompt.classes != models.classifier.classes:
         raise ValueError(
             "a prompt of the classifier's classes is tuned: give `Models` one, prompt=make_prompt(clip, names)"
         )
     for network in (models.classifier, models.prompt.clip):
         network.requires_grad_(False)
+    return models.prompt
+
+
+def with_prompt(method: TPT) -> TPT:
+    """The method. Raises ValueError as `check_views` and `check_prompt`."""
+    check_prompt(check_views(method).models)
     return method
 
 

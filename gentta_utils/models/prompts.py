@@ -55,7 +55,7 @@ class Prompt:
 
     def __call__(self, context: Float[Tensor, "B M W"]) -> Float[Tensor, "B K D"]:
         """Unit text features (B, K, D) under the context of each image (B, M, W), all in one call of the tower."""
-        network, B, (K, L, W) = self.clip.network, len(context), self.embedded.shape
+        network, B, (K, L, _) = self.clip.network, len(context), self.embedded.shape
         M = context.shape[1]
         self.count.add(B * K, context)
         rows = self.embedded.expand(B, -1, -1, -1)  # (B, K, L, W)
@@ -79,7 +79,9 @@ class Prompt:
 
         Raises ValueError for a context of another size."""
         if init.shape != self.init.shape:
-            raise ValueError(f"a context of {tuple(init.shape)} in the place of {tuple(self.init.shape)}: same template?")
+            raise ValueError(
+                f"a context of {tuple(init.shape)} in the place of {tuple(self.init.shape)}: same template?"
+            )
         return replace(self, init=init, meta=meta, count=Evaluations())
 
 
@@ -102,11 +104,11 @@ def make_prompt(clip: Clip, names: Sequence[str], template: str = "a photo of a 
     last = text_global_pool(places, tokens, kind, eos)[:, 0]  # (1 + K,)
     if kind == "last" or network.attn_mask is None:
         raise ValueError(f"the text tower of {clip.name or 'this CLIP'} is not causal: prompts cannot be cut")
-    M, tokens, ends = int(last[0]) - 1, tokens[1:], last[1:]
+    M, said, tokens, ends = int(last[0]) - 1, tokens[0], tokens[1:], last[1:]
     if int(ends.max()) >= network.context_length - 1:
         longest = names[int(ends.argmax())]
         raise ValueError(f"the prompt of {longest!r} fills all {network.context_length} tokens: shorten the template")
-    if bool((tokens[:, 1 : 1 + M] != tokens[:1, 1 : 1 + M]).any()):
+    if bool((tokens[:, 1 : 1 + M] != said[1 : 1 + M]).any()):
         raise ValueError(f"template={template!r}: the words before the name must end with a space")
     embedded = network.token_embedding(tokens[:, : int(ends.max()) + 1]).float()  # (K, L, W)
     return Prompt(clip, embedded, ends, embedded[0, 1 : 1 + M].clone(), float(embedded.std()))

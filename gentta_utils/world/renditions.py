@@ -3,8 +3,8 @@
 They stand for the natural-shift sets of ImageNet: "v2" draws pose, camera and light from wider ranges; "a" holds the
 views that a network used nowhere else gets wrong; "r" is cartoons, line drawings and voxels; "sketch" is pencil lines
 alone; "stylized" keeps shape and light and swaps every texture. "far" stands for no set: its objects are small in the
-frame, as in most photographs, so that a crop may show them better than the image does. Classes, masks and depths stay exact, and a scene is
-still a function of its id alone (in "a": of its id and that network).
+frame, as in most photographs, so that a crop may show them better than the image does. Classes, masks and depths stay
+exact, and a scene is still a function of its id alone (in "a": of its id and that network).
 """
 
 import math

@@ -235,3 +235,64 @@ def test_noise(only, monkeypatch):
     monkeypatch.setattr(world_views, "_NOISE", 0.005)
     out = jitter(torch.full((5, 3, 32, 32), 0.5), IDS)
     assert out.std().item() == pytest.approx(0.005, rel=0.1)
+
+
+# --- the views of prompt tuning --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", world_views.VIEW_KINDS)
+def test_the_image_comes_first_and_views_belong_to_its_id(kind):
+    x = torch.rand(3, 32, 32)
+    five = world_views.image_views(x, 7, 5, kind)
+    assert five.shape == (5, 3, 32, 32)
+    assert five.dtype == torch.float32
+    assert torch.equal(five[0], x)
+    assert five.min() >= 0
+    assert five.max() <= 1
+    assert torch.equal(world_views.image_views(x, 7, 3, kind), five[:3])  # the first of many are the few
+    for other in (world_views.image_views(x, 8, 5, kind), world_views.image_views(x, 7, 5, kind, seed=1)):
+        assert all(not torch.equal(a, b) for a, b in zip(five[1:], other[1:], strict=True))
+    assert torch.equal(world_views.image_views(x, 7, 1, kind), x[None])
+
+
+def test_crops_have_at_least_their_share_of_the_area():
+    """A ramp tells what a crop holds: the range of its values is its width."""
+    ramp = torch.linspace(0, 1, 64).expand(3, 64, 64)
+    for lowest in (0.08, 0.5, 0.9):
+        seen = world_views.image_views(ramp, 3, 200, lowest=lowest)[1:, 0]
+        width = seen.amax((1, 2)) - seen.amin((1, 2))
+        tall = world_views.image_views(ramp.mT, 3, 200, lowest=lowest)[1:, 0]
+        height = tall.amax((1, 2)) - tall.amin((1, 2))
+        area = width * height
+        assert area.min() > lowest - 0.06
+        assert area.min() < lowest + 0.1
+        assert area.max() > 0.9
+
+
+def test_crops_of_the_low_view_are_the_same_crops():
+    x = torch.rand(3, 64, 64)
+    sharp, low = (world_views.image_views(x, 5, 9, kind)[1:] for kind in ("crops", "low"))
+    assert (low.std((1, 2, 3)) < sharp.std((1, 2, 3))).all()
+    torch.testing.assert_close(
+        low, world_views.image_views(world_views.low_pass(x[None])[0], 5, 9)[1:], rtol=0, atol=1e-6
+    )
+
+
+def test_views_keep_what_is_asked():
+    assert world_views.keeping(("category",)) == world_views.keeping(("colour", "category")) == "crops"
+    assert world_views.keeping(("size",)) == world_views.keeping(("count", "category")) == "flips"
+    assert world_views.keeping(("size", "pose")) == "light"
+    left = torch.zeros(3, 32, 32)
+    left[:, 8:24, 4:12] = 0.9
+    ink = world_views.image_views(left, 1, 30, "light").mean(1) > 0.4
+    assert (ink.float().sum(1)[:, :14].sum(1) > 5 * ink.float().sum(1)[:, 18:].sum(1)).all()  # all stay on the left
+    sides = world_views.image_views(left, 1, 30, "flips")[:, 0]
+    flipped = sides[:, :, 16:].sum((1, 2)) > sides[:, :, :16].sum((1, 2))
+    assert 5 < flipped.sum() < 25
+
+
+@pytest.mark.parametrize("wrong", [dict(kind="zoom"), dict(n=0), dict(lowest=0.0), dict(lowest=1.1)])
+def test_wrong_views_are_refused_in_one_sentence(wrong):
+    with pytest.raises(ValueError, match="choose") as error:
+        world_views.image_views(torch.rand(3, 16, 16), 0, **{"n": 2} | wrong)
+    assert "\n" not in str(error.value)

@@ -20,7 +20,7 @@ from gentta_utils.world.solids import EDGE, SHAPES, VOXELS
 # --- what all of them keep -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shift", ["v2", "r", "sketch", "stylized"])
+@pytest.mark.parametrize("shift", ["v2", "r", "sketch", "stylized", "far"])
 def test_classes_stay_and_pictures_change(shift):
     plain, other = make(4, start=40), renditions.make(4, shift, start=40)
     assert torch.equal(plain.id, other.id)
@@ -72,6 +72,18 @@ def test_v2_draws_pose_and_light_from_wider_ranges_only():
             assert ours[1] <= theirs[1]
     s = sample(scene_ids(2000), world=wide)
     assert (s.camera[:, 1] > plain.camera_y[1]).float().mean() > 0.05
+
+
+def test_far_objects_are_small_and_nothing_else_changes():
+    plain, far = make(6, start=40), renditions.make(6, "far", start=40)
+    assert ((far.scale >= 0.5) & (far.scale <= 0.65)).all()
+    covered = [(w.mask > 0).float().mean((1, 2)) for w in (plain, far)]
+    assert (covered[1] < 0.65 * covered[0]).all()
+    same = ("colour", "material", "floor", "wall", "object_rgb", "rotation", "camera", "light", "amplitude")
+    assert all(torch.equal(getattr(plain, name), getattr(far, name)) for name in same)
+    size = stream(SceneSpec(6, "far", start=40, labels="size"))
+    assert (size.labels == 0).all()  # by the far world, not by the usual one
+    assert (stream(SceneSpec(6, start=40, labels="size")).labels == 1).any()
 
 
 @pytest.mark.parametrize("name", ["drawing", "sketch", "stylized"])

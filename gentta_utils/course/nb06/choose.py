@@ -1,12 +1,13 @@
 """What notebook 06 chooses on selection scenes: views for each label set, the rate, filters, levels, online weights."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from ...common.files import write_json
 from ...evaluation.chosen import PROMPT
 from ...evaluation.records import Records
 from ...evaluation.tables import Job, table
-from ...methods import difftpt, source, tpt, zero
+from ...methods import difftpt, dota, source, tda, tpt, zero
+from ...methods.base import stated
 from ...models import zoo
 from ...streams.scenes import SceneSpec
 from ...world.severities import VALIDATION
@@ -22,8 +23,8 @@ SCALES = (0.08, 0.3, 0.6)  # of the smallest crop, as a share of the image
 RATES = (0.25, 1.0, 4.0)  # in units of the embedding's standard deviation; the first is the published one
 SHARES = (0.1, 0.3)  # of confident views
 FILTERS = {"0.8, 0.3": (0.8, 0.3), "0.5, 0.3": (0.5, 0.3), "0.8, 0.1": (0.8, 0.1)}  # rho_C, rho_H; the published first
-ALPHAS = (0.5, 2.0, 4.0)  # weight of TDA's positive cache
-ETAS = (0.2, 0.5, 1.0)  # largest weight of DOTA's Gaussians, as multiples of its default
+ALPHAS = (0.5, 2.0, 8.0)  # weight of TDA's positive cache
+ETAS = (0.05, 0.2, 0.8)  # largest weight of DOTA's Gaussians
 LEVELS = (199, 399, 599)  # timesteps from which the generators begin that begin with the image
 START = 12_000
 
@@ -107,7 +108,7 @@ def select_prompt() -> list[Records]:
     for generator in GENERATORS:
         jobs += level_jobs(generator) if generator != "variation" else []
     stream = SceneSpec(100, "far", 0, "select", START + 2000)
-    caches = {f"alpha {a:g}": tda.Settings(alpha_positive=a) for a in ALPHAS}
+    caches = {f"alpha {a:g}": tda.Settings(alpha=a) for a in ALPHAS}
     gaussians = {f"eta {e:g}": dota.Settings(eta=e) for e in ETAS}
     jobs += [prompt_job("tda", s, CLIPS[0], stream, name, **ONLINE) for name, s in caches.items()]
     jobs += [prompt_job("dota", s, CLIPS[0], stream, name, **ONLINE) for name, s in gaussians.items()]
@@ -137,7 +138,7 @@ def select_prompt() -> list[Records]:
             for clip in CLIPS
         },
         "levels": levels,
-        "online": {"tda": asdict(caches[best_of(runs, caches)]), "dota": asdict(gaussians[best_of(runs, gaussians)])},
+        "online": {"tda": stated(caches[best_of(runs, caches)]), "dota": stated(gaussians[best_of(runs, gaussians)])},
         "models": {name: zoo.fingerprint(name) for name in CLIPS},
     }
     write_json(PROMPT, content)

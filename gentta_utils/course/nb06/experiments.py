@@ -4,14 +4,22 @@ Rows of a table stand on the same scenes and, where they look at views, on the s
 """
 
 from dataclasses import replace
+from functools import lru_cache
 
+import torch
+
+from ...common.validate import frozen
 from ...evaluation.chosen import prompt_choice, prompted, tuned_text
+from ...evaluation.evaluate import run
 from ...evaluation.records import Records
 from ...evaluation.tables import Job, table
-from ...methods import dota, mta, tda, tpt, zero
+from ...methods import METHODS, coop, dota, mta, tda, tpt, zero
+from ...methods.base import Models, stated
 from ...streams.scenes import SceneSpec
+from ...streams.stream import Stream, correlated, iid, mixed, stream
 from ...world.severities import TEST
-from ...world.words import LABEL_SETS
+from ...world.words import LABEL_SETS, label_set
+from .. import trials
 from ..drawn import GENERATORS, Drawn
 from ..trials import ONLINE, TEXT, Wording, job
 from . import rows
@@ -99,9 +107,9 @@ def controls(clip: str, spec: SceneSpec) -> list[Job]:
 
 def online(clip: str, spec, **how) -> list[Job]:
     """TDA and DOTA through the whole stream."""
-    content, how = prompt_choice()["online"], ONLINE | how
+    content, how = frozen(prompt_choice()["online"]), ONLINE | how
     jobs = [("tda", tda.Settings(**content["tda"]), rows.TDA), ("dota", dota.Settings(**content["dota"]), rows.DOTA)]
-    jobs.insert(1, ("tda", tda.Settings(**tda.PUBLISHED), rows.TDA_PUBLISHED))
+    jobs.insert(1, ("tda", tda.Settings(**tda.PUBLISHED_IMAGENET), rows.TDA_PUBLISHED))
     return [prompt_job(method, s, clip, spec, label, **how) for method, s, label in jobs]
 
 
@@ -192,3 +200,93 @@ def budget(n: int = 40) -> list[Records]:
             drawn = drawn if s.generated else None
             jobs.append(prompt_job("difftpt", s, SMALL, spec_of(shift, n), label, drawn))
     return table("prompt_budget", jobs)
+
+
+# --- the order of a stream, other words to begin with -----------------------------------------------------------------
+
+ORDERS = ("mixed", "shift by shift", "class by class")
+
+
+def in_order(order: str, seed: int, n: int) -> tuple[dict, Stream]:
+    """n scenes of each of four sets, shuffled by the seed: one of each set in turn, set by set, or sorted by class;
+    with its description for records."""
+    specs = [spec_of(shift, n, table="order") for shift in ("clean", "far", "r", "a")]
+    s = mixed([iid(stream(spec), seed) for spec in specs])
+    if order == "shift by shift":
+        s = s.rows(torch.arange(len(s)).view(n, len(specs)).T.flatten())
+    elif order == "class by class":
+        s = correlated(s)
+    parts = [spec.describe() for spec in specs]
+    about = parts[0] | {"shift": "mixed", "n": len(s), "order": order, "order_seed": seed, "parts": parts}
+    return about, replace(s, about=about, order=order)
+
+
+def orders(n: int = 50, seeds: int = 3) -> list[Records]:
+    """Online methods in three orders of the same images, three seeds each; nothing is reset in between."""
+    jobs = []
+    for order in ORDERS:
+        for seed in range(seeds):
+            described = in_order(order, seed, n)[0]
+            for about, _ in [zero_shot(SMALL, spec_of("clean", n)), *online(SMALL, spec_of("clean", n), reset="never")]:
+                about = about | {"stream": described}
+
+                def work(about=about, order=order, seed=seed) -> Records:
+                    module = METHODS[about["method"]]
+                    method = module.configure(trials.models(SMALL, None, wording=Wording()), settings_of(about))
+                    return run(method, in_order(order, seed, n)[1], about=about, **about["how"])
+
+                jobs.append((about, work))
+    return table("prompt_order", jobs)
+
+
+def settings_of(about: dict):
+    """The settings that a record states."""
+    return METHODS[about["method"]].Settings(**frozen(about["settings"]))
+
+
+SHOTS = 8  # images of each named pair, at most
+LEARNT = {"CoOp": coop.Settings(), "CoCoOp": coop.Settings(kind="cocoop", epochs=10, batch=8)}
+
+
+@lru_cache
+def learnt(name: str) -> Models:
+    """The smaller CLIP among pairs of colour and category, its prompt learnt from scenes of the named pairs alone."""
+    s = stream(SceneSpec(1000, split="select", start=20_000, labels="colour_category"))
+    named = torch.tensor(label_set("colour_category").seen)[s.labels]
+    order = [int(i) for k in s.labels.unique() for i in ((s.labels == k) & named).nonzero()[:SHOTS, 0]]
+    models = trials.models(SMALL, None, wording=Wording("colour_category"))
+    return coop.learn(models, s.images[order], s.labels[order], LEARNT[name])
+
+
+def initial(n: int = 40) -> list[Records]:
+    """A prompt learnt from few images, as it is and as the start of TPT and DiffTPT, on pairs far away."""
+    spec, jobs = spec_of("far", n, "colour_category"), []
+    usual, drawn = prompted("tpt", SMALL, spec.labels), drawn_by("variation")
+    for start in ("", *LEARNT):
+        plus = f" from {start}" if start else ""
+        if start:
+            rows_ = [prompt_job("coop", LEARNT[start], SMALL, spec, start)]
+        else:
+            rows_ = [zero_shot(SMALL, spec)]
+        rows_.append(prompt_job("tpt", usual, SMALL, spec, rows.TPT4 + plus))
+        rows_.append(
+            prompt_job("difftpt", prompted("difftpt", SMALL, spec.labels), SMALL, spec, f"DiffTPT{plus}", drawn)
+        )
+        jobs += [begun_at(start, job_) for job_ in rows_] if start else rows_
+    return table("prompt_init", jobs)
+
+
+def begun_at(start: str, job_: Job) -> Job:
+    """The same job with a learnt prompt."""
+    about = job_[0] | {"few_shot": {"start": start, "shots": SHOTS, **stated(LEARNT[start])}}
+
+    def work() -> Records:
+        used, spec = learnt(start), spec_of("far", about["stream"]["n"], "colour_category")
+        how = {}
+        if "drawn" in about:
+            prompts, n = label_set(spec.labels).prompts(), about["settings"]["generated"]
+            how["generated"] = drawn_by("variation").views(used, prompts, n)
+        method = METHODS[about["method"]].configure(used, settings_of(about), **how)
+        return run(method, stream(spec), about=about, **about["how"])
+
+    return about, work

@@ -35,10 +35,14 @@ REPOSITORIES = {
     "clip/large": ("timm/vit_large_patch14_clip_224.openai",),
     "denoiser/dit": ("facebook/DiT-XL-2-256", "stabilityai/sd-vae-ft-ema"),
     "denoiser/text": ("stable-diffusion-v1-5/stable-diffusion-v1-5",),
+    "denoiser/variation": ("lambdalabs/sd-image-variations-diffusers",),
 }
+REVISIONS = {"lambdalabs/sd-image-variations-diffusers": "v2.0"}  # where it is not "main"
 CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors")
 STABLE_DIFFUSION = [f"{part}/diffusion_pytorch_model.safetensors" for part in ("unet", "vae")]
 STABLE_DIFFUSION += ["text_encoder/model.safetensors"]
+# each as *.safetensors or, as they were first published, *.bin, of which torch reads tensors alone
+VARIATION_WEIGHTS = ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "image_encoder/*model")
 ADM = "unconditional/unet"  # not on the hub: a file of OpenAI's, see `adm`
 TRAINING_IMAGES = 1_281_167  # training images of ImageNet-1k, which all these classifiers saw
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -54,8 +58,9 @@ def repositories(name: str) -> tuple[str, ...]:
 
 
 def load(name: str, device: str = "cpu", precision: str = "auto", low_memory: bool = True) -> nn.Module:
-    """A `Classifier`, `Clip`, `LatentDiT`, `TextUNet` or `PixelUNet` with published weights; the arguments are those of
-    `zoo.load`. The one class of a `TextUNet` is the empty prompt, until it is asked `for_prompts`.
+    """A `Classifier`, `Clip`, `LatentDiT`, `TextUNet`, `VariationUNet` or `PixelUNet` with published weights; the
+    arguments are those of `zoo.load`. The one class of a `TextUNet` is the empty prompt, until it is asked
+    `for_prompts`.
 
     Raises ValueError for an unknown name or damaged weights, FileNotFoundError where the weights are missing and cannot
     be fetched."""
@@ -69,7 +74,8 @@ def load(name: str, device: str = "cpu", precision: str = "auto", low_memory: bo
         raise ValueError(f"precision={precision!r}: choose one of auto, {', '.join(PRECISIONS)}")
     if name == ADM:
         return adm.load(device, precision, low_memory)
-    return (_load_text if name == "denoiser/text" else _load_dit)(name, device, precision, low_memory)
+    how = {"denoiser/text": _load_text, "denoiser/variation": _load_variation}.get(name, _load_dit)
+    return how(name, device, precision, low_memory)
 
 
 def fingerprint(name: str) -> str:
@@ -78,7 +84,7 @@ def fingerprint(name: str) -> str:
         return adm.fingerprint()
     found = []
     for repository in repositories(name):
-        ref = _folder(repository) / "refs" / "main"
+        ref = _folder(repository) / "refs" / _revision(repository)
         found.append(ref.read_text(encoding="utf-8")[:12] if ref.is_file() else "missing")
     return "+".join(found)
 
@@ -106,6 +112,8 @@ def _how_to_get(repository: str, name: str) -> str | None:
         config, wanted = CLIP_FILES[0], [CLIP_FILES[1]]
     elif name == "denoiser/text":
         config, wanted = "model_index.json", STABLE_DIFFUSION
+    elif name == "denoiser/variation":
+        config, wanted = "model_index.json", [f"{part}.*" for part in VARIATION_WEIGHTS]
     elif "DiT" in repository:
         config = "transformer/config.json"
     if all(any(_folder(repository).glob(f"snapshots/**/{file}")) for file in wanted):
@@ -125,13 +133,20 @@ def how_to_download(repository: str) -> str:
     elif repository in REPOSITORIES["denoiser/text"]:
         patterns = ("*.json", "tokenizer/*", "*/*model.safetensors")
         command += "".join(f' --include "{pattern}"' for pattern in patterns) + ' --exclude "safety_checker/*"'
+    elif repository in REVISIONS:
+        command += f' --revision {_revision(repository)} --exclude "safety_checker/*"'
     return f"`{command}`"
 
 
 def _file(repository: str, file: str) -> str:
     """The path of a file in the cache, fetched if need be. Raises OSError or RuntimeError where that fails."""
-    offline = constants.HF_HUB_OFFLINE
-    return hf_hub_download(repository, file, cache_dir=constants.HF_HUB_CACHE, local_files_only=offline)
+    how = dict(cache_dir=constants.HF_HUB_CACHE, local_files_only=constants.HF_HUB_OFFLINE)
+    return hf_hub_download(repository, file, revision=_revision(repository), **how)
+
+
+def _revision(repository: str) -> str:
+    """The branch or tag of a repository that holds what this course means by its name."""
+    return REVISIONS.get(repository, "main")
 
 
 def _folder(repository: str) -> Path:
@@ -254,3 +269,19 @@ def _load_text(name: str, device: str, precision: str, low_memory: bool) -> nn.M
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         part.to(device)
     return TextUNet(pipeline, [""], 224, precision)
+
+
+def _load_variation(name: str, device: str, precision: str, low_memory: bool) -> nn.Module:
+    from .text_unet import halve_layers
+    from .variation_unet import VariationUNet, load_variation_pipeline
+
+    (repository,) = repositories(name)
+    how = dict(local_files_only=constants.HF_HUB_OFFLINE, revision=_revision(repository))
+    pipeline = _read(name, repository, lambda: load_variation_pipeline(repository, **how))
+    if precision != "fp32":
+        halve_layers(pipeline.unet, DTYPES[precision])
+    if low_memory:
+        pipeline.vae.enable_slicing()
+    for part in (pipeline.unet, pipeline.vae, pipeline.image_encoder):
+        part.to(device)
+    return VariationUNet(pipeline, 224, precision)

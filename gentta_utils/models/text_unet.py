@@ -8,19 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..common.types import Images
-from ..diffusion.process import to_eps
-from .denoiser import Denoiser, write_out_attention
+from .latent_unet import LatentUNet, load_parts
 
 PROMPTS_AT_ONCE = 128  # the text encoder holds 16 MB a prompt for its longest layers in the published size
 
 
-class TextUNet(Denoiser):
+class TextUNet(LatentUNet):
     """`UNet2DConditionModel` on the latents of an `AutoencoderKL`, conditioned on the states of prompts.
 
     Args:
@@ -38,15 +35,8 @@ class TextUNet(Denoiser):
     def __init__(
         self, pipeline: StableDiffusionPipeline, prompts: Sequence[str], image_size: int = 64, precision: str = "fp32"
     ):
-        network = pipeline.unet
-        side = network.config.sample_size
-        alphas_cumprod = pipeline.scheduler.alphas_cumprod
-        super().__init__(alphas_cumprod, len(prompts), image_size, (network.config.in_channels, side, side), precision)
-        self.pipeline = pipeline
-        self.network, self.vae, self.text_encoder = network.eval(), pipeline.vae.eval(), pipeline.text_encoder.eval()
-        self.tokenizer, self.prediction_type = pipeline.tokenizer, pipeline.scheduler.config.prediction_type
-        if precision == "bf16" and network.device.type == "cpu":
-            write_out_attention(network)
+        super().__init__(pipeline, len(prompts), image_size, precision)
+        self.text_encoder, self.tokenizer = pipeline.text_encoder.eval(), pipeline.tokenizer
         self.register_buffer("null", self.states_of([""]), persistent=False)
         self.register_buffer("states", self.states_of(prompts), persistent=False)
 
@@ -83,40 +73,13 @@ class TextUNet(Denoiser):
         else:
             with torch.autocast("cpu" if cond.is_meta else cond.device.type, enabled=False):  # bf16 would round p
                 states = mixed_states(cond.float(), self.states)
-        output = self.network(x_t, t, states, return_dict=False)[0]
-        return to_eps(output.float(), x_t, t, self.alphas_cumprod, self.prediction_type)
-
-    @torch.no_grad()
-    def encode(self, images: Float[Tensor, "B 3 S S"]) -> Images:
-        """Latents (B, C, H, W) of task images: the mean of the posterior, no draw, times the scaling factor.
-
-        The whole image as pixels in [-1, 1] of the side that the latents stand for: areas averaged where that is
-        smaller, bilinear where it is larger (224 to 512 for the published weights)."""
-        side = self.shape[-1] * 2 ** (len(self.vae.config.block_out_channels) - 1)
-        how = dict(mode="area") if side <= images.shape[-1] else dict(mode="bilinear", align_corners=False)
-        pixels = F.interpolate(images.to(self.alphas_cumprod.device), (side,) * 2, **how) * 2 - 1
-        return self.vae.encode(pixels).latent_dist.mean.float() * self.vae.config.scaling_factor
-
-    def decode(self, x0: Images) -> Float[Tensor, "B 3 S S"]:
-        pixels = self.vae.decode(x0 / self.vae.config.scaling_factor).sample.float() / 2 + 0.5
-        smaller = self.image_size < pixels.shape[-1]
-        size = (self.image_size,) * 2
-        return F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=smaller).clamp(0, 1)
+        return self.predict_from(x_t, t, states)
 
 
 def load_pipeline(where: str | Path, dtype: torch.dtype = torch.float32, local_files_only: bool = True):
     """The `StableDiffusionPipeline` in a folder or repository, silent and without its filter of images: what `zoo.load`
     wraps, for those who want its samples."""
-    from diffusers.utils import logging
-    from transformers.utils import logging as more_logging
-
-    logging.disable_progress_bar()
-    more_logging.disable_progress_bar()
-    left_out = dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
-    how = dict(dtype=dtype, local_files_only=local_files_only)
-    pipeline = StableDiffusionPipeline.from_pretrained(where, **left_out, **how)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return load_parts(StableDiffusionPipeline, where, dtype, local_files_only, feature_extractor=None)
 
 
 def halve_layers(network: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -109,6 +109,8 @@ def load(
         model = _load_clip(name, path)
     elif name.startswith("autoencoder/"):
         model = _load_autoencoder(path)
+    elif (path / "image_encoder").is_dir():
+        model = _load_variation(path, device, precision)
     elif (path / "model_index.json").is_file():
         model = _load_text(path, device, precision)
     else:
@@ -171,6 +173,12 @@ def _load_text(path: Path, device: str, precision: str) -> nn.Module:
 
     precision = precision_on(device, precision)
     return TextUNet(load_pipeline(path), LABEL_SETS["category"].prompts(), IMAGE_SIZE, precision)
+
+
+def _load_variation(path: Path, device: str, precision: str) -> nn.Module:
+    from .variation_unet import VariationUNet, load_variation_pipeline
+
+    return VariationUNet(load_variation_pipeline(path), IMAGE_SIZE, precision_on(device, precision))
 
 
 def _load_dit(path: Path, device: str, precision: str) -> nn.Module:

@@ -19,7 +19,7 @@ from ..common.paths import MODELS, RESULTS
 from ..evaluation.records import load
 from ..models import zoo
 from ..world import scenes
-from . import aligned, autoencoder, classifiers, clip, dit, mae, quality, text_model, unconditional
+from . import aligned, autoencoder, classifiers, clip, dit, mae, quality, text_model, unconditional, variation
 from .training import Run, Schedule, training_speed
 from .training import train as run_training
 
@@ -27,7 +27,7 @@ CANDIDATES_FOLDER = MODELS / "candidates"
 RECIPES = classifiers.RECIPES | mae.RECIPES  # of classifiers
 
 # recipes that say themselves how their model is built, trained, written and measured
-OWN = unconditional.RECIPES | clip.RECIPES | autoencoder.RECIPES | text_model.RECIPES
+OWN = unconditional.RECIPES | clip.RECIPES | autoencoder.RECIPES | text_model.RECIPES | variation.RECIPES
 
 
 def names() -> list[str]:

@@ -13,7 +13,9 @@ from gentta_utils.course.nb01 import exercises as nb01_exercises
 from gentta_utils.course.nb02 import exercises as nb02_exercises
 from gentta_utils.course.nb03 import exercises as nb03_exercises
 from gentta_utils.course.nb05 import exercises as nb05_exercises
+from gentta_utils.course.nb06 import exercises as nb06_exercises
 from gentta_utils.diffusion import guidance, process
+from gentta_utils.diffusion.entropy import entropy, marginal_entropy
 from gentta_utils.runner.notebook import notebooks
 
 _PUSH = """
@@ -21,6 +23,13 @@ def f(predict, x, y, d, w):
     x = x.requires_grad_()
     d = bicubic_low_pass(y - predict(x), d)
     return torch.autograd.grad(w * ({}), x)[0]"""
+_PARALLEL = """
+def f(H, c, rho_c, rho_h):
+    S, keep = len(H) - len(c), torch.zeros(len(H), dtype=torch.bool)
+    near = {}
+    keep[H[:S].argsort()[: int(rho_h * S)]] = True
+    keep[S + near[H[S + near].argsort()[: {}]]] = True
+    return keep"""
 WRONG = {
     "x0_error": {
         "upside down": "def f(e, t, abar): return e * abar[t] / (1 - abar[t])",
@@ -173,6 +182,63 @@ def f(s):
     text, image = (own > s.flip(d).diagonal(dim1=1, dim2=2) for d in (2, 1))
     return torch.stack([v.double().mean() for v in (text, image, text & image)])""",
     },
+    "disagreement": {
+        "sign is turned": "def f(z): return entropy(z).mean() - marginal_entropy(z)",
+        "marginal entropy alone": "def f(z): return marginal_entropy(z)",
+        "not the logits": "def f(z): return entropy(z.mean(0)) - entropy(z).mean()",
+        "not their sum": "def f(z): return marginal_entropy(z) - entropy(z).sum()",
+        "nats": "def f(z): return (marginal_entropy(z) - entropy(z).mean()) / torch.tensor(2.0).double().log()",
+        "shape": "def f(z): return marginal_entropy(z) - entropy(z)",
+    },
+    "view_gradient": {
+        "sign is turned": """
+def f(z):
+    p, log_mean = z.softmax(1), z.softmax(1).mean(0).log()
+    return p * (log_mean - (p * log_mean).sum(1, keepdim=True)) / len(z)""",
+        "1/V is missing": """
+def f(z):
+    p, log_mean = z.softmax(1), z.softmax(1).mean(0).log()
+    return -p * (log_mean - (p * log_mean).sum(1, keepdim=True))""",
+        "own entropy": "def f(z): return -z.softmax(1) * (z.log_softmax(1) + entropy(z)[:, None]) / len(z)",
+        "meet in the mean": "def f(z): return -z.softmax(1) * (z.log_softmax(1) + entropy(z)[:, None])",
+        "factor of the whole": """
+def f(z):
+    p, log_mean = z.softmax(1), z.softmax(1).mean(0).log()
+    return -(log_mean - (p * log_mean).sum(1, keepdim=True)) / len(z)""",
+        "mean of the inner gradient": """
+def f(z):
+    p = z.softmax(1)
+    return -p * p.mean(0).log() / len(z)""",
+    },
+    "parallel_filter": {
+        "public code": """
+def f(H, c, rho_c, rho_h):
+    S, keep = len(H) - len(c), torch.zeros(len(H), dtype=torch.bool)
+    near = torch.cat([torch.arange(S), S + c.argsort(descending=True)[: int(rho_c * len(c))]])
+    keep[near[H[near].argsort()[: int(rho_h * len(near))]]] = True
+    return keep""",
+        "cosine filter is missing": _PARALLEL.format("torch.arange(len(c))", "int(rho_h * len(near))"),
+        "entropy filter is missing": _PARALLEL.format("c.argsort(descending=True)[: int(rho_c * len(c))]", "len(near)"),
+        "what the cosine filter left|differ": _PARALLEL.format(
+            "c.argsort(descending=True)[: int(rho_c * len(c))]", "int(rho_h * len(c))"
+        ),
+        "smallest cosines": _PARALLEL.format("c.argsort()[: int(rho_c * len(c))]", "int(rho_h * len(near))"),
+        "highest entropies": """
+def f(H, c, rho_c, rho_h):
+    S, keep = len(H) - len(c), torch.zeros(len(H), dtype=torch.bool)
+    near = c.argsort(descending=True)[: int(rho_c * len(c))]
+    keep[H[:S].argsort(descending=True)[: int(rho_h * S)]] = True
+    keep[S + near[H[S + near].argsort(descending=True)[: int(rho_h * len(near))]]] = True
+    return keep""",
+        "shape": "def f(H, c, rho_c, rho_h): return H.argsort()[: int(rho_h * len(H))]",
+    },
+    "elected": {
+        "stands first": "def f(z, k): return int(torch.bincount(z[entropy(z).argsort()[:k]].argmax(1)).argmax())",
+        "all views vote": "def f(z, k): return int(torch.bincount(z.argmax(1)).argmax())",
+        "one vote, however sure": "def f(z, k): return int(z[entropy(z).argsort()[:k]].softmax(1).mean(0).argmax())",
+        "no class": "def f(z, k): return 7",
+        "differ": "def f(z, k): return (int(z.mean(0).argmax()) + 1) % 5",
+    },
     "least_start": {
         "one too early": "def f(s, std, a): return int((a * std**2 / (a * std**2 + 1 - a) > s).sum()) - 1",
         "not kept": "def f(s, std, a): return int(((1 - a) / (a * std**2 + 1 - a) > s).sum())",
@@ -225,6 +291,7 @@ def f(predict, x, y, d, w):
     },
 }
 SPACE = {"torch": torch, "F": F, "expand": process.expand, "bicubic_low_pass": guidance.bicubic_low_pass}
+SPACE |= {"entropy": entropy, "marginal_entropy": marginal_entropy}
 
 
 def solutions() -> dict[str, str]:
@@ -236,7 +303,7 @@ def solutions() -> dict[str, str]:
 
 def check(name: str):
     """The check of an exercise, in whichever module it stands."""
-    modules = (nb01_exercises, nb02_exercises, nb03_exercises, nb05_exercises)
+    modules = (nb01_exercises, nb02_exercises, nb03_exercises, nb05_exercises, nb06_exercises)
     return next(getattr(m, f"check_{name}") for m in modules if hasattr(m, f"check_{name}"))
 
 

@@ -1,4 +1,4 @@
-"""What notebook 06 chooses on selection scenes: views for each label set, the rate, filters, levels, online weights."""
+"""What notebook 06 chooses on selection scenes: views for each label set, the rate, levels, online weights."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ from ...common.files import write_json
 from ...evaluation.chosen import PROMPT
 from ...evaluation.records import Records
 from ...evaluation.tables import Job, table
-from ...methods import difftpt, dota, source, tda, tpt, zero
+from ...methods import dota, source, tda, tpt, zero
 from ...methods.base import stated
 from ...models import zoo
 from ...streams.scenes import SceneSpec
@@ -22,7 +22,6 @@ VIEWS, GENERATED = 64, 31  # in all, and drawn by a generator
 SCALES = (0.08, 0.3, 0.6)  # of the smallest crop, as a share of the image
 RATES = (0.25, 1.0, 4.0)  # in units of the embedding's standard deviation; the first is the published one
 SHARES = (0.1, 0.3)  # of confident views
-FILTERS = {"0.8, 0.3": (0.8, 0.3), "0.5, 0.3": (0.5, 0.3), "0.8, 0.1": (0.8, 0.1)}  # rho_C, rho_H; the published first
 ALPHAS = (0.5, 2.0, 8.0)  # weight of TDA's positive cache
 ETAS = (0.05, 0.2, 0.8)  # largest weight of DOTA's Gaussians
 LEVELS = (199, 399, 599)  # timesteps from which the generators begin that begin with the image
@@ -92,8 +91,8 @@ def best_of(runs: list[Records], labels) -> str:
 
 
 def select_prompt() -> list[Records]:
-    """Choose views for each label set, then the rate, the shares of both filters, the generators' levels, the weights
-    of the online methods; write all down."""
+    """Choose views for each label set, then the rate, the share that votes, the generators' levels, the weights of the
+    online methods; write all down. The shares of DiffTPT's filters stay as published."""
     jobs, options = [], {labels: candidates(labels) for labels in LABEL_SETS}
     for labels in LABEL_SETS:
         jobs += views_jobs(labels)
@@ -114,12 +113,6 @@ def select_prompt() -> list[Records]:
     jobs += [prompt_job("dota", s, CLIPS[0], stream, name, **ONLINE) for name, s in gaussians.items()]
     runs = table("select_prompt", jobs)
     rate = {clip: rates[best_of(runs, [f"{r}, {clip}" for r in rates]).split(", ")[0]].lr for clip in CLIPS}
-    theirs = dict(views=VIEWS - GENERATED, generated=GENERATED, updates=4, lr=rate[CLIPS[0]], **usual)
-    filters = {f"filters {k}": difftpt.Settings(rho_c=c, rho_h=h, **theirs) for k, (c, h) in FILTERS.items()}
-    for spec in few():
-        jobs += [prompt_job("difftpt", s, CLIPS[0], spec, name, Drawn("variation")) for name, s in filters.items()]
-    runs = table("select_prompt", jobs)
-    best = filters[best_of(runs, filters)]
     levels = {
         g: int(best_of(runs, [f"{g} from {level}" for level in LEVELS]).split()[-1])
         for g in GENERATORS
@@ -130,8 +123,7 @@ def select_prompt() -> list[Records]:
         "settings": {
             clip: {
                 "tpt": dict(views=VIEWS, updates=4, lr=rate[clip]),
-                "difftpt": dict(views=VIEWS - GENERATED, generated=GENERATED, updates=4, lr=rate[clip])
-                | dict(rho_c=best.rho_c, rho_h=best.rho_h),
+                "difftpt": dict(views=VIEWS - GENERATED, generated=GENERATED, updates=4, lr=rate[clip]),
                 "zero": dict(views=VIEWS, rho_h=votes[best_of(runs, votes)].rho_h),
                 "mta": dict(views=VIEWS),
             }

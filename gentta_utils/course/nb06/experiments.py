@@ -27,7 +27,7 @@ from .choose import CLIPS, GENERATED, SCALES, VIEWS, prompt_job, zero_shot
 from .looking import looked_job, truth_job
 
 NATURAL = ("clean", "v2", "a", "r", "sketch", "far")
-SCENES = dict(natural=60_000, sets=62_000, test=64_000, order=66_000, initial=67_000)  # first scene of each
+SCENES = dict(natural=60_000, test=64_000, order=66_000)  # first scene of each
 SMALL = CLIPS[0]
 
 
@@ -113,7 +113,7 @@ def online(clip: str, spec, **how) -> list[Job]:
     return [prompt_job(method, s, clip, spec, label, **how) for method, s, label in jobs]
 
 
-def natural(n: int = 40) -> list[Records]:
+def natural(n: int = 20) -> list[Records]:
     """Natural shifts (S1): all rows. The larger CLIP's own predictions are not drawn after."""
     jobs = []
     for shift in NATURAL:
@@ -127,17 +127,17 @@ def natural(n: int = 40) -> list[Records]:
 
 
 def label_sets(n: int = 20) -> list[Records]:
-    """Ten label sets over the same clean scenes (S2)."""
+    """Ten label sets over the clean scenes of S1, whose views are drawn already (S2)."""
     jobs = []
     for labels in LABEL_SETS:
-        spec = SceneSpec(n, split="test", start=SCENES["sets"], labels=labels)
+        spec = spec_of("clean", n, labels)
         jobs += [zero_shot(SMALL, spec), zero_shot(SMALL, spec, prompts="templates", label=rows.TEMPLATES)]
         jobs += untuned(SMALL, spec) + tuned(SMALL, spec) + generative(SMALL, spec, GENERATORS[:1])
         jobs += on_theirs(SMALL, spec) + [truth_job(prompted("tpt", SMALL, labels), SMALL, spec, rows.TRUE)]
     return table("prompt_s2", jobs)
 
 
-def corruptions(n: int = 10) -> list[Records]:
+def corruptions(n: int = 5) -> list[Records]:
     """The 15 test corruptions at severity 5: who repairs what."""
     jobs, clip = [], SMALL
     for i, name in enumerate(TEST):
@@ -152,7 +152,7 @@ def corruptions(n: int = 10) -> list[Records]:
     return table("prompt_test", jobs)
 
 
-def views(n: int = 40) -> list[Records]:
+def views(n: int = 20) -> list[Records]:
     """Which views help: many kinds on their own, with the gain of their mean and of TPT on them."""
     kinds = {f"crops {s:g}": dict(kind="crops", lowest=s) for s in SCALES}
     kinds |= {"crops, low view": dict(kind="low"), "AugMix": dict(kind="augmix"), "flips, light": dict(kind="flips")}
@@ -173,7 +173,7 @@ def views(n: int = 40) -> list[Records]:
     return table("prompt_views", jobs)
 
 
-def filters(n: int = 40) -> list[Records]:
+def filters(n: int = 20) -> list[Records]:
     """Filters none, entropy, cosine and both, in the public code's order and in the paper's (T3)."""
     jobs, drawn = [], drawn_by("variation")
     for shift in ("far", "a"):
@@ -183,7 +183,7 @@ def filters(n: int = 40) -> list[Records]:
     return table("prompt_filters", jobs)
 
 
-def budget(n: int = 40) -> list[Records]:
+def budget(n: int = 20) -> list[Records]:
     """One change at a time: number of views, of steps, share of generated views, both shares (T6)."""
     usual, most = prompted("difftpt", SMALL), VIEWS - 1
     changes = {rows.DIFFTPT["variation"]: {}}
@@ -258,7 +258,7 @@ def learnt(name: str) -> Models:
     return coop.learn(models, s.images[order], s.labels[order], LEARNT[name])
 
 
-def initial(n: int = 40) -> list[Records]:
+def initial(n: int = 20) -> list[Records]:
     """A prompt learnt from few images, as it is and as the start of TPT and DiffTPT, on pairs far away."""
     spec, jobs = spec_of("far", n, "colour_category"), []
     usual, drawn = prompted("tpt", SMALL, spec.labels), drawn_by("variation")

@@ -75,6 +75,7 @@ CLIP = dict(  # the published configuration but for widths, heads and layers
     vision_cfg=dict(image_size=224, patch_size=32, layers=2, width=16, head_width=8),
     text_cfg=dict(context_length=77, vocab_size=49408, width=8, heads=2, layers=1),
 )
+RN50 = dict(image_size=224, layers=[1, 1, 1, 1], width=8, head_width=32)  # a residual tower with attention pooling
 TEXT = dict(  # the text encoder of Stable Diffusion but for the first four
     hidden_size=16,
     intermediate_size=32,
@@ -119,6 +120,7 @@ def write_hub(home: Path) -> Path:
     store(home, vae, _vae)
     for name in ("clip/small", "clip/base", "clip/large"):
         store(home, hub.REPOSITORIES[name][0], _clip)
+    store(home, hub.REPOSITORIES["clip/rn50"][0], lambda folder: _clip(folder, CLIP | dict(vision_cfg=RN50)))
     store(home, hub.REPOSITORIES["denoiser/text"][0], _stable_diffusion)
     _adm(home / "hub" / "openai" / adm.CHECKPOINT.removesuffix(".pt"))
     return home
@@ -166,17 +168,17 @@ def _vae(folder: Path) -> None:
     AutoencoderKL(**VAE).save_pretrained(folder)
 
 
-def _clip(folder: Path) -> None:
+def _clip(folder: Path, shape: dict = CLIP) -> None:
     """Beside open_clip's files those of the image tower alone, as timm reads it: they must not be taken for a CLIP."""
     import open_clip
     from safetensors.torch import save_file
 
-    network = open_clip.CLIP(**CLIP)
+    network = open_clip.CLIP(**shape)
     state = {name: v.contiguous() for name, v in network.state_dict().items() if name != "attn_mask"}
     save_file(state, folder / "open_clip_model.safetensors")
-    save_file({"proj": state["visual.proj"]}, folder / "model.safetensors")
+    save_file({"head": state["text_projection"]}, folder / "model.safetensors")
     shown = dict(mean=list(open_clip.OPENAI_DATASET_MEAN), std=list(open_clip.OPENAI_DATASET_STD))
-    config = dict(model_cfg=CLIP, preprocess_cfg=shown | dict(interpolation="bicubic", resize_mode="shortest"))
+    config = dict(model_cfg=shape, preprocess_cfg=shown | dict(interpolation="bicubic", resize_mode="shortest"))
     (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
     (folder / "config.json").write_text("{}", encoding="utf-8")
 

@@ -102,9 +102,8 @@ def test_the_package_can_be_read_in_an_evening():
     sizes = {module: code_lines(path) for module, path in FILES.items()}
     assert max(sizes.values()) <= 250, {m: n for m, n in sizes.items() if n > 250}
     core = ("common", "world", "diffusion", "models", "streams", "methods", "evaluation")
-    assert (
-        sum(n for m, n in sizes.items() if room(m) in core) <= 5850
-    )  # 5,200 up to notebook 05, and the text half of 03
+    # 5,200 up to notebook 05, the text half of 03, the prompts of 06
+    assert sum(n for m, n in sizes.items() if room(m) in core) <= 6600
     for own in {m.split(".")[1] for m in FILES if m.startswith("course.nb")}:
         assert sum(n for m, n in sizes.items() if f"{m}.".startswith(f"course.{own}.")) <= 870, own
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..common.types import Probs
-from ..common.validate import Count, Natural, NotNegative
+from ..common.validate import Count, Fraction, Natural, NotNegative
 from ..diffusion.entropy import entropy
 from .base import Models, Needs, Output, no_loss
 from .many_views import Generated, OfViews, ViewSettings, check_views
@@ -34,12 +34,21 @@ class Settings(ViewSettings):
     negative_shots: Natural = 2
     negative_alpha: NotNegative = 0.117
     negative_beta: NotNegative = 1.0
-    unsure: tuple[float, float] = (0.2, 0.5)  # entropy in nats over log2 K, as public code has it, of a negative image
-    possible: tuple[float, float] = (0.03, 1.0)  # probability of the classes that its value holds
+    unsure_from: Fraction = 0.2  # of a negative image: entropy in nats over log2 K, as in public code (.69 at most)
+    unsure_to: Fraction = 0.5
+    possible: Fraction = 0.03  # probability above which its value holds a class
 
 
 PUBLISHED_IMAGENET = dict(
-    shots=3, alpha=2.0, beta=5.0, negative_shots=2, negative_alpha=0.117, negative_beta=1.0, unsure=(0.2, 0.5)
+    shots=3,
+    alpha=2.0,
+    beta=5.0,
+    negative_shots=2,
+    negative_alpha=0.117,
+    negative_beta=1.0,
+    unsure_from=0.2,
+    unsure_to=0.5,
+    possible=0.03,
 )
 
 
@@ -80,8 +89,8 @@ class TDA(OfViews):
         p, h, k = z.softmax(1)[0], float(entropy(z)), int(z.argmax())
         positive, negative = self.state
         positive.offer(k, h, x, F.one_hot(z.argmax(1), z.shape[1])[0].to(z))
-        if s.unsure[0] < h / math.log2(z.shape[1]) < s.unsure[1]:
-            negative.offer(k, h, x, ((p > s.possible[0]) & (p < s.possible[1])).to(z))
+        if s.unsure_from < h / math.log2(z.shape[1]) < s.unsure_to:
+            negative.offer(k, h, x, (p > s.possible).to(z))
         z = z + positive.logits(x, s.alpha, s.beta) - negative.logits(x, s.negative_alpha, s.negative_beta)
         return Output(z.cpu(), None, no_loss(images))
 

@@ -29,7 +29,8 @@ REPOSITORIES = {
     "classifier/convnext-large": ("timm/convnext_large.fb_in1k",),
     "classifier/swin": ("timm/swin_tiny_patch4_window7_224.ms_in1k",),
     "classifier/swin-base": ("timm/swin_base_patch4_window7_224.ms_in1k",),
-    # OpenAI's weights, which open_clip calls ViT-B-32-quickgelu, ViT-B-16-quickgelu and ViT-L-14-quickgelu, "openai"
+    # OpenAI's weights, which open_clip calls RN50-quickgelu, ViT-B-32-quickgelu and so on, "openai"
+    "clip/rn50": ("timm/resnet50_clip.openai",),
     "clip/small": ("timm/vit_base_patch32_clip_224.openai",),
     "clip/base": ("timm/vit_base_patch16_clip_224.openai",),
     "clip/large": ("timm/vit_large_patch14_clip_224.openai",),

@@ -12,6 +12,8 @@ from gentta_utils.common.devices import precision_on
 from gentta_utils.course import doctor, gradcam
 from gentta_utils.methods import METHODS
 from gentta_utils.methods.base import Models
+from gentta_utils.models import zoo
+from gentta_utils.models.prompts import make_prompt
 
 CPU = {"avx512_bf16": False, "amx_bf16": False}
 SMALL = {  # settings that make each method do all that it can on few images of four classes
@@ -87,6 +89,8 @@ def test_every_method_runs_on_a_device_without_float64(tiny, images, name):
     """And says what it says on the CPU."""
     models = make_mae() if name == "ttt_mae" else Models(tiny.classifier, tiny.denoiser, make_classifier())
     module = METHODS[name]
+    if module.NEEDS.clip:
+        pytest.skip("a tokenizer of text: see the test below")
     how = (module.Settings(**SMALL[name]),) if name in SMALL else ()
     expected = module.configure(models, *how).adapt(images[:2], torch.arange(2))
     with StrictDevice():
@@ -97,6 +101,23 @@ def test_every_method_runs_on_a_device_without_float64(tiny, images, name):
             assert type(found) is torch.Tensor  # records are on the CPU
             torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
         assert out.nfe == expected.nfe
+
+
+@pytest.mark.parametrize("name", [name for name, module in METHODS.items() if module.NEEDS.clip])
+def test_methods_of_a_clip_run_on_a_device_without_float64(name):
+    module, images, names = METHODS[name], torch.rand(2, 3, 64, 64), ["cube", "torus", "arch"]
+    few = {} if name == "coop" else dict(views=3, rho_h=0.7) | ({"generated": 0} if name == "difftpt" else {})
+
+    def output(clip):
+        models = Models(clip.zero_shot(names, ["a photo of a {}."]), prompt=make_prompt(clip, names))
+        return module.configure(models, module.Settings(**few)).adapt(images, torch.arange(2))
+
+    expected = output(zoo.load("clip/small"))
+    with StrictDevice():
+        out = output(move(zoo.load("clip/small")))
+        for found, wanted in ((out.logits, expected.logits), (out.before, expected.before), (out.loss, expected.loss)):
+            assert type(found) is torch.Tensor
+            torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
 
 
 def test_maps_are_compared_on_a_device_without_float64():

@@ -23,7 +23,7 @@ from gentta_utils.diffusion.error_table import error_table, plausible
 from gentta_utils.diffusion.process import alphas_cumprod_of, diffusion_loss, linear_betas
 from gentta_utils.evaluation import evaluate
 from gentta_utils.evaluation.statistics import ON_VALIDATION
-from gentta_utils.methods import dda, diffusion_classifier, diffusion_tta, tent
+from gentta_utils.methods import METHODS, dda, diffusion_classifier, diffusion_tta, tent
 from gentta_utils.methods import source as methods_source
 from gentta_utils.methods.base import Models
 from gentta_utils.methods.purifier import what_changes
@@ -32,6 +32,7 @@ from gentta_utils.models.classifier import Classifier
 from gentta_utils.models.clip import Clip
 from gentta_utils.models.copies import Copies
 from gentta_utils.models.dit import LatentDiT, prepare_dit
+from gentta_utils.models.prompts import make_prompt
 from gentta_utils.models.text_unet import TextUNet
 from gentta_utils.models.zoo import load
 from gentta_utils.recipes.tokenizer import tokenizer
@@ -204,7 +205,12 @@ def test_a_vae_of_other_width_is_refused(at_hub):
 
 # --- CLIP and Stable Diffusion ---------------------------------------------------------------------------------------
 
-CLIPS = {"clip/small": "ViT-B-32-quickgelu", "clip/base": "ViT-B-16-quickgelu", "clip/large": "ViT-L-14-quickgelu"}
+CLIPS = {
+    "clip/rn50": "RN50-quickgelu",
+    "clip/small": "ViT-B-32-quickgelu",
+    "clip/base": "ViT-B-16-quickgelu",
+    "clip/large": "ViT-L-14-quickgelu",
+}
 PROMPTS = ["a photo of a red cube.", "a photo of a torus.", "a photo of an arch."]
 
 
@@ -219,6 +225,24 @@ def test_clips(at_hub, photos, name):
     assert not any(p.requires_grad for p in model.parameters())
     with torch.no_grad():
         assert model.zero_shot(["cube", "torus", "arch"])(photos).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", ["clip/rn50", "clip/base"])
+def test_methods_of_prompts_and_views(at_hub, photos, name):
+    """Of 77 places a prompt uses a dozen, and untrained it is the zero-shot classifier."""
+    clip, names = load(name, "imagenet"), ["cube", "red torus", "arch"]
+    models = Models(clip.zero_shot(names, ["a photo of a {}."]), prompt=make_prompt(clip, names))
+    assert models.prompt.embedded.shape[:2] == (3, 9)
+    ids, few = torch.arange(2), dict(views=3, rho_h=0.7)
+    more = lambda x, i: x[:, None] * torch.tensor([0.5, 0.8]).view(1, 2, 1, 1, 1)  # noqa: E731
+    none = METHODS["tpt"].configure(models, METHODS["tpt"].Settings(**few, updates=0)).adapt(photos, ids)
+    torch.testing.assert_close(none.logits, none.before, rtol=1e-4, atol=1e-4)
+    for method in ("tpt", "difftpt", "zero", "mta", "tda", "dota", "coop"):
+        module = METHODS[method]
+        s = module.Settings(**{} if method == "coop" else few | ({"generated": 2} if method == "difftpt" else {}))
+        out = module.configure(models, s, *([more] if method == "difftpt" else [])).adapt(photos, ids)
+        assert out.logits.shape == (2, 3), method
+        assert torch.isfinite(out.logits).all(), method
 
 
 def test_many_texts_are_read_in_parts(at_hub, monkeypatch):
@@ -802,7 +826,12 @@ def test_stable_diffusion_as_a_denoiser(low_memory):
 
 @pytest.mark.parametrize(
     "name, size, width",
-    [("clip/small", 151_277_313, 512), ("clip/base", 149_620_737, 512), ("clip/large", 427_616_513, 768)],
+    [
+        ("clip/rn50", 102_007_137, 1024),
+        ("clip/small", 151_277_313, 512),
+        ("clip/base", 149_620_737, 512),
+        ("clip/large", 427_616_513, 768),
+    ],
 )
 def test_clips_of_published_size(meta, name, size, width):
     """What is fetched is what open_clip itself means by the name with "-quickgelu" and the tag "openai"."""

@@ -99,6 +99,16 @@ UNET = dict(  # its U-Net but for the first six
     up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
     act_fn="silu",
 )
+VISION = dict(  # the image encoder of Stable Diffusion image variations but for the first four
+    hidden_size=16,
+    intermediate_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    projection_dim=16,
+    image_size=224,
+    patch_size=14,
+    hidden_act="quick_gelu",
+)
 NOISE = dict(  # its schedule
     beta_schedule="scaled_linear",
     beta_start=0.00085,
@@ -122,6 +132,7 @@ def write_hub(home: Path) -> Path:
         store(home, hub.REPOSITORIES[name][0], _clip)
     store(home, hub.REPOSITORIES["clip/rn50"][0], lambda folder: _clip(folder, CLIP | dict(vision_cfg=RN50)))
     store(home, hub.REPOSITORIES["denoiser/text"][0], _stable_diffusion)
+    store(home, hub.REPOSITORIES["denoiser/variation"][0], _image_variations)
     _adm(home / "hub" / "openai" / adm.CHECKPOINT.removesuffix(".pt"))
     return home
 
@@ -132,7 +143,7 @@ def store(home: Path, repository: str, save) -> None:
     snapshot = root / "snapshots" / COMMIT
     (root / "blobs").mkdir(parents=True)
     (root / "refs").mkdir()
-    (root / "refs" / "main").write_text(COMMIT, encoding="utf-8")
+    (root / "refs" / hub.REVISIONS.get(repository, "main")).write_text(COMMIT, encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
         save(Path(folder))
         for file in (f for f in Path(folder).rglob("*") if f.is_file()):
@@ -209,6 +220,28 @@ def _stable_diffusion(folder: Path) -> None:
         vae=["diffusers", "AutoencoderKL"],
     )
     index = dict(_class_name="StableDiffusionPipeline", _diffusers_version="0.6.0", **parts)
+    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def _image_variations(folder: Path) -> None:
+    """With the filter of images named in its index, as the real one, but not there."""
+    from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    CLIPVisionModelWithProjection(CLIPVisionConfig(**VISION)).save_pretrained(folder / "image_encoder")
+    UNet2DConditionModel(**UNET).save_pretrained(folder / "unet")
+    AutoencoderKL(**VAE | dict(sample_size=64)).save_pretrained(folder / "vae")
+    PNDMScheduler(**NOISE).save_pretrained(folder / "scheduler")
+    CLIPImageProcessor().save_pretrained(folder / "feature_extractor")
+    parts = dict(
+        feature_extractor=["transformers", "CLIPImageProcessor"],
+        image_encoder=["transformers", "CLIPVisionModelWithProjection"],
+        safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"],
+        scheduler=["diffusers", "PNDMScheduler"],
+        unet=["diffusers", "UNet2DConditionModel"],
+        vae=["diffusers", "AutoencoderKL"],
+    )
+    index = dict(_class_name="StableDiffusionImageVariationPipeline", _diffusers_version="0.8.0.dev0", **parts)
     (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
 
 

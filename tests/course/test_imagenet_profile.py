@@ -13,17 +13,32 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DiTTransformer2DModel, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DiTTransformer2DModel,
+    PNDMScheduler,
+    StableDiffusionImageVariationPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from fake_hub import COMMIT
 from huggingface_hub import constants
-from transformers import CLIPTextConfig, CLIPTextModel
+from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 
 from gentta_utils import evaluation
 from gentta_utils.course import profile, profiles
 from gentta_utils.diffusion.error_table import error_table, plausible
 from gentta_utils.diffusion.process import alphas_cumprod_of, diffusion_loss, linear_betas
-from gentta_utils.evaluation import evaluate
+from gentta_utils.evaluation import evaluate, generated
 from gentta_utils.evaluation.statistics import ON_VALIDATION
-from gentta_utils.methods import METHODS, dda, diffusion_classifier, diffusion_tta, tent
+from gentta_utils.methods import METHODS, dda, diffusion_classifier, diffusion_tta, tent, variations
 from gentta_utils.methods import source as methods_source
 from gentta_utils.methods.base import Models
 from gentta_utils.methods.purifier import what_changes
@@ -34,6 +49,7 @@ from gentta_utils.models.copies import Copies
 from gentta_utils.models.dit import LatentDiT, prepare_dit
 from gentta_utils.models.prompts import make_prompt
 from gentta_utils.models.text_unet import TextUNet
+from gentta_utils.models.variation_unet import VariationUNet
 from gentta_utils.models.zoo import load
 from gentta_utils.recipes.tokenizer import tokenizer
 from gentta_utils.streams import folders
@@ -45,6 +61,8 @@ from gentta_utils.world import words
 CLASSIFIERS = [name for name in hub.REPOSITORIES if name.startswith("classifier/")]
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALVES = ((0.5,) * 3, (0.5,) * 3)
+IMAGE_VARIATIONS = [f"{part}/diffusion_pytorch_model.safetensors" for part in ("unet", "vae")]
+IMAGE_VARIATIONS += ["image_encoder/model.safetensors"]
 
 
 @pytest.fixture(scope="module")
@@ -352,6 +370,59 @@ def test_v_prediction_becomes_noise(at_hub, tmp_path, monkeypatch, photos):
         torch.testing.assert_close(other(x_t, t, p), abar.sqrt() * v + (1 - abar).sqrt() * x_t)
 
 
+@pytest.mark.parametrize("precision, tolerance", [("fp32", 1e-4), ("bf16", 0.1), ("fp16", 0.02)])
+def test_image_variations(at_hub, photos, precision, tolerance):
+    """Of the revision v2.0; the tower sees 224 px under CLIP's normalisation, as the library's own pipeline does."""
+    (repository,) = hub.repositories("denoiser/variation")
+    assert (zoo.fingerprint("denoiser/variation", "imagenet"), hub.REVISIONS[repository]) == (COMMIT[:12], "v2.0")
+    assert "--revision v2.0" in hub.how_to_download(repository)
+    denoiser = load("denoiser/variation", "imagenet", precision=precision)
+    assert (denoiser.shape, denoiser.image_size, denoiser.classes) == ((4, 8, 8), 224, 0)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
+    told = denoiser.pipeline._encode_image((photos - mean) / std, "cpu", 1, True)
+    torch.testing.assert_close(denoiser.embed(photos), told[2:, 0])
+    settings = variations.Settings(steps=2, rows_at_once=4)
+    made = variations.variations(photos, 2, "variation", denoiser, torch.tensor([3, 8]), settings)
+    whole = load("denoiser/variation", "imagenet", precision="fp32")
+    same = variations.variations(photos, 2, "variation", whole, torch.tensor([3, 8]), settings)
+    assert made.shape == (2, 2, 3, 224, 224)
+    assert (made - same).norm() < tolerance * same.norm()
+
+
+def test_image_variations_may_be_pickled(at_hub, tmp_path, monkeypatch, photos):
+    """The same weights as *.bin, as they were first published: the loader and `require` take them."""
+    (repository,) = hub.repositories("denoiser/variation")
+    safe = load("denoiser/variation", "imagenet")
+
+    def save(folder):
+        fake_hub._image_variations(folder)
+        for file in IMAGE_VARIATIONS:
+            part = folder / file
+            part.unlink()
+            kind = "pytorch_model.bin" if "encoder" in file else "diffusion_pytorch_model.bin"
+            torch.save(getattr(safe.pipeline, part.parent.name).state_dict(), part.with_name(kind))
+
+    fake_hub.store(tmp_path, repository, save)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    profile("imagenet").require("denoiser/variation")
+    pickled = load("denoiser/variation", "imagenet")
+    torch.testing.assert_close(pickled.embed(photos), safe.embed(photos))
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([10, 500])
+    with torch.no_grad():
+        torch.testing.assert_close(pickled(x, t), safe(x, t))
+
+
+@pytest.mark.parametrize("name", ["prompted", "image_to_image"])
+def test_the_other_generators_of_photographs(at_hub, photos, name):
+    denoiser = load(generated.model_of(name, "imagenet"), "imagenet", precision="fp32")
+    photos = photos[:, :, : denoiser.image_size, : denoiser.image_size]
+    captions = ["a cube", "a torus"] if name == "prompted" else None
+    settings = variations.Settings(start=300, steps=2, rows_at_once=2)
+    made = variations.variations(photos, 1, name, denoiser, torch.tensor([3, 8]), settings, captions)
+    assert made.shape == (2, 1, *photos.shape[1:])
+    assert torch.isfinite(made).all()
+
+
 def test_diffusion_tta_of_clip(at_hub, photos):
     clip, text = load("clip/small", "imagenet"), load("denoiser/text", "imagenet").for_prompts(PROMPTS)
     models = Models(clip.zero_shot(["cube", "torus", "arch"]), text)
@@ -364,7 +435,9 @@ def test_diffusion_tta_of_clip(at_hub, photos):
 # --- what is missing -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["classifier/vit", "denoiser/dit", "clip/small", "denoiser/text"])
+@pytest.mark.parametrize(
+    "name", ["classifier/vit", "denoiser/dit", "clip/small", "denoiser/text", "denoiser/variation"]
+)
 def test_missing_weights_are_one_sentence(tmp_path, monkeypatch, name):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(FileNotFoundError) as error:
@@ -410,6 +483,7 @@ def test_all_that_is_missing_is_listed_before_anything_runs(home, tmp_path, monk
         ("timm/vit_base_patch32_clip_224.openai", "clip/small", "open_clip_model.safetensors"),
         ("timm/vit_base_patch32_clip_224.openai", "clip/small", "open_clip_config.json"),
         *[(hub.REPOSITORIES["denoiser/text"][0], "denoiser/text", file) for file in hub.STABLE_DIFFUSION],
+        *[(hub.REPOSITORIES["denoiser/variation"][0], "denoiser/variation", file) for file in IMAGE_VARIATIONS],
     ],
 )
 def test_half_a_download_is_one_sentence(home, tmp_path, monkeypatch, repository, name, file):
@@ -427,7 +501,7 @@ def test_half_a_download_is_one_sentence(home, tmp_path, monkeypatch, repository
     with pytest.raises(FileNotFoundError) as error:
         load(name, "imagenet")
     one_sentence(error, f"no weights of {repository}", hub.how_to_download(repository))
-    if name in ("clip/small", "denoiser/text") and file.endswith(
+    if name in ("clip/small", "denoiser/text", "denoiser/variation") and file.endswith(
         ".safetensors"
     ):  # the repository holds other weights too
         with pytest.raises(FileNotFoundError) as error:
@@ -821,6 +895,26 @@ def test_stable_diffusion_as_a_denoiser(low_memory):
         eps_hat = denoiser(x0, torch.zeros(2, dtype=torch.long), p)
         assert eps_hat.shape == (2, 4, 64, 64)
         assert torch.autograd.grad(eps_hat.sum(), p)[0].shape == (2, 3)
+        assert denoiser.decode(x0).shape == (2, 3, 224, 224)
+
+
+def test_image_variations_of_published_size():
+    """ViT-L/14 up to its projection, one token of 768 in place of a prompt, the U-Net and VAE of Stable Diffusion 1."""
+    parts = dict(scheduler=PNDMScheduler(**fake_hub.NOISE), feature_extractor=CLIPImageProcessor())
+    parts |= dict(safety_checker=None, requires_safety_checker=False)
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+        vae = AutoencoderKL(**PUBLISHED_VAE | dict(sample_size=512))
+        size = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16)
+        tower = CLIPVisionModelWithProjection(CLIPVisionConfig(**fake_hub.VISION | size | dict(projection_dim=768)))
+        assert parameters(tower) == 303_966_208
+        pipeline = StableDiffusionImageVariationPipeline(unet=unet, vae=vae, image_encoder=tower, **parts)
+        denoiser = VariationUNet(pipeline, 224).to("meta").requires_grad_(False)
+        told = denoiser.embed(torch.rand(2, 3, 224, 224))
+        assert told.shape == (2, 768)
+        x0 = torch.rand(2, *denoiser.shape)
+        assert denoiser.shape == (4, 64, 64)
+        assert denoiser(x0, torch.zeros(2, dtype=torch.long), told).shape == (2, 4, 64, 64)
         assert denoiser.decode(x0).shape == (2, 3, 224, 224)
 
 

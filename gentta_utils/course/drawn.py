@@ -13,7 +13,7 @@ from torch import Tensor
 from ..evaluation.generated import Generated, generated, model_of
 from ..evaluation.records import Records
 from ..methods.base import Models
-from ..methods.variations import CHOSEN, Settings
+from ..methods.variations import CHOSEN, PUBLISHED, Settings
 from ..models import zoo
 
 GENERATORS = ("variation", "image_to_image", "prompted_empty", "prompted_own")
@@ -41,8 +41,10 @@ class Drawn:
 
     @property
     def settings(self) -> Settings:
-        """As many steps for a timestep as the chosen ones have."""
+        """The published ones for published weights of variations; else as many steps for a timestep as chosen."""
         usual = CHOSEN[self.kind]
+        if self.profile == "imagenet" and self.kind == "variation":
+            return Settings(**PUBLISHED)
         if self.start is None or usual.start is None:
             return usual
         steps = max(1, round(usual.steps * (self.start + 1) / (usual.start + 1)))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..common.paths import ROOT
 from ..evaluation import chosen
+from ..evaluation.generated import model_of
 from ..evaluation.statistics import ON_VALIDATION
 from ..methods import METHODS, dda, diffpure, diffusion_classifier, diffusion_tta, source
 from ..methods.base import Models
@@ -25,6 +26,7 @@ from ..streams.folders import FolderSpec
 from ..streams.scenes import SceneSpec
 from ..streams.stream import Stream
 from ..world import labels, renditions, scenes, words
+from .drawn import Drawn
 
 # The published SGD settings (ViT-B/32; docs/methods/diffusion_tta.md) with the DiT frozen: nothing was tuned by this
 # project at this size
@@ -114,6 +116,18 @@ class Profile:
         return METHODS[name].configure(models, replace(how, **{k: v for k, v in changes.items() if hasattr(how, k)}))
 
 
+    def drawn(self, generator: str, models: Models, prompts: list[str], n: int):
+        """What a method calls for n generated views: images (B, 3, S, S), ids (B,) -> (B, n, 3, S, S) in [0, 1], by one
+        of `drawn.GENERATORS`; `prompts` are those of the classes of `models`.
+
+        Raises ValueError for an unknown generator."""
+        return self._drawn(generator).views(models, prompts, n)
+
+    def generator_model(self, generator: str) -> str:
+        """The name of the diffusion model behind a generator. Raises ValueError for an unknown one."""
+        return model_of(self._drawn(generator).kind, self.name)
+
+
 class Scenes(Profile):
     """The scenes and models of this repository, with the settings that were chosen on the validation corruptions."""
 
@@ -201,6 +215,9 @@ class Scenes(Profile):
         return chosen.prompted(
             method, clip, label_set or self.default_label_set, **{"seed": self.seed} | given(changes)
         )
+
+    def _drawn(self, generator: str) -> Drawn:
+        return Drawn(generator, chosen.prompt_choice()["levels"].get(generator), self.name, self.device)
 
     def rival(self, row: str, classifier: str):
         """Settings of another method for a row of `nb02.choose.select_rivals`, e.g. "tent" or "diffusion_tta online":
@@ -338,6 +355,9 @@ class ImageNet(Profile):
         changes that are not None."""
         module = METHODS[method]
         return module.Settings(**module.PUBLISHED | {"seed": self.seed} | given(changes))
+
+    def _drawn(self, generator: str) -> Drawn:
+        return Drawn(generator, None, self.name, self.device)
 
     def rival(self, row: str, classifier: str):
         """Settings of another method for a row of a table, e.g. "tent" or "diffusion_tta online": its defaults."""

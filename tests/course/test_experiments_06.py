@@ -1,0 +1,179 @@
+"""Notebook 06's tables: selection scenes apart, equal numbers of views and steps, the same scenes for rows compared."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gentta_utils.course import drawn, nb06, trials
+from gentta_utils.course.nb06 import choose, experiments, looking, rows
+from gentta_utils.course.trials import Wording
+from gentta_utils.evaluation import tables as evaluation_tables
+from gentta_utils.evaluation.chosen import prompted
+from gentta_utils.methods import tpt, zero
+from gentta_utils.methods.many_views import select
+from gentta_utils.methods.variations import CHOSEN
+from gentta_utils.streams.scenes import SceneSpec
+from gentta_utils.world.scenes import scene_ids
+from gentta_utils.world.severities import TEST, VALIDATION
+
+SAME_SCENES = {"prompt_s1", "prompt_s2", "prompt_views", "prompt_filters", "prompt_budget", "prompt_init"}
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """Name -> the jobs of every table, none of them run."""
+    found = {}
+
+    def collect(name, jobs, **_):
+        found[name] = list(jobs)
+        return evaluation_tables.results(name) if name == "select_prompt" else []
+
+    patch = pytest.MonkeyPatch()
+    for module in (choose, experiments):
+        patch.setattr(module, "table", collect)
+    patch.setattr(choose, "write_json", lambda *a: None)
+    try:
+        for measure, _ in nb06.TABLES.values():
+            measure()
+    finally:
+        patch.undo()
+    return found
+
+
+def streams_of(about: dict) -> list[dict]:
+    return about["stream"].get("parts", [about["stream"]])
+
+
+def test_choices_are_made_on_selection_scenes_and_validation_corruptions(tables):
+    for about, _ in tables["select_prompt"]:
+        assert {s["split"] for s in streams_of(about)} == {"select"}
+        assert {s["shift"] for s in streams_of(about)} <= {*VALIDATION, "clean", "far"}
+    for name in set(tables) - {"select_prompt"}:
+        met = {(s["split"], s["shift"]) for about, _ in tables[name] for s in streams_of(about)}
+        assert {split for split, _ in met} == {"test"}
+        assert not {shift for _, shift in met} & set(VALIDATION)
+    assert {a["stream"]["shift"] for a, _ in tables["prompt_test"]} == set(TEST)
+
+
+def test_tables_on_other_scenes_share_none_and_rows_are_named_once(tables):
+    used = {}
+    for name in set(tables) - {"select_prompt"}:
+        used[name] = {
+            i
+            for about, _ in tables[name]
+            for s in streams_of(about)
+            for i in scene_ids(s["n"], s["split"], s["start"]).tolist()
+        }
+        assert 60_000 <= min(used[name])
+        assert max(used[name]) < 80_000  # of other notebooks
+        at = ("shift", "severity", "start", "labels", "order", "order_seed")
+        keys = [(a["label"], a["classifier"], *(a["stream"].get(k) for k in at)) for a, _ in tables[name]]
+        assert len(set(keys)) == len(keys), name
+    for one in used:
+        for other in set(used) - {one}:
+            assert not used[one] & used[other] or {one, other} <= SAME_SCENES, (one, other)
+
+
+def test_rows_that_are_compared_have_equal_views_and_steps(tables):
+    """All of DiffTPT, TPT with four steps and the untuned rows have 64 views, by all tables but that of budgets."""
+    every = [rows.MEAN, rows.ZERO, rows.MTA, rows.TPT1, rows.TPT4, rows.TPT_MANY, rows.CTPT, rows.PARALLEL]
+    every += [*rows.DIFFTPT.values(), *rows.ON_THEIRS.values()]
+    for name in ("prompt_s1", "prompt_s2", "prompt_test", "prompt_filters"):
+        for about, _ in tables[name]:
+            s = about["settings"]
+            if about["label"] in every:
+                assert s["views"] + s["generated"] == 64, about["label"]
+            if about["method"] in ("tpt", "difftpt") and about["label"] not in (rows.TPT1, rows.PUBLISHED):
+                assert s["updates"] == 4, about["label"]
+    labels = {a["label"] for a, _ in tables["prompt_s1"]}
+    assert {*every, rows.TRUE, rows.TDA, rows.DOTA, rows.PUBLISHED, rows.LOW_CROPS} <= labels
+
+
+def test_as_many_views_count_in_the_row_that_says_so():
+    many = {a["label"]: a for a, _ in experiments.tuned("clip/small", experiments.spec_of("far", 2))}[rows.TPT_MANY]
+    theirs = prompted("difftpt", "clip/small")
+    n = {}
+    for name, values in (("tpt", many["settings"]), ("difftpt", None)):
+        s = tpt.Settings(**values) if values else theirs
+        n[name] = select(torch.randn(2, 64, 8), torch.randn(2, 64, 10), s).shape[1]
+    assert n["tpt"] == n["difftpt"] == experiments.difftpt_count("clip/small") == 15
+
+
+def test_a_generated_row_counts_what_its_views_cost(monkeypatch):
+    """Evaluations and seconds of the generator stand in the record; the method is handed these very views."""
+    asked = []
+
+    def made(images, ids, n, generator, settings, captions, **_):
+        asked.append((generator, captions))
+        shown = (images[:, None].expand(-1, n, -1, -1, -1) * 255).round().byte()
+        return drawn.Generated(ids, shown, {}, 0.5, 7)
+
+    monkeypatch.setattr(drawn, "generated", made)
+    s = zero.Settings(views=1, generated=3, filter="none", temperature=1.0)
+    spec = SceneSpec(2, "far", start=60_900)
+    _, work = choose.prompt_job("zero", s, "clip/small", spec, "row", drawn.Drawn("prompted_own", 199))
+    r = work()
+    assert r.nfe["generator fwd"] == 21
+    assert r.seconds.min() > 1.5
+    assert abs(r.after - r.before).max() < 0.5  # four times the image itself, up to rounding to 8 bits
+    names = Wording().templates[0]
+    assert asked[0] == ("prompted", [names.format(trials.label_set("category").classes[k]) for k in r.before.argmax(1)])
+
+
+def test_levels_keep_the_steps_per_timestep():
+    usual = CHOSEN["image_to_image"]
+    assert drawn.Drawn("image_to_image").settings == usual
+    half = drawn.Drawn("image_to_image", (usual.start + 1) // 2 - 1).settings
+    assert (half.steps, half.guidance) == (usual.steps // 2, usual.guidance)
+    assert drawn.Drawn("variation", 199).settings == CHOSEN["variation"]  # begins with noise
+    assert drawn.Drawn("variation", profile="imagenet").settings.steps == 50
+    with pytest.raises(ValueError, match="choose one of variation"):
+        drawn.Drawn("prompted")
+
+
+def test_quantities_of_views():
+    """Three views: the image itself, one like it, one at a right angle that is wrong."""
+    features = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]])
+    logits = 5 * torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]])
+    found = dict(
+        zip(
+            rows.QUANTITIES,
+            looking.quantities(features, logits, torch.tensor([[0, 1]]), torch.tensor([0]))[0].tolist(),
+            strict=True,
+        )
+    )
+    assert found == pytest.approx(
+        {
+            "cosine, all": 0.5,
+            "cosine, kept": 1.0,
+            "spread, all": 2**0.5,
+            "spread, kept": 0.0,
+            "right, all": 0.5,
+            "right, kept": 1.0,
+        }
+    )
+    alone = looking.quantities(features, logits, torch.tensor([[0]]), torch.tensor([0]))[0]
+    assert not alone.isnan().any()
+
+
+def test_the_ceiling_is_told_the_truth():
+    spec = SceneSpec(4, "far", start=60_910)
+    s = replace(tpt.Settings(lr=1.0, updates=4), views=1)
+    _, work = looking.truth_job(s, "clip/small", spec, rows.TRUE)
+    r = work()
+    lead = lambda z: z[range(4), r.label] - z.mean(1)  # noqa: E731
+    assert (lead(r.after) > lead(r.before)).all()
+    assert (r.loss[:, -1] < r.loss[:, 0]).all()
+
+
+def test_orders_are_permutations_of_the_same_images():
+    streams = {order: experiments.in_order(order, 1, 3)[1] for order in experiments.ORDERS}
+    ids = {order: s.ids.tolist() for order, s in streams.items()}
+    assert len({tuple(v) for v in ids.values()}) == 3
+    assert len({tuple(sorted(v)) for v in ids.values()}) == 1
+    labels = streams["class by class"].labels
+    assert torch.equal(labels, labels.sort().values)
+    blocks = torch.tensor(ids["shift by shift"]).view(4, 3) // 200
+    assert (blocks == blocks[:, :1]).all()
+    assert experiments.in_order("mixed", 2, 3)[1].ids.tolist() != ids["mixed"]

@@ -15,7 +15,7 @@ from gentta_utils import evaluation
 from gentta_utils.common.paths import NOTEBOOKS
 from gentta_utils.course import plots, profiles
 from gentta_utils.course.nb03.choose import KINDS
-from gentta_utils.methods import dda, diffpure, diffusion_tta
+from gentta_utils.methods import dda, diffpure, difftpt, diffusion_tta, tpt
 from gentta_utils.models import hub, zoo
 from gentta_utils.recipes.aligned import ALIGNER
 from gentta_utils.runner.notebook import check_parameters, find, read_preset
@@ -106,7 +106,7 @@ def watched(preset, monkeypatch) -> tuple[dict, Watched]:
     return parameters, seen
 
 
-@pytest.mark.parametrize("preset", [p for p in PRESETS if not p.stem.startswith("03")], ids=lambda p: p.stem)
+@pytest.mark.parametrize("preset", [p for p in PRESETS if p.stem[:2] not in ("03", "06")], ids=lambda p: p.stem)
 def test_every_parameter_of_a_preset_reaches_what_runs(preset, monkeypatch):
     parameters, seen = watched(preset, monkeypatch)
     for name, value in parameters.items():
@@ -132,6 +132,22 @@ def test_parameters_of_a_preset_of_clip_reach_its_settings(preset):
     settings = kit.text_settings(parameters["clip_name"], kind=parameters["adapt"], **asked)
     assert {name: getattr(settings, name) for name in asked} == asked
     assert settings.param_set == KINDS[parameters["adapt"]]["param_set"]
+
+
+@pytest.mark.parametrize("preset", [p for p in PRESETS if p.stem.startswith("06")], ids=lambda p: p.stem)
+def test_presets_of_prompts_are_as_published(preset):
+    """128 views to 102 to 30 and four steps of DiffTPT, one step of TPT; the notebook hands on what a preset says."""
+    asked = check_parameters(find("06"), read_preset(preset))
+    sources = "\n".join(rules.source(c) for c in rules.code_cells(rules.load(find("06"))))
+    assert "views=views - generated, generated=generated, **changes" in sources
+    kit = profiles.profile("imagenet")
+    views = dict(views=asked["views"] - asked["generated"], generated=asked["generated"])
+    theirs = kit.prompt_settings("difftpt", asked["clip_name"], asked["label_set"], rho_c=asked["rho_c"], **views)
+    assert asdict(theirs) == asdict(difftpt.Settings(**difftpt.PUBLISHED))
+    assert kit.prompt_settings("tpt", asked["clip_name"]) == tpt.Settings(**tpt.PUBLISHED)
+    assert asked["clip_name"] in hub.REPOSITORIES
+    drawn = kit._drawn(asked["generator"])
+    assert (drawn.settings.steps, drawn.settings.guidance) == (50, 3.0)
 
 
 def grids() -> list:

@@ -1,6 +1,7 @@
-"""The pictures at the top of the README and of notebooks 02, 03 and 05, from the records and the chosen settings.
+"""The pictures at the top of the README and of notebooks 02, 03, 05 and 06, from the records and the chosen settings.
 
-python bench/overview.py        -> data/scenes/overview.png, when_it_helps.png, clip_text.png and dda_sda.png there
+python bench/overview.py        -> data/scenes/overview.png, when_it_helps.png, clip_text.png, dda_sda.png and
+                                   prompt_sets.png there
 """
 
 import random
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from gentta_utils.common.paths import DATA
-from gentta_utils.course import plots
+from gentta_utils.course import nb06, plots
 from gentta_utils.course.nb02 import when_it_helps as nb02_when_it_helps
 from gentta_utils.course.nb03 import figures as nb03_figures
 from gentta_utils.course.nb05 import experiments
@@ -70,6 +71,7 @@ def main() -> None:
     when_it_helps()
     clip_text()
     dda_sda()
+    prompt_sets()
 
 
 def when_it_helps() -> None:
@@ -85,6 +87,13 @@ def clip_text() -> None:
     fig = nb03_figures.gains(tables.results("text_test"))
     with plt.rc_context(plots.STYLE):
         fig.savefig(DATA / "scenes" / "clip_text.png", dpi=80)
+
+
+def prompt_sets() -> None:
+    """Gains of six methods on six sets, as notebook 06 shows them."""
+    fig = nb06.figures.gains(tables.results("prompt_s1"), nb06.rows.SHOWN, "clip/small")
+    with plt.rc_context(plots.STYLE):
+        fig.savefig(DATA / "scenes" / "prompt_sets.png", dpi=80)
 
 
 def dda_sda(shifts: tuple[str, ...] = ("gaussian_noise", "pixelate", "fog"), each: int = 2) -> None:

@@ -44,10 +44,10 @@ def zero_shot(clip: str, spec, view: str = "full", prompts: str = "one", label: 
 
 
 def candidates(labels: str) -> dict[str, dict]:
-    """Views that may be chosen for a label set: crops of three scales, and those that keep what crops change."""
+    """Views that may be chosen for a label set: crops of three scales, and what keeps the label where crops do not."""
     kinds = {f"crops {s:g}": dict(kind="crops", lowest=s) for s in SCALES}
-    keep = {keeping(label_set(labels).asks), "flips"} - {"crops"}
-    return kinds | {kind: dict(kind=kind) for kind in sorted(keep)}
+    keep = keeping(label_set(labels).asks)
+    return kinds if keep == "crops" else kinds | {keep: dict(kind=keep)}
 
 
 def specs(labels: str = "category", n: int = 16) -> list[SceneSpec]:
@@ -101,7 +101,7 @@ def select_prompt() -> list[Records]:
     usual = views["category"]
     rates = {f"rate {r:g}": tpt.Settings(views=VIEWS, updates=4, lr=r, **usual) for r in RATES}
     votes = {f"vote of {share:g}": zero.Settings(views=VIEWS, rho_h=share, **usual) for share in SHARES}
-    for spec in specs():
+    for spec in specs(n=40):
         jobs += [prompt_job("tpt", s, clip, spec, f"{name}, {clip}") for name, s in rates.items() for clip in CLIPS]
         jobs += [prompt_job("zero", s, CLIPS[0], spec, name) for name, s in votes.items()]
     for generator in GENERATORS:

@@ -76,7 +76,7 @@ def truth_job(settings: tpt.Settings, clip: str, spec: SceneSpec, label: str) ->
     """The prompt tuned on the image's own label, as many steps at the same rate, by the image alone."""
     settings = replace(settings, views=1)
     about, _ = prompt_job("tpt", settings, clip, spec, label)
-    about |= {"loss": ["cross entropy of the true class"]}
+    about |= {"told": "the true label"}
 
     def work() -> Records:
         used, s = models(clip, None, wording=Wording(spec.labels)), stream(spec)

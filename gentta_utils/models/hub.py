@@ -216,7 +216,9 @@ def _load_clip(name: str) -> nn.Module:
 
     network = _read(name, repository, read)
     shown, words = network.visual.preprocess_cfg, open_clip.SimpleTokenizer(context_length=network.context_length)
-    return Clip(network, words, tuple(shown["mean"]), tuple(shown["std"]), network.visual.image_size[0], name)
+    size = network.visual.image_size  # a residual tower has a number, a transformer two
+    size = size if isinstance(size, int) else size[0]
+    return Clip(network, words, tuple(shown["mean"]), tuple(shown["std"]), size, name)
 
 
 def as_published(network: nn.Module) -> nn.Module:

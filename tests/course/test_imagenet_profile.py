@@ -250,7 +250,7 @@ def test_methods_of_prompts_and_views(at_hub, photos, name):
     """Of 77 places a prompt uses a dozen, and untrained it is the zero-shot classifier."""
     clip, names = load(name, "imagenet"), ["cube", "red torus", "arch"]
     models = Models(clip.zero_shot(names, ["a photo of a {}."]), prompt=make_prompt(clip, names))
-    assert models.prompt.embedded.shape[:2] == (3, 9)
+    assert models.prompt.embedded.shape[:2] == (3, 10)
     ids, few = torch.arange(2), dict(views=3, rho_h=0.7)
     more = lambda x, i: x[:, None] * torch.tensor([0.5, 0.8]).view(1, 2, 1, 1, 1)  # noqa: E731
     none = METHODS["tpt"].configure(models, METHODS["tpt"].Settings(**few, updates=0)).adapt(photos, ids)

@@ -32,9 +32,9 @@ def test_one_batch_is_a_weighted_gaussian_fit_in_any_order():
 
 def test_with_true_labels_and_many_images_it_is_linear_discriminant_analysis():
     generator = torch.Generator().manual_seed(0)
-    means, mix = torch.randn(3, 4, generator=generator), torch.randn(4, 4, generator=generator)
+    means, mix = torch.randn(3, 4, generator=generator), 0.3 * torch.randn(4, 4, generator=generator)
     labels = torch.arange(30_000) % 3
-    x = means[labels] + torch.randn(30_000, 4, generator=generator) @ mix
+    x = means[labels] + torch.randn(30_000, 4, generator=generator) @ (torch.eye(4) + mix)
     g = start(F.normalize(torch.randn(3, 4, generator=generator), dim=1), 0.1)
     for rows in torch.arange(30_000).split(50):
         g.fit(x[rows], F.one_hot(labels[rows], 3).float())

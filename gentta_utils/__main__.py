@@ -1,4 +1,4 @@
-"""python -m gentta_utils doctor | data | run | sweep | publish | train | measure | recheck | report"""
+"""python -m gentta_utils doctor | data | run | sweep | publish | train | variations | measure | recheck | report"""
 
 import argparse
 import sys
@@ -40,6 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--scratch", action="store_true", help="forget the checkpoint and start from the beginning")
     train.add_argument("--promote", action="store_true", help="ship the finished candidate (trains first if need be)")
 
+    variations = commands.add_parser("variations", help="make generated views of images; goes on where it stopped")
+    _add_variations_options(variations)
+
     measure = commands.add_parser("measure", help="make tables of the course; resumes where it stopped")
     measure.add_argument("names", nargs="+", help="e.g. select, reading, test; an unknown name lists all")
 
@@ -64,6 +67,23 @@ def _add_run_options(parser: argparse.ArgumentParser, folder: str) -> None:
     parser.add_argument("--run-timeout", type=int, default=14400, metavar="SECONDS", help="a run; 14400 if not given")
     parser.add_argument("--force", action="store_true", help="repeat finished runs")
     parser.add_argument("--dry-run", action="store_true", help="list the runs and what they will cost, start nothing")
+
+
+def _add_variations_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("n", type=int, help="variations of each image, e.g. 16")
+    parser.add_argument("--generator", action="append", metavar="NAME", help="one or more; all if not given")
+    parser.add_argument("--images", type=int, default=200, metavar="N", help="scenes or photographs; 200 if not given")
+    parser.add_argument("--shift", default="clean", help="e.g. v2, a, r, sketch, gaussian_noise")
+    parser.add_argument("--severity", type=int, default=0, help="1 to 5 for a corruption")
+    parser.add_argument("--split", default="test", help="of the scenes: test or select")
+    parser.add_argument("--start", type=int, default=0, metavar="NUMBER", help="the first scene")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="take all images of this folder instead")
+    parser.add_argument("--caption", metavar="CLIP", help='"prompted" is told what this CLIP reads, e.g. clip/small')
+    parser.add_argument("--profile", default="scenes", help="scenes or imagenet")
+    parser.add_argument("--data-root", default=str(DATA), metavar="DIR", help="the folder that holds the data sets")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--share", default="1/1", metavar="K/OF", help="one of several processes: 1/4 to 4/4")
+    parser.add_argument("--out", type=Path, metavar="FILE.npz", help="also write one file, of one generator")
 
 
 def _run(args) -> int:
@@ -137,6 +157,13 @@ def _train(args) -> int:
     return 0
 
 
+def _variations(args) -> int:
+    from .course.generate import generate
+
+    generate(args)
+    return 0
+
+
 def _measure(args) -> int:
     from .course.tables import check_table, measure
 
@@ -172,7 +199,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     commands = {
         "doctor": _doctor, "data": _data, "run": _run, "sweep": _sweep, "publish": _publish,
-        "train": _train, "measure": _measure, "recheck": _recheck,
+        "train": _train, "variations": _variations, "measure": _measure, "recheck": _recheck,
         "report": _report,
     }  # fmt: skip
     try:

@@ -22,7 +22,7 @@ from ..common.files import atomic_write, read_tensors
 from ..common.paths import CACHE
 from ..common.progress import progress
 from ..common.types import Index
-from ..methods.variations import CHOSEN, MODELS, Settings, check_generator, evaluations, variations
+from ..methods.variations import CHOSEN, MODELS_OF, Settings, check_generator, evaluations, variations
 from ..models import hub, zoo
 
 IMAGES_AT_ONCE = 25  # so many files are written together
@@ -67,9 +67,9 @@ class Generated:
 
 def model_of(generator: str, profile: str = "scenes") -> str:
     """The name of a generator's model. Raises ValueError for an unknown generator."""
-    if generator not in MODELS:
-        raise ValueError(f"unknown generator {generator!r}: choose one of {', '.join(MODELS)}")
-    return hub.ADM if profile == "imagenet" and generator == "image_to_image" else MODELS[generator]
+    if generator not in MODELS_OF:
+        raise ValueError(f"unknown generator {generator!r}: choose one of {', '.join(MODELS_OF)}")
+    return hub.ADM if profile == "imagenet" and generator == "image_to_image" else MODELS_OF[generator]
 
 
 def generated(
@@ -82,13 +82,14 @@ def generated(
     profile: str = "scenes",
     device: str = "cpu",
     precision: str = "auto",
-    folder: Path = CACHE / "variations",
+    folder: Path | None = None,
     share: tuple[int, int] = (1, 1),
     denoiser=None,
 ) -> Generated | None:
     """n variations of each image (B, 3, S, S) in [0, 1], from the cache or made now; arguments as of `variations`.
 
     Args:
+        folder: the cache; data/cache/variations where None.
         share: (k, of): make those of every `of`-th image alone, beginning with the k-th, and return None.
         denoiser: use this instead of loading the generator's model of the profile.
 
@@ -101,7 +102,7 @@ def generated(
     check_generator(generator, denoiser, s, len(images), captions)
     about = {"generator": generator, "settings": asdict(s), "model": zoo.fingerprint(name, profile)}
     about |= {"profile": profile, "precision": denoiser.precision}
-    home = Path(folder) / fingerprint(about)
+    home = Path(folder or CACHE / "variations") / fingerprint(about)
     paths = [home / f"{key}.safetensors" for key in _keys(images, ids, captions)]
     kept = {}
     mine = torch.arange(len(images))[k - 1 :: of]

@@ -55,7 +55,7 @@ CHOSEN = {
     "prompted": Settings(start=599, steps=12, guidance=1.0),
 }
 PUBLISHED = dict(start=None, steps=50, guidance=3.0)  # of "variation", in DiffTPT
-MODELS = {  # generator -> its model in the scenes profile
+MODELS_OF = {  # generator -> its model in the scenes profile
     "variation": "denoiser/variation",
     "image_to_image": "unconditional/unet-unshuffle",
     "prompted": "denoiser/text",
@@ -78,7 +78,7 @@ def variations(
     Args:
         images: (B, 3, S, S) in [0, 1], S the denoiser's `image_size`.
         generator: one of `CHOSEN`.
-        denoiser: its model, e.g. `zoo.load(MODELS[generator])`; it counts the evaluations, which are
+        denoiser: its model, e.g. `zoo.load(MODELS_OF[generator])`; it counts the evaluations, which are
             `evaluations(...)` per variation and those of padded batches.
         ids: (B,), to which the draws belong.
         settings: `CHOSEN[generator]` where None.

@@ -1,11 +1,11 @@
 """The image-variation model of the scenes: a `StableDiffusionImageVariationPipeline` on the latents of our autoencoder.
 
 As the published one (Pinkney, 2022) it is a text-conditional U-Net that goes on learning with one token in place of
-the prompt's: the embedding of the image itself. What that embedding leaves out, a variation draws from scratch. Two
-parts learn side by side: a small `CLIPVisionModelWithProjection` repeats the image features of a shipped CLIP, and the
-U-Net, which begins as that of `denoiser/text`, reads what the tower says so far. A tenth of the embeddings is zero,
-which is what the library's pipeline guides away from; the others get a little noise, so that the U-Net does not lean on
-their last digit.
+the prompt's: the embedding of the image itself. What that embedding leaves out, a variation draws from scratch. It is
+made in two stages. In the first a small `CLIPVisionModelWithProjection` learns to repeat the image features of a
+shipped CLIP, and the U-Net, which begins as that of `denoiser/text`, reads what the tower says so far; in the second
+the tower stays as it is. A tenth of the embeddings is zero, which is what the library's pipeline guides away from; the
+others get a little noise, so that the U-Net does not lean on their last digit.
 """
 
 from collections.abc import Callable
@@ -20,21 +20,34 @@ from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from ..common.devices import autocast
-from ..common.files import atomic_write, read_tensors
-from ..common.paths import CACHE
+from ..common.files import atomic_write, read_tensors, sha256
+from ..common.paths import CACHE, MODELS
 from ..common.progress import progress
+from ..common.randomness import generator
 from ..diffusion.process import add_noise, eps_error
+from ..evaluation.spread import diversity, fidelity
+from ..methods.variations import CHOSEN, evaluations, variations
 from ..models import zoo
 from ..models.denoiser import write_out_attention
+from ..models.variation_unet import VariationUNet
 from ..models.zoo import IMAGE_SIZE
+from ..streams.scenes import SceneSpec
+from ..streams.stream import stream
+from ..world.views import low_pass
+from ..world.words import LABEL_SETS
 from .classifiers import MEAN, STD
 from .data import training_set
 from .dit import timesteps
+from .quality import accuracy
 from .text_model import AUTOENCODER, _autoencoder, scheduler
 from .text_model import RECIPES as TEXT_MODELS
 from .training import Schedule, halved
 
-START = "denoiser/text"  # whose U-Net goes on learning
+TEXT = "denoiser/text"  # whose U-Net goes on learning
+JUDGES = ("classifier/resnet-3000", "classifier/mae")  # no CLIP, and nothing that the model was made from
+FEATURES = "clip/large"  # of which spread is measured
+ASKED = ("category", "colour", "floor", "wall", "size", "pose")  # what that CLIP reads in a variation too
+AREAS = (1.0, 0.8, 0.6, 0.45, 0.35, 0.25, 0.18, 0.12, 0.08)  # of crops, as shares of the image
 
 
 class VariationModel(nn.Module):
@@ -51,9 +64,12 @@ class VariationModel(nn.Module):
 
 @dataclass(frozen=True)
 class VariationRecipe:
-    """The pipeline: width, depth and patch of the image tower, whose features it repeats, how long it trains."""
+    """The pipeline: width, depth and patch of the image tower, whose features it repeats, how long it trains.
+
+    `start` is the model that it begins as: of a text model the U-Net, of an earlier stage all, its tower as it is."""
 
     schedule: Schedule
+    start: str = TEXT
     width: int = 96
     layers: int = 4
     patch: int = 8
@@ -64,7 +80,10 @@ class VariationRecipe:
 
     def build(self) -> VariationModel:
         torch.manual_seed(0)
-        unet = zoo.load(START).network.requires_grad_(True)
+        begun = zoo.load(self.start, folder=_folder(self.start))
+        unet = write_out_attention(begun.network).requires_grad_(True)
+        if isinstance(begun, VariationUNet):
+            return VariationModel(unet, begun.image_encoder)
         config = CLIPVisionConfig(
             hidden_size=self.width,
             intermediate_size=4 * self.width,
@@ -76,19 +95,23 @@ class VariationRecipe:
         )
         image_encoder = CLIPVisionModelWithProjection(config)
         image_encoder.set_attn_implementation("eager")
-        return VariationModel(write_out_attention(unet), image_encoder)
+        return VariationModel(unet, image_encoder)
 
     def describe(self) -> dict:
         """What the card says, beside the schedule."""
         described = {name: value for name, value in asdict(self).items() if name != "schedule"}
-        described |= {"start": f"{START}-{zoo.fingerprint(START)}", "autoencoder": _autoencoder()[1]}
-        return described | {"loss": "eps, min-SNR-5, and the squared error of the embedding"}
+        folder = _folder(self.start)
+        weights = folder / self.start / "unet" / "diffusion_pytorch_model.safetensors"
+        mark = zoo.fingerprint(self.start) if folder == MODELS else sha256(weights)[:12]
+        described |= {"start": f"{self.start}-{mark}", "autoencoder": _autoencoder()[1]}
+        loss = "eps, min-SNR-5"
+        return described | {"loss": f"{loss}, and the squared error of the embedding" if self.start == TEXT else loss}
 
     def make_loss(self, device: str = "cpu") -> Callable[[nn.Module, torch.Generator, int], Tensor]:
         """The loss function of `training.train`, with its data loaded: images, their latents and the teacher's
         features, from the cache or computed now."""
         images = training_set(self.scenes)[0]
-        latents = TEXT_MODELS[START].latents(device)[0][: self.scenes]
+        latents = TEXT_MODELS[TEXT].latents(device)[0][: self.scenes]
         wanted = self.features(images, device)
         alphas_cumprod = scheduler().alphas_cumprod
         snr = alphas_cumprod / (1 - alphas_cumprod)
@@ -96,20 +119,21 @@ class VariationRecipe:
         mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
         batch = self.schedule.batch
 
-        def loss_of(model: nn.Module, generator: torch.Generator, step: int) -> Tensor:
-            rows = torch.randint(0, len(images), (batch,), generator=generator)
-            flip = torch.rand(batch, generator=generator) < 0.5
+        def loss_of(model: nn.Module, rng: torch.Generator, step: int) -> Tensor:
+            rows = torch.randint(0, len(images), (batch,), generator=rng)
+            flip = torch.rand(batch, generator=rng) < 0.5
             x = images[rows].float() / 255
             x = (torch.where(flip[:, None, None, None], x.flip(-1), x) - mean) / std
             x0, target = latents[rows, flip.long()].float(), wanted[rows, flip.long()].float()
-            t = timesteps(batch, len(alphas_cumprod), generator)
-            eps, jolt = torch.randn(x0.shape, generator=generator), torch.randn(target.shape, generator=generator)
-            empty = torch.rand(batch, 1, generator=generator) < self.empty_share
+            t = timesteps(batch, len(alphas_cumprod), rng)
+            eps, jolt = torch.randn(x0.shape, generator=rng), torch.randn(target.shape, generator=rng)
+            empty = torch.rand(batch, 1, generator=rng) < self.empty_share
             x, x0, target, t, eps, jolt, empty = (v.to(device) for v in (x, x0, target, t, eps, jolt, empty))
             embeddings = model.image_encoder(x).image_embeds.float()
             shown = (embeddings.detach() + self.noise * jolt).masked_fill(empty, 0.0)
             eps_hat = model(add_noise(x0, t, eps, alphas_cumprod), t, shown)
-            return (weights[t] * eps_error(eps_hat.float(), eps)).mean() + F.mse_loss(embeddings, target)
+            loss = (weights[t] * eps_error(eps_hat.float(), eps)).mean()
+            return loss + F.mse_loss(embeddings, target) if embeddings.requires_grad else loss
 
         return loss_of
 
@@ -134,7 +158,7 @@ class VariationRecipe:
         """Write the pipeline in diffusers' own format, float16, with its autoencoder."""
         vae = AutoencoderKL.from_pretrained(_autoencoder()[0], torch_dtype=torch.float32)
         vae.register_to_config(_name_or_path=AUTOENCODER)  # else a path of this machine
-        model.unet.register_to_config(_name_or_path=START)
+        model.unet.register_to_config(_name_or_path=self.start)
         for part in (vae, model.unet, model.image_encoder):
             halved(part)
         side = dict(height=IMAGE_SIZE, width=IMAGE_SIZE)
@@ -152,13 +176,92 @@ class VariationRecipe:
         pipeline.save_pretrained(folder, safe_serialization=True)
         model.float()
 
-    def measure(self, model) -> dict:
-        """See `of_variations`."""
-        raise NotImplementedError
+    def measure(self, model: VariationUNet) -> dict:
+        """Of the first stage how near its embeddings are to the teacher's features; else `of_variations`."""
+        return of_tower(model, self.teacher) if self.start == TEXT else of_variations(model)
+
+
+def _folder(name: str) -> Path:
+    """Where the folder of a model lies: a finished candidate before the shipped one.
+
+    Raises FileNotFoundError where there is none."""
+    for folder in (MODELS / "candidates", MODELS):
+        if (folder / name / "card.json").is_file():
+            return folder
+    raise FileNotFoundError(f"the image-variation model needs another first: run `python -m gentta_utils train {name}`")
 
 
 RECIPES = {
+    "denoiser/variation-start": VariationRecipe(
+        Schedule(1800, batch=64, lr=8e-4, warmup=100, flat=0.4, final=0.02, ema=0.998)
+    ),
     "denoiser/variation": VariationRecipe(
-        schedule=Schedule(1800, batch=64, lr=8e-4, warmup=100, flat=0.4, final=0.02, ema=0.998)
-    )
+        Schedule(7000, batch=32, lr=5e-4, warmup=100, flat=0.5, final=0.02, ema=0.9995),
+        start="denoiser/variation-start",
+    ),
 }
+
+
+@torch.no_grad()
+def of_tower(model: VariationUNet, teacher: str, n: int = 200) -> dict:
+    """Mean cosine of its embeddings to the teacher's features, on clean selection scenes."""
+    images = stream(SceneSpec(n, split="select", start=1000)).images
+    cosine = F.cosine_similarity(model.embed(images), zoo.load(teacher).encode_images(images))
+    return {"cosine": round(float(cosine.mean()), 3)}
+
+
+@torch.no_grad()
+def of_variations(model: VariationUNet, n: int = 200, few: int = 25, each: int = 8) -> dict:
+    """What variations of clean selection scenes keep, and how far they lie apart.
+
+    "keeps": accuracy (percent) of each judge on n scenes, on their low view, and on one variation of each. "reads":
+    that of a CLIP, zero-shot, for several label sets, on scenes and variations. "spread": of `each` views of `few`
+    scenes, the mean cosine of their features to the image's and their mean distance from each other; and of crops,
+    flipped in half of the cases, the distance at the same cosine (between the two areas on either side of it)."""
+    s = stream(SceneSpec(n, split="select", start=1000))
+    one = variations(s.images, 1, "variation", model, s.ids)[:, 0]
+    shown = {"scenes": s.images, "low view": low_pass(s.images), "variations": one}
+    out = {"settings": asdict(CHOSEN["variation"]), "evaluations": evaluations("variation"), "keeps": {}, "reads": {}}
+    for name in JUDGES:
+        judge = zoo.load(name)
+        out["keeps"][name] = {kind: accuracy(judge(images), s.labels) for kind, images in shown.items()}
+    clip = zoo.load(FEATURES)
+    for name in ASKED:
+        asked = LABEL_SETS[name]
+        labels = stream(SceneSpec(n, split="select", start=1000, labels=name)).labels
+        reads = clip.zero_shot(asked.classes, asked.templates[:1])
+        out["reads"][name] = [accuracy(reads(images), labels) for images in (s.images, one)]
+    images, ids = s.images[:few], s.ids[:few]
+    found = {f"{area:g}": _spread(clip, images, crops(images, ids, each, area)) for area in AREAS}
+    near, apart = _spread(clip, images, variations(images, each, "variation", model, ids))
+    return out | {"spread": {"variations": [near, apart], "crops at this cosine": _at(near, found), "crops": found}}
+
+
+def crops(images: Tensor, ids: Tensor, n: int, area: float) -> Tensor:
+    """n square crops (B, n, 3, S, S) of a share `area` of each image (B, 3, S, S), half of them flipped, enlarged."""
+    side, out = images.shape[-1], []
+    length = max(1, round(side * area**0.5))
+    for image, i in zip(images, ids.tolist(), strict=True):
+        for j in range(n):
+            draw = generator(0, i, f"crop/{j}")
+            y, x = torch.randint(0, side - length + 1, (2,), generator=draw).tolist()
+            part = image[None, :, y : y + length, x : x + length]
+            part = part.flip(-1) if torch.rand((), generator=draw) < 0.5 else part
+            out.append(F.interpolate(part, (side, side), mode="bilinear", align_corners=False))
+    return torch.cat(out).unflatten(0, (len(images), n))
+
+
+def _spread(clip: nn.Module, images: Tensor, views: Tensor) -> list[float]:
+    """Mean cosine of the views (B, n, 3, S, S) to their images, and their mean distance from each other."""
+    features = clip.encode_images(views.flatten(0, 1)).unflatten(0, views.shape[:2])
+    near, apart = fidelity(features, clip.encode_images(images)), diversity(features)
+    return [round(float(near.mean()), 3), round(float(apart.mean()), 3)]
+
+
+def _at(cosine: float, found: dict[str, list[float]]) -> float | None:
+    """The distance at a cosine, linear between the two of `found` around it; None outside of them."""
+    points = sorted(found.values())
+    for (c0, d0), (c1, d1) in zip(points, points[1:], strict=False):
+        if c0 <= cosine <= c1:
+            return round(d0 + (d1 - d0) * (cosine - c0) / max(c1 - c0, 1e-9), 3)
+    return None

@@ -11,9 +11,11 @@ from diffusers import (
     UNet2DConditionModel,
     UNet2DModel,
 )
+from PIL import Image
 from torch import nn
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from gentta_utils.__main__ import main
 from gentta_utils.common.randomness import generator
 from gentta_utils.diffusion.process import add_noise, alphas_cumprod_of, linear_betas
 from gentta_utils.diffusion.sampling import sample
@@ -229,3 +231,32 @@ def test_fidelity_and_diversity():
     torch.testing.assert_close(diversity(views, kept), (views[:, 0] - views[:, 2]).norm(dim=1))
     assert diversity(image[:, None].expand(-1, 5, -1)).abs().max() < 1e-3
     assert diversity(views[:, :1]).isnan().all()
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    """Of scenes and of a folder: shares, then one file; the second call makes nothing."""
+    monkeypatch.setattr(cache, "CACHE", tmp_path)
+    monkeypatch.setitem(cache.CHOSEN, "image_to_image", Settings(start=99, steps=2, guidance=1.0, rows_at_once=4))
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(3):
+        Image.fromarray((torch.rand(70, 80, 3) * 255).byte().numpy()).save(pictures / f"{i}.png")
+    for source in (["--images", "3", "--split", "select"], ["--folder", str(pictures)]):
+        command = ["variations", "2", "--generator", "image_to_image", *source]
+        for share in ("1/2", "2/2"):
+            assert main([*command, "--share", share]) == 0
+        assert "share 2/2 is done" in capsys.readouterr().out
+        with monkeypatch.context() as patch:
+            patch.setattr(cache, "variations", None)
+            assert main([*command, "--out", str(tmp_path / "set.npz")]) == 0
+        assert "2 variations of 3 images, 2 evaluations" in capsys.readouterr().out
+        made = Generated.load(tmp_path / "set.npz")
+        assert made.images.shape == (3, 2, 3, 64, 64)
+    for wrong, words in (
+        (["2", "--generator", "other"], "choose one of variation"),
+        (["2", "--share", "a"], "write it as 1/4"),
+        (["2", "--out", "x.npz"], "give one --generator"),
+        (["2", "--folder", str(tmp_path / "none")], "no images"),
+    ):
+        assert main(["variations", *wrong]) == 2
+        assert words in capsys.readouterr().err

@@ -23,7 +23,7 @@ from .. import trials
 from ..drawn import GENERATORS, Drawn
 from ..trials import ONLINE, TEXT, Wording, job
 from . import rows
-from .choose import CLIPS, GENERATED, SCALES, VIEWS, prompt_job, zero_shot
+from .choose import CLIPS, GENERATED, RATES, SCALES, VIEWS, prompt_job, zero_shot
 from .looking import looked_job, truth_job
 
 NATURAL = ("clean", "v2", "a", "r", "sketch", "far")
@@ -184,12 +184,13 @@ def filters(n: int = 20) -> list[Records]:
 
 
 def budget(n: int = 20) -> list[Records]:
-    """One change at a time: number of views, of steps, share of generated views, both shares (T6)."""
+    """One change at a time: number of views, of steps, the rate, share of generated views, both shares (T6)."""
     usual, most = prompted("difftpt", SMALL), VIEWS - 1
     changes = {rows.DIFFTPT["variation"]: {}}
     changes |= {f"{v} views": dict(views=v - v // 2 + 1, generated=v // 2 - 1) for v in (8, 16, 32)}
     changes |= {"128 views": dict(views=VIEWS + 1, generated=most)}
     changes |= {f"{k} steps": dict(updates=k) for k in (1, 2, 8)}
+    changes |= {f"rate {r:g}": dict(lr=r) for r in RATES if r != usual.lr}
     changes |= {f"{100 * g // most}% generated": dict(views=VIEWS - g, generated=g) for g in (0, 16, 47, most)}
     changes |= {f"rho_C {c:g}": dict(rho_c=c) for c in (0.3, 0.5, 0.8, 1.0) if c != usual.rho_c}
     changes |= {f"rho_H {h:g}": dict(rho_h=h) for h in (0.1, 0.3, 0.6, 1.0) if h != usual.rho_h}

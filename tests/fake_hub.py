@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from gentta_utils.models import adm, hub
+from gentta_utils.streams.coop_splits import SPLIT_SETS
 from gentta_utils.streams.folders import LAYOUTS, synsets
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -265,7 +266,7 @@ KINDS = 12  # classes of each of the data sets that are not ImageNet's
 
 
 def write_photos(root: Path) -> Path:
-    """40 noise pictures of twelve classes for each of `open_vocabulary.SETS` in its own layout; returns `root`.
+    """40 noise pictures of twelve classes for each of `open_vocabulary.SETS` and `SPLIT_SETS` in its layout; returns `root`.
 
     torchvision holds CIFAR and Flowers against checksums: `checksums_of` gives those of these fakes."""
     from scipy.io import savemat
@@ -306,6 +307,11 @@ def write_photos(root: Path) -> Path:
         content = {"data": pixels, "fine_labels": label.tolist()}
         (cifar / split).write_bytes(pickle.dumps(content))
     (cifar / "meta").write_bytes(pickle.dumps({"fine_label_names": [f"odd_thing_{k:02d}" for k in range(KINDS)]}))
+    for how in SPLIT_SETS.values():
+        rows = [[f"Odd_Kind_{k:02d}/{i}.jpg", int(k), f"Odd_Kind_{k:02d}"] for i, k in enumerate(label)]
+        for i, (path, _, _) in enumerate(rows):
+            picture(root / how.folder / how.pictures / path, i)
+        write(root / how.folder / how.list, json.dumps({"train": rows[:24], "val": rows[24:28], "test": rows}))
     return root
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from ..common.paths import DATA
 from ..common.progress import progress
 from . import folders, open_vocabulary
+from .coop_splits import SPLIT_SETS, read_split
 
 ARCHIVES = {  # name -> address and md5 of a tar that holds the folder of folders.LAYOUTS
     "imagenet-a": (
@@ -42,7 +43,8 @@ def data(name: str, root: Path) -> None:
     known = (*ARCHIVES, *guides())
     if name not in known:
         raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(known)}")
-    here = root / open_vocabulary.SETS[name].folder if name in open_vocabulary.SETS else None
+    known_set = (open_vocabulary.SETS | SPLIT_SETS).get(name)
+    here = root / known_set.folder if known_set else None
     if name in PARTIAL or not (here or folders.folder_of(name, root)).is_dir():
         if name not in ARCHIVES:
             print(guides()[name].replace("DIR", str(root)))
@@ -52,7 +54,8 @@ def data(name: str, root: Path) -> None:
         fetch(url, archive, md5)
         unpack(archive, root, folders.LAYOUTS[name].folder)
     if here:
-        images, expected = len(open_vocabulary.photos_of(name, root)), open_vocabulary.SETS[name].images
+        found = read_split(name, root)[0] if name in SPLIT_SETS else open_vocabulary.photos_of(name, root)
+        images, expected = len(found), known_set.images
     else:
         images, expected = len(folders.listing(name, root).paths), folders.LAYOUTS[name].images
     note = "" if images == expected else f" ({expected} are expected)"

@@ -1,4 +1,5 @@
-"""Photographs that CLIP sorts by the names of the classes: five data sets in the layouts of torchvision, and ImageNet.
+"""Photographs that CLIP sorts by the names of the classes: five data sets in the layouts of torchvision, six by CoOp's
+lists of images (`coop_splits`), and ImageNet.
 
 The class names come with the data. The templates are this course's own but for the first of each, which is the one
 prompt that Diffusion-TTA (Prabhudesai et al., 2023) uses for all sets.
@@ -17,6 +18,7 @@ from ..common.randomness import generator
 from ..world import renditions
 from ..world.shifts import in_memory, shifted
 from . import folders
+from .coop_splits import SPLIT_SETS, read_split
 from .stream import Lazy, Stream
 
 SIZE = 224  # pixels a side of CLIP's images: the shorter side becomes that, bicubic, then the centre is cropped
@@ -73,7 +75,7 @@ IMAGENET_TEMPLATES = (
     "one {} among other things.",
     "a drawing of a {}.",
 )
-LABEL_SETS = (*SETS, "imagenet")
+LABEL_SETS = (*SETS, *SPLIT_SETS, "imagenet")
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ def label_set(name: str, root: Path) -> PhotoLabels:
     Raises as `photos_of`; ImageNet's names need no files."""
     if name == "imagenet":
         return PhotoLabels(name, imagenet_names(), IMAGENET_TEMPLATES)
+    if name in SPLIT_SETS:
+        return PhotoLabels(name, read_split(name, Path(root))[2], SPLIT_SETS[name].templates)
     classes = (c.replace("_", " ").rstrip("?") for c in photos_of(name, Path(root)).classes)
     return PhotoLabels(name, tuple(classes), SETS[name].templates)
 
@@ -166,7 +170,8 @@ class PhotoSpec:
         if self.shift in renditions.SHIFTS:
             raise ValueError(f"shift {self.shift!r} is for scenes: on disk it is a data set, e.g. 'imagenet-r'")
         root = Path(self.root)
-        pictures, labels, ids, classes = (_from_lists if self.dataset in SETS else _from_folders)(self.dataset, root)
+        how = _from_lists if self.dataset in SETS else _from_split if self.dataset in SPLIT_SETS else _from_folders
+        pictures, labels, ids, classes = how(self.dataset, root)
         there = len(pictures)
         if not 1 <= self.n <= there:
             raise ValueError(f"n={self.n} asked of {there} images of {self.dataset}: choose 1 to {there}")
@@ -191,6 +196,13 @@ def _from_lists(name: str, root: Path) -> tuple:
         pictures = [Path(p) for p in (found._images if name == "pets" else found._image_files)]
         labels, called = found._labels, [p.stem for p in pictures]
     return pictures, torch.tensor(labels), torch.tensor([folders.id_of(f"{name}/{c}") for c in called]), None
+
+
+def _from_split(name: str, root: Path) -> tuple:
+    """The same of a set that CoOp's list of images describes."""
+    paths, labels, _ = read_split(name, root)
+    folder = root / SPLIT_SETS[name].folder
+    return paths, labels, torch.tensor([folders.id_of(f"{name}/{p.relative_to(folder)}") for p in paths]), None
 
 
 def _from_folders(name: str, root: Path) -> tuple:

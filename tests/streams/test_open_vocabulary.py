@@ -11,6 +11,7 @@ from PIL import Image
 
 from gentta_utils.__main__ import main
 from gentta_utils.streams import folders, open_vocabulary
+from gentta_utils.streams.coop_splits import SPLIT_SETS, few_shots, read_split
 from gentta_utils.streams.open_vocabulary import LABEL_SETS, SETS, PhotoSpec, label_set
 from gentta_utils.streams.stream import stream
 from gentta_utils.world.shifts import shifted
@@ -22,7 +23,7 @@ NAMED = {  # the second class of each, as it is asked
     "pets": "Odd Breed B",
     "flowers": "hard-leaved pocket orchid",
     "imagenet": "goldfish",
-}
+} | dict.fromkeys(SPLIT_SETS, "Odd Kind 01")
 
 
 @pytest.fixture(scope="module")
@@ -200,3 +201,45 @@ def test_the_command_counts_what_is_there(root, tmp_path, capsys, name):
     out = capsys.readouterr().out
     assert str(tmp_path / SETS[name].folder) in out
     assert f"import {SETS[name].reader}; {SETS[name].reader}('{tmp_path}', " in out
+
+
+# --- sets by CoOp's lists of images ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SPLIT_SETS)
+def test_images_of_a_list_have_their_own_labels(root, name, capsys):
+    s, how = PhotoSpec(name, str(root), 40).load(), SPLIT_SETS[name]
+    paths, labels, _ = read_split(name, root)
+    assert s.labels.bincount().tolist() == np.bincount(np.arange(40) % fake_hub.KINDS).tolist()
+    by_id = dict(zip(s.ids.tolist(), range(40), strict=True))
+    for i in (0, 17):
+        at = by_id[folders.id_of(f"{name}/{paths[i].relative_to(root / how.folder)}")]
+        assert int(s.labels[at]) == int(labels[i]) == i % fake_hub.KINDS
+        expected = folders.read_image(paths[i], 224, 224, Image.Resampling.BICUBIC)
+        assert torch.equal(s.images[torch.tensor([at])][0], expected)
+    main(["data", name, "--root", str(root)])
+    assert f"{name}: 40 images ({how.images} are expected) in {root / how.folder}" in capsys.readouterr().out
+
+
+def test_a_few_labelled_images_of_each_class(root):
+    paths, labels, _ = read_split("dtd", root, "train")
+    assert len(paths) == 24
+    assert few_shots(labels, 1).shape == (12,)
+    chosen = few_shots(labels, 16)
+    assert sorted(chosen.tolist()) == list(range(24))  # where there are fewer, all
+    assert labels[few_shots(labels, 1, seed=3)].tolist() == list(range(12))
+    assert few_shots(labels, 1, seed=3).tolist() != few_shots(labels, 1, seed=4).tolist()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"train": []}', '{"train": [["a", "b"]], "val": [], "test": []}'])
+def test_a_list_that_is_missing_or_damaged_is_one_sentence(tmp_path, content):
+    with pytest.raises(FileNotFoundError, match="data dtd --root") as error:
+        PhotoSpec("dtd", str(tmp_path), 1).load()
+    one_sentence(error, "split_zhou_DescribableTextures.json")
+    (tmp_path / "dtd").mkdir()
+    (tmp_path / "dtd" / "split_zhou_DescribableTextures.json").write_text(content)
+    with pytest.raises(ValueError, match="not CoOp's list of images") as error:
+        PhotoSpec("dtd", str(tmp_path), 1).load()
+    one_sentence(error)
+    with pytest.raises(ValueError, match="choose one of caltech101"):
+        read_split("dtd", tmp_path, "all")

@@ -89,9 +89,11 @@ def on_theirs(clip: str, spec: SceneSpec) -> list[Job]:
 
 
 def controls(clip: str, spec: SceneSpec) -> list[Job]:
-    """The published TPT, crops of the low view, the paper's filter, the ceiling."""
+    """What was published for crops of 8% and more, crops of the low view, the paper's filter, the ceiling."""
     return [
         prompt_job("tpt", tpt.Settings(**tpt.PUBLISHED), clip, spec, rows.PUBLISHED),
+        prompt_job("zero", zero.Settings(**zero.PUBLISHED), clip, spec, rows.ZERO_PUBLISHED),
+        prompt_job("mta", mta.Settings(**mta.PUBLISHED), clip, spec, rows.MTA_PUBLISHED),
         prompt_job("tpt", prompted("tpt", clip, kind="low"), clip, spec, rows.LOW_CROPS),
         prompt_job(
             "difftpt",

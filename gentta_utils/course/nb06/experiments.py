@@ -88,6 +88,12 @@ def on_theirs(clip: str, spec: SceneSpec) -> list[Job]:
     ]
 
 
+def purified(clip: str, spec: SceneSpec) -> Job:
+    """The mean over the image and all views of the generator that takes noise away: nothing filtered, nothing tuned."""
+    s = zero.Settings(views=1, generated=GENERATED, filter="none", temperature=1.0)
+    return prompt_job("zero", s, clip, spec, rows.PURIFIED, drawn_by("image_to_image"))
+
+
 def controls(clip: str, spec: SceneSpec) -> list[Job]:
     """What was published for crops of 8% and more, crops of the low view, the paper's filter, the ceiling."""
     return [
@@ -124,7 +130,7 @@ def natural(n: int = 20) -> list[Records]:
             jobs += [zero_shot(clip, spec), zero_shot(clip, spec, prompts="templates", label=rows.TEMPLATES)]
             jobs += untuned(clip, spec) + tuned(clip, spec) + controls(clip, spec)
             jobs += generative(clip, spec, GENERATORS if clip == SMALL else GENERATORS[:3])
-            jobs += on_theirs(clip, spec) + online(clip, spec)
+            jobs += [purified(clip, spec), *on_theirs(clip, spec), *online(clip, spec)]
     return table("prompt_s1", jobs)
 
 
@@ -146,8 +152,7 @@ def corruptions(n: int = 5) -> list[Records]:
         spec = SceneSpec(n, name, 5, "test", SCENES["test"] + 100 * i)
         jobs += [zero_shot(clip, spec), zero_shot(clip, spec, "low", label=rows.LOW)]
         jobs += untuned(clip, spec) + tuned(clip, spec) + generative(clip, spec)
-        purified = zero.Settings(views=1, generated=GENERATED, filter="none", temperature=1.0)
-        jobs.append(prompt_job("zero", purified, clip, spec, rows.PURIFIED, drawn_by("image_to_image")))
+        jobs.append(purified(clip, spec))
         jobs.append(prompt_job("tpt", prompted("tpt", clip, kind="low"), clip, spec, rows.LOW_CROPS))
         settings = tuned_text(clip)
         jobs.append(job("diffusion_tta", settings, clip, spec, rows.DIFFUSION_TTA, TEXT, wording=Wording(), batch=n))

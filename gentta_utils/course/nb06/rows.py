@@ -40,7 +40,7 @@ FILTERS = {  # row -> filter
     "both, the code's": "sequential_logits",
     "both, the paper's": "parallel_features",
 }
-SHOWN = (ZERO, ZERO_PUBLISHED, MTA, TPT4, *DIFFTPT.values())  # in the figure of gains
+SHOWN = (ZERO, ZERO_PUBLISHED, TPT4, *DIFFTPT.values(), PURIFIED)  # in the figure of gains
 VIEWS = "views: "  # before the kind of views, in the table of which views help
 QUANTITIES = (  # what that table keeps of an image's views in the place of a loss
     "cosine, all",

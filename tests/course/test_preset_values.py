@@ -139,7 +139,7 @@ def test_presets_of_prompts_are_as_published(preset):
     """128 views to 102 to 30 and four steps of DiffTPT, one step of TPT; the notebook hands on what a preset says."""
     asked = check_parameters(find("06"), read_preset(preset))
     sources = "\n".join(rules.source(c) for c in rules.code_cells(rules.load(find("06"))))
-    assert "views=views - generated, generated=generated, **changes" in sources
+    assert "dict(views=views - generated, generated=generated)" in sources
     kit = profiles.profile("imagenet")
     views = dict(views=asked["views"] - asked["generated"], generated=asked["generated"])
     theirs = kit.prompt_settings("difftpt", asked["clip_name"], asked["label_set"], rho_c=asked["rho_c"], **views)

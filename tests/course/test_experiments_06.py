@@ -11,7 +11,7 @@ from gentta_utils.evaluation import tables as evaluation_tables
 from gentta_utils.evaluation.chosen import prompted
 from gentta_utils.methods import tpt, zero
 from gentta_utils.methods.many_views import select
-from gentta_utils.methods.variations import CHOSEN
+from gentta_utils.methods.variations import CHOSEN, Settings
 from gentta_utils.streams.scenes import SceneSpec
 from gentta_utils.world.scenes import scene_ids
 from gentta_utils.world.severities import TEST, VALIDATION
@@ -125,7 +125,7 @@ def test_levels_keep_the_steps_per_timestep():
     assert drawn.Drawn("image_to_image").settings == usual
     half = drawn.Drawn("image_to_image", (usual.start + 1) // 2 - 1).settings
     assert (half.steps, half.guidance) == (usual.steps // 2, usual.guidance)
-    assert drawn.Drawn("variation", 199).settings == CHOSEN["variation"]  # begins with noise
+    assert drawn.Drawn("variation", 199).settings == Settings(start=None, steps=20, guidance=3.0)  # begins with noise
     assert drawn.Drawn("variation", profile="imagenet").settings.steps == 50
     with pytest.raises(ValueError, match="choose one of variation"):
         drawn.Drawn("prompted")

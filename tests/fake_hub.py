@@ -266,7 +266,7 @@ KINDS = 12  # classes of each of the data sets that are not ImageNet's
 
 
 def write_photos(root: Path) -> Path:
-    """40 noise pictures of twelve classes for each of `open_vocabulary.SETS` and `SPLIT_SETS` in its layout; returns `root`.
+    """40 noise pictures of twelve classes for each of `open_vocabulary.SETS` and `SPLIT_SETS`; returns `root`.
 
     torchvision holds CIFAR and Flowers against checksums: `checksums_of` gives those of these fakes."""
     from scipy.io import savemat

@@ -23,6 +23,7 @@ from .base import Method, Models, Needs, Output, no_loss
 from .tpt import check_prompt
 
 CLIP_STD = 0.02  # of CLIP's token embedding, which the published rate is for
+VERSION = 1
 
 
 @dataclass(frozen=True)

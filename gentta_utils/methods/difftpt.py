@@ -16,6 +16,8 @@ from .many_views import FILTERS, Generated
 from .tpt import TPT, with_prompt
 from .tpt import Settings as TPTSettings
 
+VERSION = 1
+
 
 @dataclass(frozen=True)
 class Settings(TPTSettings):

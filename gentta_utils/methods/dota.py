@@ -21,6 +21,8 @@ from ..models.clip import text_head
 from .base import Models, Needs, Output, no_loss
 from .many_views import Generated, OfViews, ViewSettings, check_views
 
+VERSION = 1
+
 
 @dataclass(frozen=True)
 class Settings(ViewSettings):

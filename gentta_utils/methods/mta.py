@@ -21,6 +21,8 @@ from ..models.clip import text_head
 from .base import Models, Needs, Output, no_loss
 from .many_views import FILTERS, Generated, Logits, OfViews, Views, ViewSettings, check_views, kept
 
+VERSION = 1
+
 
 @dataclass(frozen=True)
 class Settings(ViewSettings):

@@ -22,6 +22,8 @@ from ..diffusion.entropy import entropy
 from .base import Models, Needs, Output, no_loss
 from .many_views import Generated, OfViews, ViewSettings, check_views
 
+VERSION = 1
+
 
 @dataclass(frozen=True)
 class Settings(ViewSettings):

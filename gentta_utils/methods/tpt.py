@@ -23,6 +23,8 @@ from ..models.prompts import Prompt
 from .base import Models, Needs, Output, check_finite, no_loss
 from .many_views import Generated, Logits, OfViews, Views, ViewSettings, check_views, chosen_of, select
 
+VERSION = 1
+
 
 @dataclass(frozen=True)
 class Settings(ViewSettings):

@@ -182,10 +182,10 @@ def test_lists_and_images_that_are_not_there(root, tmp_path):
 
 
 def test_unknown_sets(tmp_path):
-    with pytest.raises(ValueError, match=r"unknown data set 'cars': choose one of food101, .*imagenet"):
-        label_set("cars", tmp_path)
-    with pytest.raises(ValueError, match="unknown data set 'cars'"):
-        PhotoSpec("cars", str(tmp_path), 1).load()
+    with pytest.raises(ValueError, match=r"unknown data set 'cats': choose one of food101, .*imagenet"):
+        label_set("cats", tmp_path)
+    with pytest.raises(ValueError, match="unknown data set 'cats'"):
+        PhotoSpec("cats", str(tmp_path), 1).load()
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

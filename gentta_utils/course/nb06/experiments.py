@@ -191,7 +191,7 @@ def filters(n: int = 20) -> list[Records]:
 
 
 def budget(n: int = 20) -> list[Records]:
-    """One change at a time: number of views, of steps, the rate, share of generated views, both shares (T6)."""
+    """One change at a time, far away: number of views, of steps, the rate, share of generated views, both shares (T6)."""
     usual, most = prompted("difftpt", SMALL), VIEWS - 1
     changes = {rows.DIFFTPT["variation"]: {}}
     changes |= {f"{v} views": dict(views=v - v // 2 + 1, generated=v // 2 - 1) for v in (8, 16, 32)}
@@ -201,12 +201,10 @@ def budget(n: int = 20) -> list[Records]:
     changes |= {f"{100 * g // most}% generated": dict(views=VIEWS - g, generated=g) for g in (0, 16, 47, most)}
     changes |= {f"rho_C {c:g}": dict(rho_c=c) for c in (0.3, 0.5, 0.8, 1.0) if c != usual.rho_c}
     changes |= {f"rho_H {h:g}": dict(rho_h=h) for h in (0.1, 0.3, 0.6, 1.0) if h != usual.rho_h}
-    jobs = []
-    for shift in ("far", "a"):
-        for label, change in changes.items():
-            s, drawn = replace(usual, **change), drawn_by("variation")
-            drawn = drawn if s.generated else None
-            jobs.append(prompt_job("difftpt", s, SMALL, spec_of(shift, n), label, drawn))
+    spec, jobs = spec_of("far", n), []
+    for label, change in changes.items():
+        s = replace(usual, **change)
+        jobs.append(prompt_job("difftpt", s, SMALL, spec, label, drawn_by("variation") if s.generated else None))
     return table("prompt_budget", jobs)
 
 

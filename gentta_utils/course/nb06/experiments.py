@@ -191,7 +191,7 @@ def filters(n: int = 20) -> list[Records]:
 
 
 def budget(n: int = 20) -> list[Records]:
-    """One change at a time, far away: number of views, of steps, the rate, share of generated views, both shares (T6)."""
+    """One change at a time, far away: number of views, steps, rate, share of generated views, both shares (T6)."""
     usual, most = prompted("difftpt", SMALL), VIEWS - 1
     changes = {rows.DIFFTPT["variation"]: {}}
     changes |= {f"{v} views": dict(views=v - v // 2 + 1, generated=v // 2 - 1) for v in (8, 16, 32)}

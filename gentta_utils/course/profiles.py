@@ -115,7 +115,6 @@ class Profile:
             changes |= {"updates": 2, "pairs": 2} if name == "diffusion_tta" else {"views": 4, "updates": 1, "steps": 2}
         return METHODS[name].configure(models, replace(how, **{k: v for k, v in changes.items() if hasattr(how, k)}))
 
-
     def drawn(self, generator: str, models: Models, prompts: list[str], n: int):
         """What a method calls for n generated views: images (B, 3, S, S), ids (B,) -> (B, n, 3, S, S) in [0, 1], by one
         of `drawn.GENERATORS`; `prompts` are those of the classes of `models`.

@@ -19,8 +19,9 @@ def gains(runs: list[Records], labels: tuple[str, ...], clip: str) -> Figure:
     series = {
         label: [gain([r for r in pick(runs, label, clip) if shift_name(r) == name]) for name in sets]
         for label in labels
+        if pick(runs, label, clip)
     }
-    fig, ax = plots.figure(width=8, height=0.9 + 0.13 * len(sets) * len(labels))
+    fig, ax = plots.figure(width=8, height=0.9 + 0.13 * len(sets) * len(series))
     plots.bars(ax, sets, series, f"gain over zero-shot in points, CLIP {short(clip)}")
     ax.axvline(0, color="0.6", lw=0.8)
     ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))

@@ -101,8 +101,10 @@ def gains_by(runs: list[Records], column_of: Callable[[Records], str], labels: t
         here = [r for r in runs if column_of(r) == column]
         row = {"set": column, "n": sum(map(len, pick(here, ZERO_SHOT)))}
         row["zero-shot"] = f"{accuracy(pick(here, ZERO_SHOT)):.0f}"
-        row |= {f"gain of {label}": str(gain(pick(here, label))) for label in labels}
-        rows.append(row | {"DiffTPT minus TPT": str(same_scenes(here, VARIATION, TPT4))})
+        row |= {f"gain of {label}": str(gain(mine)) for label in labels if (mine := pick(here, label))}
+        rows.append(
+            row | ({"DiffTPT minus TPT": str(same_scenes(here, VARIATION, TPT4))} if pick(here, VARIATION) else {})
+        )
     return rows
 
 
@@ -275,8 +277,9 @@ def frontier(runs: list[Records]) -> list[dict]:
 def confirmed(runs: list[Records]) -> list[dict]:
     """The smaller CLIP's rows that tune: how often the loss fell, and what became of wrong and of right images."""
     rows = []
-    for label in (TPT1, TPT4, TPT_MANY, VARIATION):
-        here = pick(runs, label, "clip/small")
+    for label in (TPT1, TPT4, TPT_MANY, *DIFFTPT.values()):
+        if not (here := pick(runs, label, "clip/small")):
+            continue
         fell = np.concatenate([r.loss[:, -1] < r.loss[:, 0] for r in here])
         before, after = (np.concatenate([getattr(r, f"right_{k}") for r in here]) for k in ("before", "after"))
         row = {"row": label, "loss fell, %": f"{100 * fell.mean():.0f}" if here[0].loss.shape[1] > 1 else ""}
@@ -293,7 +296,8 @@ def own_prompts(runs: list[Records]) -> list[dict]:
     """DiffTPT by what the generator was told, the smaller CLIP: images that it reads right and wrong apart."""
     rows = []
     for label in (TPT4, *DIFFTPT.values()):
-        here = pick(runs, label, "clip/small")
+        if not (here := pick(runs, label, "clip/small")):
+            continue
         before, after = (np.concatenate([getattr(r, f"right_{k}") for r in here]) for k in ("before", "after"))
         same = np.concatenate([r.before.argmax(1) == r.after.argmax(1) for r in here])
         row = {"row": label, "right: kept, %": f"{100 * after[before].mean():.0f}"}
@@ -308,4 +312,5 @@ def headline(runs: list[Records]) -> dict[str, str]:
         f"gain of {label}, {short(clip)}": str(gain(pick(runs, label, clip)))
         for clip in distinct(runs, "classifier")
         for label in (TPT4, VARIATION)
+        if pick(runs, label, clip)
     }

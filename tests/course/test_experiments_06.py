@@ -125,7 +125,7 @@ def test_levels_keep_the_steps_per_timestep():
     assert drawn.Drawn("image_to_image").settings == usual
     half = drawn.Drawn("image_to_image", (usual.start + 1) // 2 - 1).settings
     assert (half.steps, half.guidance) == (usual.steps // 2, usual.guidance)
-    assert drawn.Drawn("variation", 199).settings == Settings(start=None, steps=12, guidance=3.0)  # begins with noise
+    assert drawn.Drawn("variation", 199).settings == Settings(start=None, steps=8, guidance=3.0)  # begins with noise
     assert drawn.Drawn("variation", profile="imagenet").settings.steps == 50
     with pytest.raises(ValueError, match="choose one of variation"):
         drawn.Drawn("prompted")

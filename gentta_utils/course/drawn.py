@@ -63,7 +63,8 @@ class Drawn:
         """For records."""
         model = model_of(self.kind, self.profile)
         network = zoo.fingerprint(model, self.profile)
-        return {"generator": self.generator, "settings": asdict(self.settings), "model": f"{model} {network}"}
+        settings = {name: value for name, value in asdict(self.settings).items() if name != "noise" or value}
+        return {"generator": self.generator, "settings": settings, "model": f"{model} {network}"}
 
     def make(self, images: Tensor, ids: Tensor, n: int, models: Models, prompts: list[str]) -> Generated:
         """n views of each image (B, 3, S, S) with ids (B,); what "prompted_own" is told is that of `prompts`, one for

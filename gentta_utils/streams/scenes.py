@@ -83,7 +83,8 @@ def _crowded(ids: Tensor) -> Tensor:
     images, more = torch.empty(len(ids), 3, 64, 64), ids % len(COUNTS)
     for k in range(len(COUNTS)):
         for rows in (more == k).nonzero()[:, 0].split(renditions.CHUNK):
-            images[rows] = scenes.render(scenes.sample(ids[rows], k + 1), dense=False).image
+            if len(rows):  # splitting none leaves one empty part
+                images[rows] = scenes.render(scenes.sample(ids[rows], k + 1), dense=False).image
     return images
 
 

@@ -82,9 +82,9 @@ def _crowded(ids: Tensor) -> Tensor:
     """Scenes (B, 3, 64, 64) of 1 + id % 3 objects."""
     images, more = torch.empty(len(ids), 3, 64, 64), ids % len(COUNTS)
     for k in range(len(COUNTS)):
-        for rows in (more == k).nonzero()[:, 0].split(renditions.CHUNK):
-            if len(rows):  # splitting none leaves one empty part
-                images[rows] = scenes.render(scenes.sample(ids[rows], k + 1), dense=False).image
+        there = (more == k).nonzero()[:, 0]
+        for rows in there.split(renditions.CHUNK) if len(there) else ():
+            images[rows] = scenes.render(scenes.sample(ids[rows], k + 1), dense=False).image
     return images
 
 

@@ -1,8 +1,9 @@
 # Two commands do all the set-up: `make course` runs every notebook, `make test` runs the tests, JOBS at a time with one
-# thread each: most tests are too small to use a second one.
+# thread each: most tests are too small to use a second one. HASHED=1 installs packages of known checksums alone (Linux).
 PYTHON ?= python3.11
 VENV   ?= .venv
 JOBS   ?= 2
+HASHED ?=
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 
@@ -39,5 +40,6 @@ clean:
 
 $(READY): constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	$(if $(HASHED),$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-hashed.txt)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
 	touch $@

@@ -120,11 +120,13 @@ def _run_all(settings: list, folder: Path, args) -> int:
     records = sweep.run(settings, folder, args.workers, args.scheduler, args.force, **limits, dry=args.dry_run)
     if args.dry_run:
         return 0
-    print((folder / "summary.md").read_text(encoding="utf-8"))
+    text, written = sweep.page(records, folder), folder / "summary.md"
+    print(text)
     for record in records:
         if record["status"] != "ok":
             print(f"{Path(record['output']).stem} failed: {record['error']}", file=sys.stderr)
-    return int(any(r["status"] != "ok" for r in records))
+    whole = written.is_file() and written.read_text(encoding="utf-8") == text  # else the disk is full
+    return int(not whole or any(r["status"] != "ok" for r in records))
 
 
 def _publish(args) -> int:
@@ -196,6 +198,9 @@ def _doctor(args) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status. What the user can fix is one sentence on stderr, not a traceback."""
+    for out in (sys.stdout, sys.stderr):  # an old locale has no arrows: they are spelled out
+        if hasattr(out, "reconfigure"):
+            out.reconfigure(errors="backslashreplace")
     args = _parser().parse_args(argv)
     commands = {
         "doctor": _doctor, "data": _data, "run": _run, "sweep": _sweep, "publish": _publish,

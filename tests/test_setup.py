@@ -39,22 +39,23 @@ def test_environment_yml_and_pyproject_hold_the_locked_versions():
         assert name.lower() in pins(), name
 
 
-def test_torchvision_and_all_that_stands_on_it_import_in_a_fresh_interpreter():
-    code = """
-import gentta_utils
-import torchvision, timm, open_clip
-from torchvision.transforms import v2
-from diffusers import DiTTransformer2DModel, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextModel
-from peft import LoraConfig
-import torch
-assert v2.Resize(4)(torch.rand(3, 8, 8)).shape == (3, 4, 4)
-assert torchvision.ops.box_iou(torch.tensor([[0, 0, 2, 2.]]), torch.tensor([[1, 1, 3, 3.]])).item() > 0
-from gentta_utils.common.torchvision_shim import ensure_torchvision
-assert ensure_torchvision() in ("native", "shim")
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_every_locked_package_has_its_checksum():
+    lines = (ROOT / "requirements-hashed.txt").read_text(encoding="utf-8").splitlines()
+    found = [re.fullmatch(r"(\S+)==(\S+)(?: --hash=sha256:[0-9a-f]{64})+", line) for line in lines]
+    assert all(found)
+    assert {re.sub("[_.]", "-", m[1].lower()): m[2] for m in found} == {
+        name.replace(".", "-"): version for name, version in pins().items()
+    }
+
+
+def test_actions_are_pinned_by_commit():
+    used = [
+        u
+        for p in (ROOT / ".github" / "workflows").glob("*.yml")
+        for u in re.findall(r"uses: (\S+)", p.read_text("utf-8"))
+    ]
+    assert used
+    assert all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", u) for u in used), used
 
 
 def test_the_shim_does_nothing_where_torchvision_is_loaded():
@@ -184,7 +185,8 @@ def test_line_feeds_and_bytes_survive_every_checkout():
     assert said.count("binary: set") == len(binary) > 50
 
 
-def test_every_module_imports_without_what_unix_alone_has():
+def test_torchvision_what_stands_on_it_and_every_module_import_in_a_fresh_interpreter():
+    """Modules of the package do without what Unix alone has."""
     modules = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in PACKAGE if p.stem != "__main__"]
     code = f"""
 import builtins, importlib
@@ -195,6 +197,17 @@ def hidden(name, globals=None, *rest, **more):  # what libraries need on Unix is
         raise ImportError(f"no module named {{name}} here")
     return plain(name, globals, *rest, **more)
 builtins.__import__ = hidden
+import gentta_utils
+import torchvision, timm, open_clip
+from torchvision.transforms import v2
+from diffusers import DiTTransformer2DModel, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel
+from peft import LoraConfig
+import torch
+assert v2.Resize(4)(torch.rand(3, 8, 8)).shape == (3, 4, 4)
+assert torchvision.ops.box_iou(torch.tensor([[0, 0, 2, 2.]]), torch.tensor([[1, 1, 3, 3.]])).item() > 0
+from gentta_utils.common.torchvision_shim import ensure_torchvision
+assert ensure_torchvision() in ("native", "shim")
 for name in {modules}:
     importlib.import_module(name)
 from gentta_utils.runner import notebook

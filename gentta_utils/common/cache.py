@@ -46,7 +46,8 @@ def in_parts(
     for part, rows in enumerate(progress(torch.arange(len(ids)).split(chunk), desc=desc, unit=unit, leave=False)):
         path = None if folder is None else Path(folder) / f"{part:04d}.safetensors"
         kept = None if path is None else read_tensors(path)
-        if kept is None or not torch.equal(kept.get("ids", kept.get("id")), ids[rows]):
+        of = (kept or {}).get("ids", (kept or {}).get("id"))
+        if of is None or not torch.equal(of, ids[rows]):
             kept = {"ids": ids[rows].contiguous(), **work(rows)}
             if path is not None:
                 atomic_write(path, lambda temporary, kept=kept: save_file(kept, temporary))

@@ -15,6 +15,19 @@ def available() -> dict[str, str]:
     return found
 
 
+def check_device(device: str) -> str:
+    """The device. Raises ValueError, with the choices, for one that this machine does not have."""
+    kind, _, number = str(device).partition(":")
+    there = kind in available() and (not number or (number.isdigit() and int(number) < _how_many(kind)))
+    if not there or str(device).endswith(":"):
+        raise ValueError(f"device {str(device)!r} is not here: choose one of {', '.join(available())}")
+    return device
+
+
+def _how_many(kind: str) -> int:
+    return torch.cuda.device_count() if kind == "cuda" else 1
+
+
 def precision_on(device: str, precision: str = "auto", published: bool = False) -> str:
     """What "auto" means for a denoiser on a device, "fp32", "bf16" or "fp16"; anything else is returned as it is.
 

@@ -5,18 +5,23 @@ that use the same purpose see the same (t, eps) pairs.
 """
 
 import hashlib
+from numbers import Integral
 
 import numpy as np
 import torch
 
 
-def _hash(*parts: int | str) -> int:
+def _hash(seed: int, image_id: int, purpose: str, step: int) -> int:
     """32 bits, which is all that torch's CPU generator uses of a seed."""
-    return int.from_bytes(hashlib.blake2b("|".join(map(str, parts)).encode(), digest_size=4).digest(), "big")
+    numbers = (seed, image_id, step)
+    if any(isinstance(n, bool) or not isinstance(n, Integral) for n in numbers):  # 3.0 would have other draws than 3
+        raise ValueError(f"seed={seed!r}, id={image_id!r}, step={step!r}: choose whole numbers")
+    text = f"{seed}|{image_id}|{purpose}|{step}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
 
 
 def generator(seed: int, image_id: int, purpose: str, step: int = 0) -> torch.Generator:
-    """A CPU generator for one image, purpose and step."""
+    """A CPU generator for one image, purpose and step. Raises ValueError for numbers that are not whole."""
     return torch.Generator().manual_seed(_hash(seed, image_id, purpose, step))
 
 

@@ -1,12 +1,15 @@
 """Checks of what comes in: one sentence each, before anything is computed."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from types import NoneType
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from functools import wraps
+from inspect import Parameter, signature
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import torch
+from jaxtyping import AbstractArray, jaxtyped
 from torch import Tensor
 
 from .types import Number
@@ -31,17 +34,47 @@ def check_subset(classes: tuple[int, ...], of: int, already: tuple[int, ...] | N
 
 def check_images(images: Tensor, size: int) -> None:
     """Raise ValueError unless images are float (B, 3, size, size), finite, in [0, 1]."""
+    if not isinstance(images, Tensor):
+        raise ValueError(f"images must be a tensor (B, 3, {size}, {size}), this is a {type(images).__name__}")
     if images.ndim != 4 or images.shape[1:] != (3, size, size):
         raise ValueError(
             f"images must be (B, 3, {size}, {size}), these are {tuple(images.shape)}: resize or crop first"
         )
-    if not images.is_floating_point():
-        raise ValueError(f"images must be float in [0, 1], these are {images.dtype}: divide by 255")
+    check_pixels(images)
+
+
+def check_pixels(images: Tensor) -> None:
+    """Raise ValueError unless images are float32, one or more, finite, in [0, 1]."""
+    if not isinstance(images, Tensor) or not images.numel():
+        raise ValueError("there is no image: give a tensor (B, 3, H, W) of one or more")
+    if images.dtype != torch.float32:
+        how = "call .float()" if images.is_floating_point() else "divide by 255"
+        raise ValueError(f"images must be float in [0, 1], of 32 bits, these are {images.dtype}: {how}")
+    images = images.detach()
     if not bool(torch.isfinite(images).all()):
         raise ValueError("an image holds NaN or infinity: look at how it was read")
     low, high = float(images.min()), float(images.max())
     if low < -1e-4 or high > 1 + 1e-4:
         raise ValueError(f"images must lie in [0, 1], these span [{low:.3g}, {high:.3g}]: divide by 255 or rescale")
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raise ValueError, with all choices, unless the value is one of them."""
+    if value not in (known := tuple(choices)):
+        raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
+
+
+def check_names(name: str, values: list[str] | str) -> None:
+    """Raise ValueError unless the values are a list of at least one text; a text alone is no list."""
+    if not isinstance(values, list | tuple) or not values or not all(isinstance(v, str) for v in values):
+        raise ValueError(f"{name}={values!r}: choose a list with at least one name")
+
+
+def check_ids(ids: Tensor, n: int, what: str = "ids") -> None:
+    """Raise ValueError unless these are whole numbers (n,), one for each image: others would give other draws."""
+    if not isinstance(ids, Tensor) or ids.dtype not in (torch.int64, torch.int32) or ids.shape != (n,):
+        given = f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else f"a {type(ids).__name__}"
+        raise ValueError(f"{what} must be whole numbers, int64 ({n},), one for each image, these are {given}")
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
@@ -98,9 +131,18 @@ def _fits(value, hint) -> bool:
         return isinstance(value, tuple) and all(_fits(one, inner[0]) for one in value)
     if kind is tuple:
         return isinstance(value, tuple) and len(value) == len(inner) and all(map(_fits, value, inner))
+    if kind in (list, Sequence):
+        return isinstance(value, list | tuple) and all(_fits(one, inner[0]) for one in value)
+    if kind in (Callable, dict) or hint in (Callable, Any, Parameter.empty):
+        return callable(value) if Callable in (kind, hint) else kind is not dict or isinstance(value, dict)
     if inner:  # one of several types
         return any(_fits(value, one) for one in inner)
-    return type(value) in (int, float) and math.isfinite(value) if hint is float else type(value) is hint
+    if hint is float:
+        return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
+    return type(value) is hint if hint in _WORDS else isinstance(value, hint)
+
+
+_WORDS = {float: "a finite number", int: "a whole number", bool: "True or False", str: "text", NoneType: "None"}
 
 
 def _words(hint) -> str:
@@ -109,10 +151,38 @@ def _words(hint) -> str:
         return inner[1].words
     if kind is Literal:
         return f"one of {', '.join(inner)}"
-    if inner and kind is not tuple:
+    if inner and kind in (Union, UnionType):
         return " or ".join(map(_words, inner))
-    words = {float: "a finite number", int: "a whole number", bool: "True or False", str: "text", NoneType: "None"}
-    return words.get(hint, str(hint))
+    if isinstance(hint, type) and issubclass(hint, AbstractArray):
+        dims = ", ".join(hint.dim_str.split())
+        return f"{hint.__name__.partition('[')[0].lower()} ({dims}), where one letter is one size in all arguments"
+    return _WORDS.get(hint, getattr(hint, "__name__", str(hint)) if not inner else str(hint))
+
+
+def checked(function):
+    """A decorator: a public function says in one sentence which argument is not what its annotation states.
+
+    Tensors are held to dtype and shape, sizes of one letter to each other (jaxtyping), all else as fields of settings
+    are. Values of tensors are not looked at. The function raises ValueError, before it computes anything."""
+    known = signature(function)
+
+    @wraps(function)
+    def inner(*args, **kwargs):
+        with jaxtyped("context"):  # in which letters get their sizes
+            for name, value in known.bind(*args, **kwargs).arguments.items():
+                hint = known.parameters[name].annotation
+                if not _fits(value, hint):
+                    raise ValueError(f"{name} is {_shown(value)}: choose {_words(hint)}")
+        return function(*args, **kwargs)
+
+    return inner
+
+
+def _shown(value) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    text = repr(value) if isinstance(value, int | float | str | tuple | NoneType) else f"a {type(value).__name__}"
+    return text if len(text) < 80 else f"{text[:77]}..."
 
 
 def frozen(value):

@@ -6,13 +6,18 @@ from ..common.text import as_table
 from ..evaluation.records import Records
 from ..evaluation.rows import accuracy, distinct, is_clean, pick, shift_of
 from ..evaluation.statistics import gain, protocol_line, summary
-from ..runner.notebook import HEADLINE
+from ..runner.executed import COLUMNS, HEADLINE
 
 
-def headline(**numbers: float | str) -> None:
-    """Called in a notebook: the numbers that its line in the summary table should show."""
-    from IPython.display import display
+def headline(**numbers: int | float | str) -> None:
+    """Called in a notebook: the numbers that its line in the summary table should show.
 
+    Raises ValueError for what is neither a number nor text, and for a name of a column that the table has already."""
+    for name, value in numbers.items():
+        if not isinstance(value, int | float | str):
+            raise ValueError(f"headline: {name} is a {type(value).__name__}: give a number or text, as float({name})")
+        if name in COLUMNS:
+            raise ValueError(f"headline: the summary has a column {name!r} already: name the number otherwise")
     text = "  ".join(f"{name} {value}" for name, value in numbers.items())
     display({HEADLINE: numbers, "text/plain": text}, raw=True)
 

@@ -3,18 +3,21 @@
 import os
 import shutil
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 
 import torch
 
 from ..common.devices import available, precision_on
-from ..common.files import check_file
-from ..common.paths import MODELS, ROOT
+from ..common.files import check_file, read_json
+from ..common.paths import MODELS, RESULTS, ROOT, SCENES
 from ..common.torchvision_shim import ensure_torchvision
+from ..common.versions import COMPUTING, versions
+from ..evaluation.records import load
 from ..models import zoo
+from ..world import scenes
 
 FREE_GB = 2.0  # rendered training scenes take 0.8, runs and caches the rest
-PINNED = ("torch", "torchvision", "diffusers", "timm", "open_clip_torch", "transformers", "peft", "papermill", "nbval")
+PINNED = (*COMPUTING, "nbval")
 
 
 def _pins() -> dict[str, str]:
@@ -23,14 +26,10 @@ def _pins() -> dict[str, str]:
 
 
 def _versions() -> tuple[bool, str, str]:
-    pins, wrong = _pins(), []
-    for name in PINNED:
-        try:
-            found = version(name).split("+")[0]
-        except PackageNotFoundError:
-            found = "missing"
-        if found != pins[name.lower()]:
-            wrong.append(f"{name} {found} (wanted {pins[name.lower()]})")
+    pins, here = _pins(), {name: found.split("+")[0] for name, found in versions(PINNED).items()}
+    wrong = [
+        f"{name} {found} (wanted {pins[name.lower()]})" for name, found in here.items() if found != pins[name.lower()]
+    ]
     return (
         not wrong,
         ", ".join(wrong) or f"torch {torch.__version__} and {len(PINNED) - 1} more as pinned",
@@ -72,6 +71,18 @@ def _models() -> tuple[bool, str, str]:
     return True, f"{len(zoo.shipped())} models with the right checksums", ""
 
 
+def _data() -> tuple[bool, str, str]:
+    fix = "git checkout -- data"
+    try:
+        read_json(SCENES / "labels.json", fix)
+        scenes.shipped()
+        settings = [read_json(path, fix) for path in sorted(RESULTS.glob("*.json"))]
+        tables = [load(path) for path in sorted(RESULTS.glob("*.npz"))]
+    except (OSError, ValueError) as error:
+        return False, str(error), fix
+    return True, f"scenes, {len(tables)} tables and {len(settings)} files of settings can be read", ""
+
+
 def _disk() -> tuple[bool, str, str]:
     free = shutil.disk_usage(ROOT).free / 1e9
     return free > FREE_GB, f"{free:.0f} GB free", f"free at least {FREE_GB:g} GB, or delete data/cache"
@@ -84,6 +95,7 @@ CHECKS: dict[str, Callable[[], tuple[bool, str, str]]] = {
     "threads": _threads,
     "bf16": _bf16,
     "models": _models,
+    "data": _data,
     "disk": _disk,
 }
 

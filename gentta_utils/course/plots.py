@@ -134,11 +134,11 @@ def bars(ax: Axes, names: list[str], series: dict[str, list[float | Interval]], 
 
 def adaptation(image: Tensor, history: Tensor, losses: list[float], names: list[str], label: int) -> Figure:
     """An image (3, H, W), the probabilities (S + 1, K) of its four likeliest classes over S updates, the true one in
-    `TRUE`, and its S losses."""
+    `TRUE`, and its S losses; of fewer than four classes all."""
     fig, axes = figure(1, 3, height=2.4, width_ratios=[1, 2, 2])
     picture(axes[0], image, names[label])
     others = iter(OTHERS)
-    for k in history.max(0).values.topk(4).indices.tolist():
+    for k in history.max(0).values.topk(min(4, history.shape[1])).indices.tolist():
         style = {"color": TRUE, "lw": 2.5} if k == label else {"color": next(others), "lw": 1.2}
         axes[1].plot(history[:, k], label=names[k], **style)
     axes[1].set(xlabel="update", ylabel="probability", ylim=(0, 1))

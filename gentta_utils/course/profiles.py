@@ -11,7 +11,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..common.devices import check_device
 from ..common.paths import ROOT
+from ..common.validate import check_choice, check_names, checked
 from ..evaluation import chosen
 from ..evaluation.generated import model_of
 from ..evaluation.statistics import ON_VALIDATION
@@ -27,6 +29,7 @@ from ..streams.scenes import SceneSpec
 from ..streams.stream import Stream
 from ..world import labels, renditions, scenes, words
 from .drawn import Drawn
+from .trials import check_prompts
 
 # The published SGD settings (ViT-B/32; docs/methods/diffusion_tta.md) with the DiT frozen: nothing was tuned by this
 # project at this size
@@ -35,7 +38,7 @@ PUBLISHED_SGD = diffusion_tta.PUBLISHED | dict(optimizer="sgd", lr=5e-3, adapt_d
 PUBLISHED_TEXT = PUBLISHED_SGD | dict(pairs=192, micro_batch=12, param_set="tower", images_at_once=4)
 
 # the natural shifts of scenes are named after these
-NATURAL = {shift: f"imagenet-{shift}" for shift in renditions.SHIFTS}
+NATURAL = {name: f"imagenet-{name}" for name in renditions.SHIFTS if f"imagenet-{name}" in folders.LAYOUTS}
 SEED_STEP = 1_000_000  # between the draws of two seeds, so that they differ from those of two values of `start`
 
 
@@ -73,6 +76,7 @@ class Profile:
     clip: ClassVar[bool]  # x0_hat to [-1, 1] in synthesis: pixels, not latents
     aligner: ClassVar[str]  # the diffusion model that changes images, asked without a class
     default_label_set: ClassVar[str]  # what CLIP is asked of an image where nothing else is said
+    clips: ClassVar[tuple[str, ...]]  # the CLIPs that there are settings for
 
     def load(self, model: str, **how) -> nn.Module:
         """A model on the device; `how` and what is raised as in `zoo.load`."""
@@ -86,6 +90,25 @@ class Profile:
         """The card of a model, as `zoo.card`."""
         return zoo.card(model, self.name)
 
+    def check_text_run(
+        self, clip_name: str, adapt: str | None, prompts: str, label_set: str | None, shifts: list[str] | str
+    ) -> None:
+        """Stop before anything runs where a parameter of notebook 03 is none of its choices.
+
+        Raises ValueError in one sentence that lists them; for label sets as `label_set`."""
+        self.check_adapted(clip_name, adapt)
+        check_prompts(prompts, self.label_set(label_set))
+        check_names("shifts", shifts)
+
+    def check_adapted(self, clip_name: str, kind: str | None) -> None:
+        """Raise ValueError for a CLIP without settings, or an unknown kind of adaptation; None: as chosen."""
+        from .nb03.choose import KINDS  # late: only notebook 03 asks
+
+        if clip_name not in self.clips:
+            raise ValueError(f"there are no settings for {clip_name!r}: choose one of {', '.join(self.clips)}")
+        if kind is not None:
+            check_choice("adapt", kind, KINDS)
+
     def method(self, row: str, models: Models, classifier: str, ours: diffusion_tta.Settings, small: bool = False):
         """A configured method by the name of its row in a table, with what was chosen for it.
 
@@ -96,8 +119,10 @@ class Profile:
         Args:
             small: as few views, pairs and updates as will run.
 
-        Raises KeyError for an unknown name, ValueError where the models do not fit."""
+        Raises ValueError for an unknown name, and where the models do not fit."""
         name = row.replace(",", "").split(" ")[0]
+        if name not in METHODS:
+            raise ValueError(f"unknown method {name!r}: choose one of {', '.join(METHODS)}")
         if name == "source":
             how = source.Settings("low" if "low" in row else "full")
         elif name == "diffusion_classifier":
@@ -133,6 +158,7 @@ class Scenes(Profile):
     name, noun, described = "scenes", "scenes", "one coloured solid each on a textured floor before a wall"
     chosen_on, recorded, clip, aligner = ON_VALIDATION, True, True, aligned.ALIGNER
     default_label_set = "category"
+    clips = ("clip/small", "clip/large")
 
     def require(self, *models: str) -> None:
         """Nothing to do: what is shipped is checked when it is loaded."""
@@ -205,15 +231,17 @@ class Scenes(Profile):
     ) -> diffusion_tta.Settings:
         """The chosen settings of Diffusion-TTA for a CLIP and the text model, with the changes that are not None.
 
-        `kind` is what is adapted, one of `nb03.choose.KINDS`; None: the image tower."""
-        return chosen.tuned_text(classifier, view, kind or "clip_full", **{"seed": self.seed} | given(changes))
+        `kind` is what is adapted, one of `nb03.choose.KINDS`; None: what was chosen.
+
+        Raises as `check_adapted`."""
+        self.check_adapted(classifier, kind)
+        return chosen.tuned_text(classifier, view, kind, **{"seed": self.seed} | given(changes))
 
     def prompt_settings(self, method: str, clip: str, label_set: str | None = None, **changes):
         """The chosen settings of "tpt", "difftpt", "zero" or "mta" for a CLIP and a label set, with changes that are
         not None."""
-        return chosen.prompted(
-            method, clip, label_set or self.default_label_set, **{"seed": self.seed} | given(changes)
-        )
+        asked = label_set or self.default_label_set
+        return chosen.prompted(method, clip, asked, **{"seed": self.seed} | given(changes))
 
     def _drawn(self, generator: str) -> Drawn:
         return Drawn(generator, chosen.prompt_choice()["levels"].get(generator), self.name, self.device)
@@ -243,6 +271,7 @@ class ImageNet(Profile):
     name, noun, described = "imagenet", "photographs", "of ImageNet"
     chosen_on, recorded, clip, aligner = "published", False, False, hub.ADM
     default_label_set = "pets"
+    clips = tuple(name for name in hub.REPOSITORIES if name.startswith("clip/"))
 
     def require(self, *models: str) -> None:
         """Stop before anything runs where weights of these models are missing.
@@ -343,9 +372,11 @@ class ImageNet(Profile):
         self, classifier: str, view: str = "full", kind: str | None = None, **changes
     ) -> diffusion_tta.Settings:
         """The published settings of Diffusion-TTA for any CLIP and Stable Diffusion, with the changes that are not
-        None; the published rate whatever is adapted, one of `nb03.choose.KINDS`, None: the image tower."""
+        None; the published rate whatever is adapted, one of `nb03.choose.KINDS`, None: the image tower. Raises as
+        `check_adapted`."""
         from .nb03.choose import KINDS  # late: only notebook 03 asks
 
+        self.check_adapted(classifier, kind)
         adapted = PUBLISHED_TEXT | (KINDS[kind] if kind else {})
         return diffusion_tta.Settings(**adapted | {"seed": self.seed, "view": view} | given(changes))
 
@@ -373,8 +404,10 @@ class ImageNet(Profile):
         return None
 
 
+@checked
 def profile(name: str = "scenes", data_root: str = "data", device: str = "cpu", seed: int = 0) -> Scenes | ImageNet:
-    """The profile that a notebook's parameters ask for. Raises ValueError for an unknown name."""
+    """The profile that a notebook's parameters ask for. Raises ValueError for an unknown name or device."""
+    check_device(device)
     return {"scenes": Scenes, "imagenet": ImageNet}[zoo.check_profile(name)](data_root, device, seed)
 
 

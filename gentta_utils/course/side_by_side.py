@@ -5,6 +5,7 @@ from scipy.special import softmax
 
 from ..common.text import as_table
 from ..evaluation.records import Records
+from ..evaluation.rows import one_severity, shift_of
 from ..evaluation.statistics import Interval, gain, paired_interval, protocol_line
 from ..evaluation.tables import results
 from ..world.severities import TEST, VALIDATION
@@ -23,9 +24,9 @@ def compared(runs: list[Records]) -> str:
 
     Raises ValueError where one scene stands under two shifts: their numbers would be mixed up."""
     ours = [r for r in runs if r.about["method"] not in ("source", "diffusion_classifier")]
-    names = list(dict.fromkeys(_name(r) for r in runs if r.about["stream"]["shift"] != "mixed"))
-    shift = {int(i): _name(r) for r in runs if r.about["stream"]["shift"] != "mixed" for i in r.id}
-    places = {(int(i), _name(r)) for r in runs if r.about["stream"]["shift"] != "mixed" for i in r.id}
+    names = list(dict.fromkeys(shift_of(r) for r in runs if r.about["stream"]["shift"] != "mixed"))
+    shift = {int(i): shift_of(r) for r in runs if r.about["stream"]["shift"] != "mixed" for i in r.id}
+    places = {(int(i), shift_of(r)) for r in runs if r.about["stream"]["shift"] != "mixed" for i in r.id}
     if len(places) > len(shift):
         raise ValueError(
             f"one scene stands under two of {', '.join(names)}: give each shift scenes of its own (`start`)"
@@ -47,11 +48,6 @@ def compared(runs: list[Records]) -> str:
     return protocol_line(ours) + "\n" + as_table(rows)
 
 
-def _name(r: Records) -> str:
-    s = r.about["stream"]
-    return f"{s['shift']} {s['severity'] or ''}".strip()
-
-
 def _by_scene(runs: list[Records]) -> dict[int, bool]:
     """Scene id -> right after adaptation."""
     return {int(i): bool(ok) for r in runs for i, ok in zip(r.id, r.right_after, strict=True)}
@@ -63,6 +59,8 @@ def _compared(label: str, classifier: str, runs: list[Records], right: dict, sou
         seen = [ok for i, ok in right.items() if shift[i] == name]
         row[name] = f"{100 * np.mean(seen):.0f}" if seen else ""
     both = [i for i in right if i in source]
+    if not both:
+        raise ValueError(f"no scene of the row {label!r} was met by the source of {classifier}: compare like with like")
     pairs = np.array([[right[i], source[i]] for i in both])
     row["mean"] = f"{100 * np.mean(list(right.values())):.1f}"
     row["minus source"] = (
@@ -109,7 +107,10 @@ def ensemble_temperature(label: str) -> float:
 
 
 def gains_by_shift(runs: list[Records], label: str = "diffusion_tta/full") -> dict[str, dict[str, Interval]]:
-    """Classifier -> shift -> paired gain in points, of the rows with this label."""
+    """Classifier -> shift -> paired gain in points, of the rows with this label.
+
+    Raises ValueError for records of two severities, as all here that names a shift alone."""
+    one_severity([r for r in runs if r.about["label"] == label])
     parts: dict[str, dict[str, list[Records]]] = {}
     for r in (r for r in runs if r.about["label"] == label):
         name, shift = r.about["classifier"].split("/")[1], r.about["stream"]["shift"].replace("_", " ")
@@ -118,13 +119,16 @@ def gains_by_shift(runs: list[Records], label: str = "diffusion_tta/full") -> di
 
 
 def signs(runs: list[Records]) -> list[dict]:
-    """For each classifier and view: corruptions with a gain, with a loss, the largest loss, the mean gain."""
+    """For each classifier and view that is there: corruptions with a gain, with a loss, the worst, the mean gain."""
+    one_severity(runs)
     rows = []
     for classifier in dict.fromkeys(r.about["classifier"] for r in runs):
         for view in ("full", "low"):
             mine = [
                 r for r in runs if r.about["classifier"] == classifier and r.about["label"] == f"diffusion_tta/{view}"
             ]
+            if not mine:
+                continue
             by_shift = {
                 name: gain([r for r in mine if r.about["stream"]["shift"] == name]).mean
                 for name in TEST
@@ -159,7 +163,15 @@ def by_confidence(runs: list[Records], edges: tuple[float, ...] = (0.0, 0.5, 0.8
 
 
 def live(runs: dict[str, list[Records]], baseline: str = "source") -> list[dict]:
-    """One row for each method of name -> records of the same streams: right of n, difference, protocol, cost."""
+    """One row for each method of name -> records of the same streams: right of n, difference, protocol, cost.
+
+    Raises ValueError unless every method met the images of the baseline, at one severity, each once."""
+    one_severity([r for mine in runs.values() for r in mine])
+    met = {
+        name: sorted((r.about["stream"]["shift"], int(i)) for r in mine for i in r.id) for name, mine in runs.items()
+    }
+    if other := [name for name in met if met[name] != met[baseline]]:
+        raise ValueError(f"{', '.join(other)} did not meet the images that {baseline} met: run all on the same streams")
     rows = []
     for name, mine in runs.items():
         after, other, scene = (

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..common.cache import fingerprint
 from ..common.devices import precision_on
 from ..common.paths import CACHE
+from ..common.validate import check_choice
 from ..diffusion.error_table import ErrorTable, error_table
 from ..evaluation.chosen import method_of, tuned
 from ..evaluation.evaluate import run
@@ -25,11 +26,12 @@ from ..models import zoo
 from ..models.classifier import Classifier
 from ..models.prompts import make_prompt
 from ..recipes.classifiers import MEAN, RECIPES, STD
+from ..streams.open_vocabulary import PhotoLabels
 from ..streams.scenes import SceneSpec
 from ..streams.stream import Stream, correlated, mixed, stream
 from ..world.labels import CLASSES, COLOURS
 from ..world.severities import VALIDATION
-from ..world.words import label_set
+from ..world.words import LabelSet, label_set
 from .drawn import Drawn
 
 CLASSIFIERS = ("classifier/resnet", "classifier/vit")
@@ -38,21 +40,28 @@ TEXT = "denoiser/text"
 PROMPTS = ("one", "templates", "floors")
 
 
+def check_prompts(prompts: str, asked: LabelSet | PhotoLabels) -> None:
+    """Raise ValueError for unknown prompts, and for "floors" where the classes name the floor themselves."""
+    check_choice("prompts", prompts, PROMPTS)
+    if prompts == "floors" and "floor" in getattr(asked, "asks", ()):  # photographs have no such attributes
+        raise ValueError(
+            f"prompts='floors' names a second floor with the label set {asked.name!r}: choose one of one, templates"
+        )
+
+
 @dataclass(frozen=True)
 class Wording:
     """How a CLIP and the text model are asked: a label set of `world.words`, and which prompts.
 
     "one": its first template for both. "templates": all its templates; features are averaged for CLIP, the text model
     gets one of them for each update. "floors": one for CLIP; the text model's say the floor too, one wording for each
-    colour. Raises ValueError for other prompts or an unknown label set."""
+    colour. Raises ValueError for an unknown label set and as `check_prompts`."""
 
     labels: str = "category"
     prompts: str = "one"
 
     def __post_init__(self):
-        label_set(self.labels)
-        if self.prompts not in PROMPTS:
-            raise ValueError(f"unknown prompts {self.prompts!r}: choose one of {', '.join(PROMPTS)}")
+        check_prompts(self.prompts, label_set(self.labels))
 
     @property
     def templates(self) -> tuple[str, ...]:

@@ -8,18 +8,23 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
+from ..common.validate import checked
 
+
+@checked
 def entropy(logits: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch"]:
     """H(p) of p = softmax(z) for finite logits z (*batch, K). Its gradient is dH/dz_i = -p_i (log p_i + H)."""
     log_p = logits.log_softmax(-1)
     return -(log_p.exp() * log_p).sum(-1)
 
 
+@checked
 def log_mean(logits: Float[Tensor, "*batch V K"]) -> Float[Tensor, "*batch K"]:
     """log of the mean prediction over V views of logits (*batch, V, K); in log space, where a tiny p is no zero."""
     return logits.log_softmax(-1).logsumexp(-2) - math.log(logits.shape[-2])
 
 
+@checked
 def marginal_entropy(logits: Float[Tensor, "*batch V K"]) -> Float[Tensor, "*batch"]:
     """H(mean over V of softmax(z_v)) for logits (*batch, V, K); with one view it is `entropy`."""
     return entropy(log_mean(logits))

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ..common.cache import in_parts
 from ..common.types import Index
+from ..common.validate import Count, Window, check_ids, checked
 from .pairs import draw_pairs
-from .process import add_noise
+from .process import Conditioned, add_noise
 
 LOSSES = ("l2", "l1")  # mean squared or mean absolute error of the noise
 
@@ -53,12 +54,14 @@ class ErrorTable:
         return self.classes.to(best.device).gather(1, best)[:, 0]
 
 
-def plausible(logits: Float[Tensor, "B K"], k: int = 10) -> Int[Tensor, "B k"]:
+@checked
+def plausible(logits: Float[Tensor, "B K"], k: Count = 10) -> Int[Tensor, "B k"]:
     """The k best classes of each row of logits (B, K), in rising order: all of them where there are no more than k."""
     return logits.topk(min(k, logits.shape[1])).indices.sort().values
 
 
-def evenly(n: int, N: int) -> Int[Tensor, " n"]:
+@checked
+def evenly(n: Count, N: Count) -> Int[Tensor, " n"]:
     """Indices of n of N pairs, evenly spread. Raises ValueError unless n divides N."""
     if n < 1 or N % n:
         raise ValueError(f"{n} pairs asked of a table of {N}: choose a divisor")
@@ -102,18 +105,19 @@ def gram(
     return torch.cat(out)
 
 
+@checked
 def error_table(
-    denoiser,
+    denoiser: Conditioned,
     images: Float[Tensor, "B C S S"],
     ids: Index,
-    pairs: int = 48,
-    window: tuple[int, int] = (0, 1000),
+    pairs: Count = 48,
+    window: Window = (0, 1000),
     timesteps: str = "stratified",
     noise: str = "fresh",
     seed: int = 0,
     classes: Int[Tensor, "B k"] | None = None,
     cache: Path | None = None,
-    chunk: int = 10,
+    chunk: Count = 10,
     loss: str = "l2",
 ) -> ErrorTable:
     """The table of images (B, 3, S, S) in [0, 1] with these ids (B,), over all classes or over `classes` (B, k).
@@ -121,8 +125,13 @@ def error_table(
     With `loss` "l1" the diagonal of the Gram matrices holds mean absolute errors, and nothing stands beside it: `gram`.
 
     With `cache` (a folder), every `chunk` of images is kept: `cache.in_parts`."""
+    check_ids(ids, len(images))
     if classes is None:
         classes = torch.arange(denoiser.classes).expand(len(images), -1)
+    elif not 0 <= int(classes.min()) <= int(classes.max()) < denoiser.classes:
+        raise ValueError(
+            f"classes are from 0 to {denoiser.classes - 1}: these go from {int(classes.min())} to {int(classes.max())}"
+        )
 
     def work(rows: Index) -> dict[str, Tensor]:
         x0 = denoiser.encode(images[rows])

@@ -1,5 +1,7 @@
 """The gradient of the diffusion loss with respect to the condition p: all that adapts a task model."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -7,26 +9,29 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ..common.types import Images, PerImage, Probs
+from ..common.validate import Count, Positive, checked
 from .error_table import gram
-from .process import add_noise, eps_error
+from .process import Conditioned, add_noise, eps_error
 
 MIXINGS = ("embedding", "output")
 
 
-def probabilities(logits: Probs, temperature: float, dropped: Bool[Tensor, "B K"] | None = None) -> Probs:
+@checked
+def probabilities(logits: Probs, temperature: Positive, dropped: Bool[Tensor, "B K"] | None = None) -> Probs:
     """p = softmax(z / T) over the classes that are not dropped (B, K), renormalised."""
     z = logits / temperature
     return (z if dropped is None else z.masked_fill(dropped, -torch.inf)).softmax(1)
 
 
+@checked
 def condition_gradient(
-    denoiser,
+    denoiser: Conditioned,
     x0: Images,
     p: Probs,
     t: Int[Tensor, "B n"],
     eps: Float[Tensor, "B n C H W"],
-    mixing: str = "embedding",
-    micro_batch: int = 48,
+    mixing: Literal[MIXINGS] = "embedding",
+    micro_batch: Count = 48,
     phi: dict[str, Tensor] | None = None,
     classes: Int[Tensor, "B k"] | None = None,
 ) -> tuple[Probs, PerImage]:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..common.types import Images
+from ..common.validate import checked
 
 PADS = ("edge", "zero")
 NORMS = ("image", "batch")
@@ -46,6 +47,7 @@ def _round_trip(size: int, factor: int, pad: str) -> Float[Tensor, "size size"]:
     return resize_matrix(size // factor, size, pad) @ resize_matrix(size, size // factor, pad)
 
 
+@checked
 def bicubic_low_pass(images: Images, factor: int, pad: str = "edge") -> Images:
     """Phi_D of images (B, C, H, W): what is left of them after bicubic down- and up-sampling by D = `factor`.
 

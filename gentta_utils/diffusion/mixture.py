@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..common.evaluations import Evaluations
 from ..common.types import Images, Index, Levels, Probs
-from ..common.validate import check_subset
+from ..common.validate import Positive, check_subset, checked
 from .process import alphas_cumprod_of, expand, linear_betas
 
 
@@ -22,9 +22,10 @@ class GaussianMixture:
         std: standard deviation within a class, the same for all.
     """
 
-    wordings = 1  # as of every denoiser
+    wordings, precision = 1, "fp32"  # as of every denoiser
 
-    def __init__(self, means: Float[Tensor, "K C H W"], std: float = 0.3, alphas_cumprod: Levels | None = None):
+    @checked
+    def __init__(self, means: Float[Tensor, "K C H W"], std: Positive = 0.3, alphas_cumprod: Levels | None = None):
         self.means, self.std = means, std
         self.alphas_cumprod = alphas_cumprod_of(linear_betas()) if alphas_cumprod is None else alphas_cumprod
         self.classes, self.shape = len(means), tuple(means.shape[1:])

@@ -6,12 +6,14 @@ from torch import Tensor
 
 from ..common.randomness import generator
 from ..common.types import Index
+from ..common.validate import Count, Window, checked
 
 TIMESTEP_MODES = ("stratified", "even", "iid", "fixed")
 NOISE_MODES = ("fresh", "antithetic", "shared")
 
 
-def draw_timesteps(n: int, window: tuple[int, int], mode: str, generator: torch.Generator) -> Int[Tensor, " n"]:
+@checked
+def draw_timesteps(n: Count, window: Window, mode: str, generator: torch.Generator) -> Int[Tensor, " n"]:
     """Always exactly n timesteps (n,) int64 in [low, high) of `window`.
 
     "stratified": one in each n-th of the window, independently within it. "even": a stride with one random offset.
@@ -27,7 +29,8 @@ def draw_timesteps(n: int, window: tuple[int, int], mode: str, generator: torch.
     return (low + (torch.arange(n) + jitter) / n * (high - low)).long().clamp_max(high - 1)
 
 
-def draw_noise(n: int, shape: tuple, mode: str, generator: torch.Generator) -> Float[Tensor, "n *shape"]:
+@checked
+def draw_noise(n: Count, shape: tuple, mode: str, generator: torch.Generator) -> Float[Tensor, "n *shape"]:
     """n noises (n, *shape) float32. "fresh": independent. "antithetic": pairs eps, -eps. "shared": one for all n."""
     if mode not in NOISE_MODES:
         raise ValueError(f"unknown noise={mode!r}: choose one of {', '.join(NOISE_MODES)}")
@@ -38,11 +41,12 @@ def draw_noise(n: int, shape: tuple, mode: str, generator: torch.Generator) -> F
     return eps.expand(n, *shape) if mode == "shared" else eps
 
 
+@checked
 def draw_pairs(
     ids: Index,
-    n: int,
-    shape: tuple,
-    window: tuple[int, int] = (0, 1000),
+    n: Count,
+    shape: tuple[Count, ...],
+    window: Window = (0, 1000),
     timesteps: str = "stratified",
     noise: str = "fresh",
     seed: int = 0,
@@ -50,6 +54,8 @@ def draw_pairs(
     step: int = 0,
 ) -> tuple[Int[Tensor, "B n"], Float[Tensor, "B n *shape"]]:
     """The n (t, eps) pairs of each image with these ids (B,): t (B, n) int64 and eps (B, n, *shape) float32."""
+    if not len(ids):
+        raise ValueError("no pair is asked for: give the id of one image or more")
     t, eps = [], []
     for i in ids.tolist():
         t.append(draw_timesteps(n, window, timesteps, generator(seed, i, f"{purpose}/t", step)))

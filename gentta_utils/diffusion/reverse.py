@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..common.randomness import generator
 from ..common.types import Images, Index
-from ..common.validate import Checked, Count, Fraction, between
+from ..common.validate import Checked, Count, Fraction, between, checked
 from .guidance import Energy
 from .process import add_noise
 from .sampling import ddim_step, ddpm_step, learned_variance, predicted_x0, previous, respaced
@@ -58,7 +58,8 @@ def levels_of(s: Settings, T: int = 1000) -> Int[Tensor, " n"]:
     return kept
 
 
-def noise_for(ids: Index, shape: tuple, s: Settings, purpose: str, t: int) -> Float[Tensor, "B *shape"]:
+@checked
+def noise_for(ids: Index, shape: tuple[Count, ...], s: Settings, purpose: str, t: int) -> Float[Tensor, "B *shape"]:
     """Standard normal noise (B, *shape) on the CPU, each image's own."""
     return torch.stack([torch.randn(shape, generator=generator(s.seed, i, purpose, t)) for i in ids.tolist()])
 

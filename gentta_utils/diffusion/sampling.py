@@ -6,12 +6,14 @@ from torch import Tensor
 
 from ..common.randomness import generator
 from ..common.types import Batch, Index, Levels, Probs
+from ..common.validate import Count, Fraction, checked
 from .process import EpsModel
 
 # --- sampling --------------------------------------------------------------------------------------------------------
 
 
-def respaced(n: int, T: int = 1000) -> Int[Tensor, " n"]:
+@checked
+def respaced(n: int, T: Count = 1000) -> Int[Tensor, " n"]:
     """n of T timesteps, rising. A fractional stride (T-1)/(n-1), rounded, keeps the first and the last (Dhariwal and
     Nichol, 2021)."""
     if not 1 <= n <= T:
@@ -19,6 +21,7 @@ def respaced(n: int, T: int = 1000) -> Int[Tensor, " n"]:
     return (torch.arange(n, dtype=torch.float64) * ((T - 1) / max(n - 1, 1))).round().long()
 
 
+@checked
 def previous(timesteps: Int[Tensor, " n"], t: int) -> int:
     """The kept level below t, or -1 for the clean image."""
     below = timesteps[timesteps < t]
@@ -27,16 +30,22 @@ def previous(timesteps: Int[Tensor, " n"], t: int) -> int:
 
 def _levels(alphas_cumprod: Tensor, t: int, t_prev: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """abar at t and at the level below it (1 for the clean image), as scalars on the device of `like`."""
+    if not -1 <= t_prev < t < len(alphas_cumprod) or t < 0:
+        raise ValueError(f"t={t}, t_prev={t_prev}: choose -1 <= t_prev < t < {len(alphas_cumprod)}")
     abar = alphas_cumprod.to(like.device, torch.promote_types(alphas_cumprod.dtype, like.dtype))
     return abar[t], abar[t_prev] if t_prev >= 0 else torch.ones_like(abar[t])
 
 
-def predicted_x0(x_t: Tensor, eps_hat: Tensor, abar: Tensor, clip: bool) -> Tensor:
+@checked
+def predicted_x0(
+    x_t: Float[Tensor, "*dims"], eps_hat: Float[Tensor, "*dims"], abar: Float[Tensor, "..."], clip: bool
+) -> Float[Tensor, "*dims"]:
     """x0_hat from eps_hat, clipped to [-1, 1] if asked."""
     x0 = (x_t - (1 - abar).sqrt() * eps_hat) / abar.sqrt()
     return x0.clamp(-1, 1) if clip else x0
 
 
+@checked
 def ddpm_step(
     x_t: Float[Tensor, "*dims"],
     eps_hat: Float[Tensor, "*dims"],
@@ -57,6 +66,7 @@ def ddpm_step(
     return mean if t_prev < 0 else mean + variance.sqrt() * noise
 
 
+@checked
 def learned_variance(v: Float[Tensor, "*dims"], t: int, t_prev: int, alphas_cumprod: Levels) -> Float[Tensor, "*dims"]:
     """Variance of an ancestral step t -> t_prev from what a network learned of it (Nichol and Dhariwal, 2021, eq. 15).
 
@@ -71,17 +81,20 @@ def learned_variance(v: Float[Tensor, "*dims"], t: int, t_prev: int, alphas_cump
     return (r * beta.log() + (1 - r) * beta_tilde.log()).exp()
 
 
+@checked
 def ddim_step(
     x_t: Float[Tensor, "*dims"],
     eps_hat: Float[Tensor, "*dims"],
     t: int,
     t_prev: int,
     alphas_cumprod: Levels,
-    eta: float = 0.0,
+    eta: Fraction = 0.0,
     noise: Float[Tensor, "*dims"] | None = None,
     clip: bool = True,
 ) -> Float[Tensor, "*dims"]:
     """One DDIM step (Song et al., 2021, eq. 12, 16); eta = 0 is deterministic, eta = 1 has the variance of DDPM."""
+    if eta and noise is None:
+        raise ValueError(f"eta={eta} adds noise: give it")
     abar, abar_prev = _levels(alphas_cumprod, t, t_prev, x_t)
     x0 = predicted_x0(x_t, eps_hat, abar, clip)
     eps_hat = (x_t - abar.sqrt() * x0) / (1 - abar).sqrt()  # the noise that belongs to the clipped x0
@@ -90,6 +103,7 @@ def ddim_step(
     return x_prev if eta == 0 else x_prev + sigma * noise
 
 
+@checked
 @torch.no_grad()
 def sample(
     denoiser: EpsModel,
@@ -97,7 +111,7 @@ def sample(
     timesteps: Int[Tensor, " n"],
     cond: Probs | None,
     alphas_cumprod: Levels,
-    eta: float = 0.0,
+    eta: Fraction = 0.0,
     clip: bool = True,
     ids: Index | None = None,
     seed: int = 0,
@@ -106,6 +120,8 @@ def sample(
 
     A shorter `timesteps` is a partial run in the manner of SDEdit: start from `add_noise(x0, timesteps[-1], ...)`.
     With eta > 0 each image (0 .. B-1, or `ids`) draws its own noise: its sample does not depend on its neighbours."""
+    if not len(timesteps) or bool((timesteps.diff() <= 0).any()):
+        raise ValueError("timesteps are one or more, rising, as of `respaced`")
     ids = torch.arange(len(x_t)) if ids is None else ids
     for t in reversed(timesteps.tolist()):
         eps_hat = denoiser(x_t, torch.full((len(x_t),), t, device=x_t.device), cond)

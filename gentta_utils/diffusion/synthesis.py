@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from ..common.progress import progress
 from ..common.randomness import generator
 from ..common.types import Images, Index, Probs
-from ..common.validate import Checked, Count, Fraction, NotNegative
-from .process import EpsModel
+from ..common.validate import Checked, Count, Fraction, NotNegative, checked
+from .process import Conditioned, EpsModel
 from .sampling import respaced, sample
 
 
@@ -28,6 +28,7 @@ class Synthesis(Checked):
     images_at_once: Count = 50  # bounds the memory
 
 
+@checked
 def classifier_free(denoiser: EpsModel, scale: float) -> EpsModel:
     """eps_null + s (eps_c - eps_null), Ho and Salimans (2021); on every channel, and the denoiser itself for s = 1."""
     if scale == 1:
@@ -40,14 +41,17 @@ def classifier_free(denoiser: EpsModel, scale: float) -> EpsModel:
     return guided
 
 
+@checked
 @torch.no_grad()
-def synthesize(denoiser, labels: Index, ids: Index, settings: Synthesis | None = None) -> Images:
+def synthesize(denoiser: Conditioned, labels: Index, ids: Index, settings: Synthesis | None = None) -> Images:
     """Task images (B, 3, S, S) in [0, 1] of the classes `labels` (B,).
 
     All draws belong to (seed, id): an image is the same whatever is made beside it. Raises ValueError for a label that
     the denoiser does not know."""
     s, K = settings or Synthesis(), denoiser.classes
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < K:
+    if not len(labels):
+        raise ValueError("no image is asked for: give one label or more")
+    if not 0 <= int(labels.min()) <= int(labels.max()) < K:
         raise ValueError(f"labels from {int(labels.min())} to {int(labels.max())}: this denoiser has {K} classes")
     device, T, out = denoiser.alphas_cumprod.device, len(denoiser.alphas_cumprod), []
     model = classifier_free(denoiser, s.cfg)

@@ -1,8 +1,8 @@
 """The settings that were chosen on the validation corruptions, read from data/results."""
 
-import json
 from pathlib import Path
 
+from ..common.files import read_json
 from ..common.paths import RESULTS
 from ..common.validate import frozen
 from ..methods import METHODS, diffusion_tta
@@ -12,15 +12,27 @@ DIFFUSION_TTA = RESULTS / "diffusion_tta.json"
 
 
 def _read(path: Path, job: str) -> dict:
-    """What `measure JOB` wrote down. Raises FileNotFoundError before it was run, ValueError if the models changed."""
+    """What `measure JOB` wrote down.
+
+    Raises FileNotFoundError before it was run, ValueError if it is damaged or the models changed."""
     again = f"run `python -m gentta_utils measure {job}`"
     if not path.is_file():
         raise FileNotFoundError(f"no settings at {path}: {again}")
-    content = json.loads(path.read_text(encoding="utf-8"))
-    changed = [name for name, checksum in content["models"].items() if zoo.fingerprint(name) != checksum]
+    fix = f"run `git checkout -- data/results`, or make it with `python -m gentta_utils measure {job}`"
+    content = read_json(path, fix)
+    if not isinstance(content, dict) or not {"models", "settings"} & set(content):
+        raise ValueError(f"{path} is damaged (it holds no chosen settings): {fix}")
+    changed = [name for name, checksum in content.get("models", {}).items() if zoo.fingerprint(name) != checksum]
     if changed:
         raise ValueError(f"the settings at {path} were chosen for another {', '.join(changed)}: {again}")
     return content
+
+
+def _one(choices: dict, key: str, what: str):
+    """An entry of what was chosen. Raises ValueError, with the choices, for one that is not among it."""
+    if key not in choices:
+        raise ValueError(f"no settings were chosen for {what} {key!r}: choose one of {', '.join(choices)}")
+    return choices[key]
 
 
 def choice() -> dict:
@@ -30,7 +42,7 @@ def choice() -> dict:
 
 def tuned(classifier: str, view: str = "full", **changes) -> diffusion_tta.Settings:
     """The chosen settings of Diffusion-TTA for a classifier and view; raises as `choice`."""
-    settings = choice()["settings"][view][classifier]
+    settings = _one(_one(choice()["settings"], view, "the view"), classifier, "classifier")
     return diffusion_tta.Settings(**{**settings, "window": tuple(settings["window"]), **changes})
 
 
@@ -49,16 +61,15 @@ def method_of(row: str) -> str:
 
 def chosen_rows(classifier: str) -> list[str]:
     """The rows whose settings `select_rivals` chose for a classifier, none for one that it did not meet."""
-    return (
-        list(json.loads(RIVALS.read_text(encoding="utf-8"))["settings"].get(classifier, {})) if RIVALS.is_file() else []
-    )
+    return list(_read(RIVALS, "select_rivals")["settings"].get(classifier, {})) if RIVALS.is_file() else []
 
 
 def rival(row: str, classifier: str):
-    """The settings that `select_rivals` wrote down. Raises FileNotFoundError before it was run."""
-    if not RIVALS.is_file():
-        raise FileNotFoundError(f"no settings at {RIVALS}: run `python -m gentta_utils measure select_rivals`")
-    values = json.loads(RIVALS.read_text(encoding="utf-8"))["settings"][classifier][row]
+    """The settings that `select_rivals` wrote down.
+
+    Raises FileNotFoundError before it was run, ValueError for a row or a classifier that it did not meet."""
+    chosen = _one(_read(RIVALS, "select_rivals")["settings"], classifier, "classifier")
+    values = _one(chosen, row, "the row")
     if "window" in values:
         values["window"] = tuple(values["window"])
     return METHODS[method_of(row)].Settings(**values)
@@ -74,17 +85,21 @@ def text_choice() -> dict:
     return _read(DIFFUSION_TTA_TEXT, "select_text")
 
 
-def tuned_text(clip: str, view: str = "full", kind: str = "clip_full", **changes) -> diffusion_tta.Settings:
-    """The chosen settings of Diffusion-TTA for a CLIP on a view, or for another kind of adaptation on the full view;
-    raises as `text_choice`, KeyError for an unknown kind."""
+def tuned_text(clip: str, view: str = "full", kind: str | None = None, **changes) -> diffusion_tta.Settings:
+    """The chosen settings of Diffusion-TTA for a CLIP on a view, or for a kind of adaptation on the full view;
+    raises as `text_choice`, ValueError for a CLIP, a view or a kind that nothing was chosen for."""
     content = text_choice()
-    values = content["settings"][view][clip] if kind == "clip_full" else content["kinds"][clip][kind]
+    if kind is None:
+        values = _one(_one(content["settings"], view, "the view"), clip, "the CLIP")
+    else:
+        values = _one(_one(content["kinds"], clip, "the CLIP"), kind, "the kind")
     return diffusion_tta.Settings(**frozen(values) | changes)
 
 
 def text_rival(clip: str, row: str):
-    """The chosen settings of "tent" for a CLIP, or of "sd_lora" for the smaller one; raises as `text_choice`."""
-    return METHODS[{"sd_lora": "adapted_reader"}.get(row, row)].Settings(**frozen(text_choice()["rivals"][clip][row]))
+    """The chosen settings of "tent" for a CLIP, or of "sd_lora" for the smaller one; raises as `tuned_text`."""
+    values = _one(_one(text_choice()["rivals"], clip, "the CLIP"), row, "the row")
+    return METHODS[{"sd_lora": "adapted_reader"}.get(row, row)].Settings(**frozen(values))
 
 
 PROMPT = RESULTS / "prompt.json"

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 
 from ..common.progress import progress
+from ..common.validate import check_ids
+from ..common.versions import code_of, versions
 from ..methods.base import Output
 from ..streams.stream import Stream
 from .records import Records
@@ -21,10 +23,24 @@ def run(method, stream: Stream, reset: str = "per_image", batch: int = 32, about
             dropped before it. "never": as it was left by the stream before.
         about: what to remember of models and settings, for the records.
 
-    Raises ValueError where `reset` and the method's own mode contradict each other, and where the labels of the stream
-    do not count the classes of the method's models."""
+    Raises ValueError where `reset` and the method's own mode contradict each other, where the labels of the stream do
+    not count the classes of the method's models, for an empty stream and a batch of no image."""
+    if not hasattr(method, "adapt") or not isinstance(stream, Stream):
+        raise ValueError(
+            "run(method, stream) takes a configured method, as `tent.configure(models)`, and a Stream, as "
+            f"`stream(SceneSpec(50))`, not a {type(method).__name__} and a {type(stream).__name__}"
+        )
     if reset not in RESETS:
         raise ValueError(f"reset={reset!r}: choose one of {', '.join(RESETS)}")
+    if type(batch) is not int or batch < 1:
+        raise ValueError(f"batch={batch!r}: choose a whole number above 0")
+    if not len(stream):
+        raise ValueError("the stream holds no image")
+    check_ids(stream.ids, len(stream))
+    check_ids(stream.labels, len(stream), "labels")
+    classes = method.models.classifier.classes
+    if not 0 <= int(stream.labels.min()) <= int(stream.labels.max()) < classes:
+        raise ValueError(f"the labels of this stream are not all from 0 to {classes - 1}, the classes of the models")
     if stream.classes != getattr(method.models.classifier, "subset", None):  # else every label would be wrong
         raise ValueError(
             "the labels of this stream count other classes than the models' logits: configure the method with "
@@ -50,6 +66,7 @@ def run(method, stream: Stream, reset: str = "per_image", batch: int = 32, about
             nfe[kind] = nfe.get(kind, 0) + n / len(stream)
     protocol = {"order": stream.order, "reset": reset, "predict": method.predict, "batch": batch}
     protocol["device"] = _device(method)
+    protocol |= {"code": code_of(type(method).__module__), "versions": versions()}  # beside what describes the record
     return Records(
         id=stream.ids.numpy(),
         label=stream.labels.numpy(),

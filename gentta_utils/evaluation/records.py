@@ -7,14 +7,13 @@ from them.
 import hashlib
 import json
 import math
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..common.cache import VERSION, plain_json
-from ..common.files import atomic_write
+from ..common.files import DAMAGE, atomic_write, how_damaged
 
 _COLUMNS = ("id", "label", "before", "after", "loss", "seconds")
 
@@ -103,13 +102,13 @@ def _whole(values: np.ndarray) -> np.ndarray:
 def load(path: Path) -> list[Records]:
     """Read what `save` wrote. Raises FileNotFoundError or ValueError with a sentence that says how to make it again."""
     path = Path(path)
-    fix = "make it with `python -m gentta_utils measure`, or run `git checkout -- data/results`"
+    fix = f"run `git checkout -- data/results`, or make it with `python -m gentta_utils measure {path.stem}`"
     if not path.is_file():
         raise FileNotFoundError(f"no records at {path}: {fix}")
     try:
         with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
             abouts = json.loads(str(file["about"]))
             rows = [{name: _whole(value) for name, value in run.items()} for run in _columns(file)]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged ({error}): {fix}") from error
-    return [Records(**row, nfe=about.pop("nfe"), about=about) for row, about in zip(rows, abouts, strict=True)]
+        return [Records(**row, nfe=about.pop("nfe"), about=about) for row, about in zip(rows, abouts, strict=True)]
+    except DAMAGE as error:
+        raise ValueError(f"{path} is damaged ({how_damaged(path, error)}): {fix}") from error

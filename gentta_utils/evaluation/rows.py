@@ -33,6 +33,20 @@ def shift_of(r: Records) -> str:
     return f"{s['shift']} {s['severity'] or ''}".strip()
 
 
+def one_severity(runs: list[Records]) -> None:
+    """Raise ValueError where a shift stands in these runs at two severities: a mean over them is of neither."""
+    at: dict[str, set] = {}
+    for r in runs:
+        s = r.about["stream"]
+        at.setdefault(s["shift"], set()).add(s.get("severity", 0))
+    if mixed := {shift: sorted(severities) for shift, severities in at.items() if len(severities) > 1}:
+        shift, severities = next(iter(mixed.items()))
+        raise ValueError(
+            f"{shift} stands here at the severities {', '.join(map(str, severities))}, which one row would average: "
+            "report each severity for itself"
+        )
+
+
 def is_clean(r: Records) -> bool:
     """Whether a run saw unshifted scenes."""
     return r.about["stream"]["shift"] == "clean"
@@ -44,7 +58,8 @@ def paired(one: list[Records], other: list[Records]) -> tuple[np.ndarray, np.nda
     Raises ValueError unless both met the same shifts and scenes, each once."""
 
     def by_scene(runs: list[Records]) -> dict:
-        return {(shift_of(r), i): right for r in runs for i, right in zip(r.id, r.right_after, strict=True)}
+        at = [shift_of(r) for r in runs]
+        return {(a, i): v for a, r in zip(at, runs, strict=True) for i, v in zip(r.id, r.right_after, strict=True)}
 
     a, b = by_scene(one), by_scene(other)
     if set(a) != set(b) or len(a) != sum(map(len, one)) or len(b) != sum(map(len, other)):

@@ -4,10 +4,10 @@ The file lists what changed: why, how the old rows are known, in which tables th
 itself otherwise, so it is not taken for an old one.
 """
 
-import json
 from collections import Counter
 from functools import lru_cache
 
+from ..common.files import read_json
 from ..common.paths import RESULTS
 from .records import Records
 
@@ -17,7 +17,7 @@ def changes() -> list[dict]:
     """What changed, each {"why": a sentence, "rows": {key: values that an old row has there}, "tables": names}.
 
     A key may have dots (`stream.shift`); null among its values stands for a row that lacks the key."""
-    return json.loads((RESULTS / "stale.json").read_text(encoding="utf-8"))
+    return read_json(RESULTS / "stale.json", "run `git checkout -- data/results`")
 
 
 def stale(record: Records) -> str | None:

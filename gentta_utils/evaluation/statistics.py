@@ -3,13 +3,18 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Annotated
 
 import numpy as np
 from scipy.special import softmax
 
+from ..common.validate import Count, Natural, Rule, checked
 from .records import Records
 
 # --- statistics ------------------------------------------------------------------------------------------------------
+
+
+Runs = Annotated[list[Records], Rule("one record or more", bool)]
 
 
 @dataclass(frozen=True)
@@ -24,17 +29,24 @@ class Interval:
         return f"{self.mean:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
 
 
+@checked
 def paired_interval(
-    after: np.ndarray, before: np.ndarray, scene: np.ndarray, draws: int = 10_000, seed: int = 0
+    after: np.ndarray, before: np.ndarray, scene: np.ndarray, draws: Count = 10_000, seed: Natural = 0
 ) -> Interval:
     """Mean of after - before (N,) in points, with a percentile bootstrap over scenes.
 
     Rows of one scene (several classifiers, severities, seeds) are resampled together, or the interval is too narrow."""
+    sizes = {np.shape(v) for v in (after, before, scene)}
+    if len(sizes) > 1 or len(np.shape(scene)) != 1 or not len(scene):
+        raise ValueError(f"after, before and scene hold one number for each of one image or more, these are {sizes}")
     difference = 100 * (np.asarray(after, float) - np.asarray(before, float))
+    if not (np.isfinite(difference).all() and np.isfinite(scene).all()):
+        raise ValueError("after, before or scene hold NaN or infinity: look at what was measured")
     _, index = np.unique(scene, return_inverse=True)
     total, count = np.bincount(index, difference), np.bincount(index)
     weights = _resampled(len(total), draws, seed)
-    means = (weights @ total) / (weights @ count)
+    rows = weights @ count if np.ptp(count) else len(total) * count[0]  # as a rule all scenes have as many
+    means = (weights @ total) / rows
     low, high = np.percentile(means, [2.5, 97.5])
     return Interval(float(difference.mean()), float(low), float(high))
 
@@ -45,20 +57,23 @@ def _resampled(n: int, draws: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
 
 
-def gain(runs: list[Records]) -> Interval:
+@checked
+def gain(runs: Runs) -> Interval:
     """Paired gain of after over before, over all rows of these runs."""
     return paired_interval(
         *(np.concatenate([getattr(r, k) for r in runs]) for k in ("right_after", "right_before", "id"))
     )
 
 
-def accuracy_interval(runs: list[Records]) -> Interval:
+@checked
+def accuracy_interval(runs: Runs) -> Interval:
     """Percent right after adaptation, over all rows of these runs."""
     right, scene = (np.concatenate([getattr(r, k) for r in runs]) for k in ("right_after", "id"))
     return paired_interval(right, np.zeros(len(right)), scene)
 
 
-def summary(runs: list[Records]) -> dict:
+@checked
+def summary(runs: Runs) -> dict:
     """Accuracies in percent, counts of fixed and broken predictions, the paired gain, cost per image."""
     before, after = (np.concatenate([getattr(r, k) for r in runs]) for k in ("right_before", "right_after"))
     return {
@@ -96,7 +111,8 @@ ON_VALIDATION = "held-out"  # what records say of settings that were chosen on t
 SELECT = {ON_VALIDATION: "validation"}  # stored, as printed
 
 
-def protocol_line(runs: list[Records]) -> str:
+@checked
+def protocol_line(runs: Runs) -> str:
     """The line under the title of every results table (docs/methods/protocol.md), made from the records, never typed.
 
     n counts scenes, whatever number of methods and classifiers met them."""

@@ -1,14 +1,16 @@
 """Tables of records that resume: a job that was done is not done again."""
 
-import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
 from ..common.cache import VERSION, fingerprint
+from ..common.files import DAMAGE
 from ..common.paths import CACHE, RESULTS
 from ..common.progress import progress
+from ..common.versions import code_of
+from ..methods import METHODS
 from .records import Records, load, save
 
 
@@ -17,14 +19,38 @@ def _finished(folder: Path) -> dict[str, Records]:
     found = {}
     for path in sorted(folder.glob("*.npz")):
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
                 version = int(file["version"]) if "version" in file else 1
             runs = load(path) if version == VERSION else []
-        except (OSError, ValueError, zipfile.BadZipFile):  # damaged: made again
+        except DAMAGE:
+            print(f"{path} is damaged: what it held is made again; `git checkout -- {path}` brings it back at once")
             continue
         for r in runs:
             found[fingerprint({key: value for key, value in r.about.items() if key != "protocol"})] = r
     return found
+
+
+def _other_code(record: Records) -> bool:
+    """Whether a record says that its method's file was another one; those made before they said so do not."""
+    made = record.about.get("protocol", {}).get("code")
+    method = METHODS.get(record.about.get("method"))
+    return None not in (made, method) and made not in {code_of(kind) for kind in _modules(method)}
+
+
+def _modules(method) -> set[str]:
+    """Of the classes that a method's module configures: it may leave that to another one."""
+    return {method.__name__, *(value.__module__ for value in vars(method).values() if isinstance(value, type))}
+
+
+def _kept(path: Path, work: Callable[[], Records]) -> list[Records]:
+    """What a job left in the cache; it is done, or done again, where that is missing or damaged."""
+    if path.is_file():
+        try:
+            return load(path)
+        except ValueError as error:
+            print(f"{str(error).partition(': ')[0]}: its run is done again")
+    save(path, [work()])
+    return load(path)
 
 
 def results(table: str) -> list[Records]:
@@ -51,17 +77,20 @@ def table(
         kept: what of a record the table holds.
 
     Raises ValueError if two jobs have one description."""
-    jobs, runs, finished = list(jobs), [], _finished(folder)
+    jobs, runs, finished, old = list(jobs), [], _finished(folder), set()
     if len({fingerprint(about) for about, _ in jobs}) < len(jobs):
         raise ValueError(f"two jobs of the table {name} have the same description: one of them would never run")
     for about, work in progress(jobs, desc=name, unit="run"):
         path = cache / f"{fingerprint(about)}.npz"
-        if fingerprint(about) in finished:
-            runs.append(finished[fingerprint(about)])
-            continue
-        if not path.is_file():
-            save(path, [work()])
-        runs += load(path)
+        known = fingerprint(about) in finished
+        found = [finished[fingerprint(about)]] if known else _kept(path, work)
+        old |= {about["method"] for r in found if _other_code(r)}
+        runs += found
+    for method in sorted(old):
+        print(
+            f"{name}: rows of {method} were made by other code of it than today's: if its numbers changed, raise "
+            "VERSION in its file, and they are made again"
+        )
     runs = [kept(r) for r in runs]
     save(folder / f"{name}.npz", runs)
     return runs

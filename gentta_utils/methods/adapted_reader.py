@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..common.validate import Checked, Count, Fraction, Positive, Window, frozen
+from ..common.validate import Checked, Count, Fraction, Positive, Window, checked, frozen
 from ..diffusion.feedback import probabilities
 from ..diffusion.pairs import NOISE_MODES, TIMESTEP_MODES, draw_pairs
 from ..models import lora
@@ -86,6 +86,7 @@ class AdaptedReader(Method):
 NEEDS = Needs(denoiser=True)
 
 
+@checked
 def configure(models: Models, settings: Settings) -> AdaptedReader:
     """The adapters of the denoiser's attention are updated. Raises ValueError where the settings do not fit.
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..common.types import Probs
-from ..common.validate import check_images
+from ..common.validate import check_ids, check_images
 from ..diffusion.mixture import GaussianMixture
 from ..models.classifier import Classifier
 from ..models.denoiser import Denoiser
@@ -128,8 +128,10 @@ class Method:
 
         `before` is the frozen source, unless the method has it for nothing.
 
-        Raises ValueError for images of the wrong size or range, FloatingPointError where an adaptation diverges."""
+        Raises ValueError for images of the wrong size or range and for ids that are no whole numbers,
+        FloatingPointError where an adaptation diverges."""
         check_images(images, self.models.classifier.image_size)
+        check_ids(ids, len(images))
         parts, nfe = [], dict.fromkeys(self.models.counts(), 0)
         for rows in torch.arange(len(images)).split(self.at_once or len(images)):
             n, start = len(rows), self.models.counts()

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..common.validate import Checked, Fraction, Positive
+from ..common.validate import Checked, Fraction, Positive, checked
 from ..models.batchnorm import MixedBatchNorm, with_test_statistics
 from ..models.classifier import Classifier
 from .base import Method, Models, Needs, Output, no_loss
@@ -56,6 +56,7 @@ class BNAdapt(Method):
 NEEDS = Needs(online=True, batch_statistics=True)
 
 
+@checked
 def configure(models: Models, settings: Settings | None = None) -> BNAdapt:
     """The statistics of batch norm are replaced, on a copy. Raises ValueError for a network without batch norm."""
     settings = settings or Settings()

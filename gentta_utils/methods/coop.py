@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..common.randomness import generator
-from ..common.validate import Checked, Count, Fraction, NotNegative, Positive
+from ..common.validate import Checked, Count, Fraction, NotNegative, Positive, checked
 from ..models.clip import image_features, text_head
 from .base import Method, Models, Needs, Output, no_loss
 from .tpt import check_prompt
@@ -105,6 +105,7 @@ class CoOp(Method):
 NEEDS = Needs(clip=True)
 
 
+@checked
 def configure(models: Models, settings: Settings | None = None) -> CoOp:
     """Nothing is updated: `models` come from `learn` with these settings. Raises ValueError without a prompt."""
     check_prompt(models)

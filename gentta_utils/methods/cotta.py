@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..common.randomness import generator
 from ..common.types import PerImage, Probs
-from ..common.validate import Checked, Count, Fraction, Positive
+from ..common.validate import Checked, Count, Fraction, Positive, checked
 from ..models.batchnorm import with_test_statistics
 from ..models.classifier import Classifier
 from ..models.copies import Copies
@@ -108,6 +108,7 @@ class CoTTA(Method):
 NEEDS = Needs(online=True)
 
 
+@checked
 def configure(models: Models, settings: Settings | None = None) -> CoTTA:
     """All parameters are updated, on copies: a student's by gradient, a teacher's by following it."""
     return CoTTA(models, settings or Settings(), with_test_statistics(models.classifier, differentiable=True))

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..common.types import Index, Probs
-from ..common.validate import Count, NotNegative, Positive, between
+from ..common.validate import Count, NotNegative, Positive, between, checked
 from ..diffusion import reverse
 from ..diffusion.entropy import entropy, marginal_entropy
 from ..diffusion.guidance import NORMS, PADS, Energy, structure_energy
@@ -150,6 +150,7 @@ class DDA(Purifier):
 NEEDS = Needs(denoiser=True)
 
 
+@checked
 def configure(models: Models, settings: Settings | None = None, ready: dict[int, Tensor] | None = None) -> DDA:
     """The input is changed, no weight is. Images (3, S, S) in `ready`, by id, were changed before.
 

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..common.validate import Count
+from ..common.validate import Count, checked
 from ..diffusion import reverse
 from ..diffusion.reverse import walk
 from .base import Models, Needs
@@ -43,6 +43,7 @@ def purify(denoiser, images: Tensor, ids: Tensor, settings: Settings) -> Tensor:
 NEEDS = Needs(denoiser=True)
 
 
+@checked
 def configure(models: Models, settings: Settings | None = None, ready: dict[int, Tensor] | None = None) -> Purifier:
     """The input is changed, no weight is. Images (3, S, S) in `ready`, by id, were changed before.
 

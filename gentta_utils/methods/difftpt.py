@@ -10,7 +10,7 @@ Card: docs/methods/difftpt.md
 from dataclasses import dataclass
 from typing import Literal
 
-from ..common.validate import Count, Fraction, Natural
+from ..common.validate import Count, Fraction, Natural, checked
 from .base import Models, Needs
 from .many_views import FILTERS, Generated
 from .tpt import TPT, with_prompt
@@ -42,6 +42,7 @@ class DiffTPT(TPT):
 NEEDS = Needs(clip=True)
 
 
+@checked
 def configure(models: Models, settings: Settings | None = None, generated: Generated | None = None) -> DiffTPT:
     """The context vectors of `models.prompt` are updated, a copy for each image.
 

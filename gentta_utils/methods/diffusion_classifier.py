@@ -15,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..common.types import Images, Index, Probs
-from ..common.validate import Checked, Count, Natural, Positive, Rule, Window
+from ..common.validate import Checked, Count, Natural, Positive, Rule, Window, checked
 from ..diffusion.error_table import LOSSES, ErrorTable, error_table, evenly, gram
 from ..diffusion.pairs import TIMESTEP_MODES, draw_pairs
 from .base import Method, Models, Needs, Output, check_classes, no_loss
@@ -159,6 +159,7 @@ class DiffusionClassifier(Method):
 NEEDS = Needs(denoiser=True)
 
 
+@checked
 def configure(models: Models, settings: Settings | None = None) -> DiffusionClassifier:
     """Nothing is updated. Raises ValueError without a denoiser, or if it has other classes than the classifier."""
     if models.denoiser is None:

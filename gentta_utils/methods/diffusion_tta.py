@@ -9,6 +9,7 @@ detached, then one backward of (p * G).sum() through the classifier, which there
 Card: docs/methods/diffusion_tta.md
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,7 +18,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ..common.types import Probs
-from ..common.validate import Checked, Count, Fraction, Natural, Positive, Window
+from ..common.validate import Checked, Count, Fraction, Natural, Positive, Window, checked
 from ..diffusion.feedback import MIXINGS, condition_gradient, probabilities
 from ..diffusion.pairs import NOISE_MODES, TIMESTEP_MODES, draw_pairs
 from ..models.copies import PARAM_SETS
@@ -57,6 +58,9 @@ class Settings(Checked):
     denoiser_set: DENOISER_SETS = field(default="all", metadata={"later": True})  # what `adapt_denoiser` changes
     wording: Literal[WORDINGS] = field(default="drawn", metadata={"later": True})  # which of several: see `choose`
     wording_pairs: Count = field(default=4, metadata={"later": True})  # pairs on which "read" and "wrong" compare them
+    # share of the updates, the last ones, whose logits are averaged into the prediction (Polyak and Juditsky, 1992);
+    # 0: those after the last update alone
+    tail: Fraction = field(default=0.0, metadata={"later": True})
 
 
 # The "adam" settings of their code: classifier and diffusion model together; the other is SGD 5e-3 with momentum .9
@@ -107,11 +111,14 @@ class DiffusionTTA(Method):
         with torch.no_grad():
             seen, x0 = view_of(images, s.view), denoiser.encode(images)
         before, dropped, losses = None, None, []
+        tail, path = max(1, math.ceil(s.tail * s.updates)), []  # the logits (B, K) after the last `tail` updates
         for step in range(s.updates):
             logits = task(seen)  # (B, K)
             if before is None:
                 before = logits.detach()
                 dropped = _dropped(before, s.top_k)
+            elif s.updates - step < tail:
+                path.append(logits.detach())
             p = probabilities(logits, s.temperature, dropped)
             pairs = draw_pairs(
                 ids, s.pairs, denoiser.shape, s.window, s.timesteps, s.noise, s.seed, "diffusion_tta", step
@@ -128,7 +135,7 @@ class DiffusionTTA(Method):
             optimizer.step()
             losses.append(loss)
         with torch.no_grad():
-            logits = task(seen)
+            logits = torch.stack([*path, task(seen)]).mean(0)
         check_finite(logits.sum(1), ids, s.updates, s.lr, "prediction")
         return Output(logits.cpu(), before.cpu(), torch.stack(losses).cpu())
 
@@ -136,6 +143,7 @@ class DiffusionTTA(Method):
 NEEDS = Needs(denoiser=True)
 
 
+@checked
 def configure(models: Models, settings: Settings) -> DiffusionTTA:
     """The classifier's `param_set` is updated, and the denoiser if asked. Raises ValueError for misfits.
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..common.types import Probs
-from ..common.validate import Count, Fraction, NotNegative, Positive
+from ..common.validate import Count, Fraction, NotNegative, Positive, checked
 from ..models.clip import text_head
 from .base import Models, Needs, Output, no_loss
 from .many_views import Generated, OfViews, ViewSettings, check_views
@@ -92,6 +92,7 @@ class DOTA(OfViews):
 NEEDS = Needs(clip=True, online=True)
 
 
+@checked
 def configure(models: Models, settings: Settings | None = None, generated: Generated | None = None) -> DOTA:
     """Nothing of the networks is updated; the Gaussians are, image by image, whatever the batch size."""
     return check_views(DOTA(models, settings or Settings(), generated))

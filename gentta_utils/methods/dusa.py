@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..common.randomness import generator
 from ..common.types import Index, Probs
-from ..common.validate import Checked, Count, Fraction, Natural, Positive
+from ..common.validate import Checked, Count, Fraction, Natural, Positive, checked
 from ..diffusion.feedback import MIXINGS, probabilities
 from ..diffusion.pairs import draw_pairs
 from ..models import lora
@@ -148,6 +148,7 @@ class Dusa(Method):
 NEEDS = Needs(denoiser=True, online=True)
 
 
+@checked
 def configure(models: Models, settings: Settings | None = None) -> Dusa:
     """The classifier's `param_set` is updated, and the denoiser if asked. Raises ValueError for misfits.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..common.types import Probs
-from ..common.validate import Checked, Fraction
+from ..common.validate import Checked, Fraction, checked
 from . import diffusion_classifier
 from .base import Method, Models, Needs, Output
 
@@ -37,6 +37,7 @@ class Ensemble(Method):
 NEEDS = Needs(denoiser=True)
 
 
+@checked
 def configure(models: Models, settings: Settings | None = None) -> Ensemble:
     """Nothing is updated. Raises ValueError without a denoiser."""
     diffusion_classifier.configure(models)

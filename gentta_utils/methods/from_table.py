@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..common.validate import checked
 from ..diffusion.error_table import ErrorTable
 from ..diffusion.feedback import probabilities
 from ..models.copies import Copies
@@ -56,11 +57,14 @@ class FromTable(Method):
         return Output(logits.cpu(), None, torch.stack(losses).cpu())
 
 
+@checked
 def configure(models: Models, settings: Settings, table: ErrorTable, ids: Tensor) -> FromTable:
     """The classifier's `param_set` is updated. Raises ValueError where the table does not fit the settings."""
     n, K = table.gram.shape[1], models.classifier.classes
     if settings.mixing != "output" or settings.adapt_denoiser or settings.online or settings.top_k:
         raise ValueError("a table serves mixing='output' with a frozen denoiser, image by image, over all classes")
+    if settings.tail:
+        raise ValueError("from a table the last logits alone are predicted: tail=0")
     if n != settings.updates * settings.pairs or table.gram.shape[-1] != K or len(ids) != len(table.gram):
         raise ValueError(
             f"{settings.updates} updates of {settings.pairs} pairs over {K} classes do not fit a table of {n} pairs "

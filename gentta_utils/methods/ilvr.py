@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..common.validate import Count
+from ..common.validate import Count, checked
 from ..diffusion import reverse
 from ..diffusion.guidance import PADS, bicubic_low_pass
 from ..diffusion.process import add_noise
@@ -57,6 +57,7 @@ def purify(denoiser, images: Tensor, ids: Tensor, settings: Settings) -> Tensor:
 NEEDS = Needs(denoiser=True)
 
 
+@checked
 def configure(models: Models, settings: Settings | None = None, ready: dict[int, Tensor] | None = None) -> Purifier:
     """The input is changed, no weight is. Images (3, S, S) in `ready`, by id, were changed before.
 

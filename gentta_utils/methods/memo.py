@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from ..common.validate import Checked, Count, Fraction, Positive, between
+from ..common.validate import Checked, Count, Fraction, Positive, between, checked
 from ..diffusion.entropy import marginal_entropy
 from ..models.batchnorm import with_test_statistics
 from ..models.classifier import Classifier
@@ -74,6 +74,7 @@ class Memo(Method):
 NEEDS = Needs()
 
 
+@checked
 def configure(models: Models, settings: Settings | None = None) -> Memo:
     """All parameters are updated, on copies."""
     settings = settings or Settings()

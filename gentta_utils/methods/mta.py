@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from ..common.validate import Count, Fraction, NotNegative, Positive
+from ..common.validate import Count, Fraction, NotNegative, Positive, checked
 from ..models.clip import text_head
 from .base import Models, Needs, Output, no_loss
 from .many_views import FILTERS, Generated, Logits, OfViews, Views, ViewSettings, check_views, kept
@@ -78,6 +78,7 @@ class MTA(OfViews):
 NEEDS = Needs(clip=True)
 
 
+@checked
 def configure(models: Models, settings: Settings | None = None, generated: Generated | None = None) -> MTA:
     """Nothing is updated; `generated` makes further views, e.g. those of DiffTPT with its filter."""
     return check_views(MTA(models, settings or Settings(), generated))

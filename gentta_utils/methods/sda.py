@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..common.evaluations import Evaluations
 from ..common.progress import progress
 from ..common.types import Number, Probs
-from ..common.validate import Checked, Count, Fraction, Natural, NotNegative, Positive
+from ..common.validate import Checked, Count, Fraction, Natural, NotNegative, Positive, checked
 from ..models.classifier import Classifier
 from ..world import views
 from . import dda
@@ -48,6 +48,7 @@ class SDA(DDA):
 NEEDS = Needs(denoiser=True)
 
 
+@checked
 def configure(models: Models, settings: Settings | None = None, ready: dict[int, Tensor] | None = None) -> SDA:
     """The input is changed; the weights were, once, by `recipes.aligned`; `ready` as in `dda.configure`.
 

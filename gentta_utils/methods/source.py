@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..common.validate import Checked
+from ..common.validate import Checked, checked
 from ..world.views import VIEWS, view_of
 from .base import Method, Models, Needs, Output, no_loss
 
@@ -31,6 +31,7 @@ class Source(Method):
 NEEDS = Needs()
 
 
+@checked
 def configure(models: Models, settings: Settings | None = None) -> Source:
     """Nothing is updated."""
     return Source(models, settings or Settings())

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..common.types import Probs
-from ..common.validate import Count, Fraction, Natural, NotNegative
+from ..common.validate import Count, Fraction, Natural, NotNegative, checked
 from ..diffusion.entropy import entropy
 from .base import Models, Needs, Output, no_loss
 from .many_views import Generated, OfViews, ViewSettings, check_views
@@ -104,6 +104,7 @@ class TDA(OfViews):
 NEEDS = Needs(clip=True, online=True)
 
 
+@checked
 def configure(models: Models, settings: Settings | None = None, generated: Generated | None = None) -> TDA:
     """Nothing is updated but the caches, image by image, whatever the batch size. Raises ValueError for one class."""
     if models.classifier.classes < 2:

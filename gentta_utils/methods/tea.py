@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..common.randomness import generator
 from ..common.types import Images, PerImage, Probs
-from ..common.validate import Checked, Count, Fraction, Positive
+from ..common.validate import Checked, Count, Fraction, Positive, checked
 from ..models.batchnorm import MixedBatchNorm, with_test_statistics
 from ..models.classifier import Classifier
 from ..models.copies import Copies, parameter_names
@@ -120,6 +120,7 @@ class Tea(Method):
 NEEDS = Needs(online=True, batch_statistics=True)
 
 
+@checked
 def configure(models: Models, settings: Settings | None = None) -> Tea:
     """Scale and shift of batch norm, else of all norm layers, are updated, on a copy.
 

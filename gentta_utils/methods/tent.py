@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..common.validate import Checked, Count, Fraction, Positive
+from ..common.validate import Checked, Count, Fraction, Positive, checked
 from ..diffusion.entropy import entropy
 from ..models.batchnorm import with_test_statistics
 from ..models.classifier import Classifier
@@ -91,6 +91,7 @@ class Tent(Method):
 NEEDS = Needs(online=True)
 
 
+@checked
 def configure(models: Models, settings: Settings | None = None) -> Tent:
     """Scale and shift of all norm layers are updated, on a copy. Raises ValueError for a network without any."""
     adapted = with_test_statistics(models.classifier, differentiable=True)

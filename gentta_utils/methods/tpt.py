@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..common.types import PerImage
-from ..common.validate import Count, Fraction, Natural, NotNegative
+from ..common.validate import Count, Fraction, Natural, NotNegative, checked
 from ..diffusion.entropy import marginal_entropy
 from ..models.clip import text_head
 from ..models.prompts import Prompt
@@ -111,6 +111,7 @@ def with_prompt(method: TPT) -> TPT:
     return method
 
 
+@checked
 def configure(models: Models, settings: Settings | None = None, generated: Generated | None = None) -> TPT:
     """The context vectors of `models.prompt` are updated, a copy for each image; `generated` makes further views."""
     return with_prompt(TPT(models, settings or Settings(), generated))

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from ..common.validate import Checked, Count, between
+from ..common.validate import Checked, Count, between, checked
 from ..diffusion.entropy import log_mean
 from ..world.views import CROPS, augmix_views
 from ..world.views import VERSION as VIEWS
@@ -50,6 +50,7 @@ class TTAAveraging(Method):
 NEEDS = Needs()
 
 
+@checked
 def configure(models: Models, settings: Settings | None = None) -> TTAAveraging:
     """Nothing is updated."""
     return TTAAveraging(models, settings or Settings())

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ..common.randomness import generator
-from ..common.validate import Checked, Count, Fraction, Positive, Rule
+from ..common.validate import Checked, Count, Fraction, Positive, Rule, checked
 from ..models.mae import MaskedAutoencoder, draw_masks, masked_error
 from .base import Method, Models, Needs, Output, check_finite, make_optimizer
 
@@ -71,6 +71,7 @@ class TTTMAE(Method):
 NEEDS = Needs()
 
 
+@checked
 def configure(models: Models, settings: Settings | None = None) -> TTTMAE:
     """The encoder is updated, on a copy; the network of `models` is frozen here.
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..common.types import Probs
-from ..common.validate import Fraction, NotNegative
+from ..common.validate import Fraction, NotNegative, checked
 from ..diffusion.entropy import entropy, log_mean
 from .base import Models, Needs, Output, no_loss
 from .many_views import Chosen, Generated, Logits, OfViews, ViewSettings, check_views, select
@@ -67,6 +67,7 @@ class Zero(OfViews):
 NEEDS = Needs(clip=True)
 
 
+@checked
 def configure(models: Models, settings: Settings | None = None, generated: Generated | None = None) -> Zero:
     """Nothing is updated; `generated` makes further views, e.g. those of DiffTPT with its filter."""
     return check_views(Zero(models, settings or Settings(), generated))

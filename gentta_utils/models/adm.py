@@ -23,7 +23,7 @@ import torch
 from huggingface_hub import constants
 from torch import Tensor, nn
 
-from ..common.files import atomic_write, sha256
+from ..common.files import DAMAGE, atomic_write, check_file, how_damaged, sha256
 
 CHECKPOINT = "256x256_diffusion_uncond.pt"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -177,6 +177,7 @@ def make() -> Path:
 
     converted, checkpoint = converted_folder(), home() / CHECKPOINT
     if (converted / "unet" / WEIGHTS).is_file():
+        check_file(converted / "unet" / WEIGHTS, fix=f"delete {converted}, and it is made again from {CHECKPOINT}")
         return converted
     if not checkpoint.is_file():
         raise FileNotFoundError(
@@ -185,8 +186,11 @@ def make() -> Path:
         )
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{checkpoint} is not a whole file of weights: fetch it again") from error
+        if not isinstance(state, dict):
+            raise ValueError(f"it holds a {type(state).__name__}")
+    except (pickle.UnpicklingError, RuntimeError, *DAMAGE) as error:
+        why = how_damaged(checkpoint, error)
+        raise ValueError(f"{checkpoint} is not a whole file of weights ({why}): fetch it again") from error
     config, state = convert(state)
     with torch.device("meta"):
         network = UNet2DModel(**config)

@@ -76,6 +76,7 @@ class Copies(nn.Module):
     def __init__(self, classifier: Classifier, param_set: str, n: int | None, rank: int = 4, seed: int = 0):
         super().__init__()
         self.classifier, self.n = [classifier], n  # in a list: not a submodule, so not among our parameters
+        self.known: tuple[Tensor, Probs] | None = None  # images with the network's logits, where these stay
         source = dict(classifier.named_parameters())
         lead = () if n is None else (n,)
 
@@ -97,14 +98,15 @@ class Copies(nn.Module):
         return lora.flat(self.values)
 
     def forward(self, images: Float[Tensor, "B 3 S S"]) -> Probs:
-        """Logits (B, K) of images (B, 3, S, S), image b through copy b."""
+        """Logits (B, K) of images (B, 3, S, S), image b through copy b. With "logits" the network, which stays what it
+        is, sees the images of an episode once."""
         classifier = self.classifier[0]
+        if "logits" in self.values:
+            if self.known is None or self.known[0] is not images:
+                with torch.no_grad():
+                    self.known = images, classifier(images)
+            return self.known[1] + self.values["logits"]
         x = classifier.normalise(images)
-        if "logits" in self.values:  # no gradient passes through the network
-            classifier.count.add(len(images))
-            with torch.no_grad():
-                z = classifier.network(x).float()
-            return z + self.values["logits"]
         classifier.count.add(len(images), images, *self.tensors())
         source = dict(classifier.named_parameters())
 

@@ -13,14 +13,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..common.devices import precision_on
-from ..common.files import check_file, sha256, write_json
+from ..common.devices import check_device, precision_on
+from ..common.files import FIX_MODEL, check_file, read_json, sha256, write_json
 from ..common.paths import MODELS
+from ..common.validate import checked
 from . import hub
+from .denoiser import PRECISIONS
 
 PROFILES = ("scenes", "imagenet")
 ON_DEMAND = ("denoiser/dit-10min", "denoiser/dit-soft-10min")  # checksums and cards are here, weights must be trained
 CHECKSUMS = MODELS / "checksums.json"
+FIX_LIST = "run `git checkout -- data/models/checksums.json`"
 IMAGE_SIZE = 64  # of the scenes profile's task models
 
 
@@ -35,8 +38,11 @@ def shipped() -> list[str]:
 
 
 def checksums() -> dict[str, str]:
-    """File of weights or configuration (relative to data/models) -> SHA-256."""
-    return json.loads(CHECKSUMS.read_text(encoding="utf-8")) if CHECKSUMS.is_file() else {}
+    """File of weights or configuration (relative to data/models) -> SHA-256. Raises ValueError for a damaged list."""
+    found = read_json(CHECKSUMS, FIX_LIST) if CHECKSUMS.is_file() else {}
+    if not isinstance(found, dict) or not all(isinstance(checksum, str) for checksum in found.values()):
+        raise ValueError(f"{CHECKSUMS} is no list of files and checksums: {FIX_LIST}")
+    return found
 
 
 def files_of(name: str) -> list[str]:
@@ -52,7 +58,10 @@ def fingerprint(name: str, profile: str = "scenes") -> str:
     parts), or of its revision on the hub."""
     if check_profile(profile) == "imagenet":
         return hub.fingerprint(name)
-    parts = [checksums()[file] for file in files_of(name) if file.endswith(".safetensors")]
+    listed = checksums()
+    parts = [listed[file] for file in files_of(name) if file.endswith(".safetensors")]
+    if not parts:
+        raise ValueError(f"{CHECKSUMS} lists no weights of {name}: {FIX_LIST}")
     return (parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest())[:12]
 
 
@@ -61,7 +70,7 @@ def card(name: str, profile: str = "scenes") -> dict:
     if check_profile(profile) == "imagenet":
         return {"recipe": {"architecture": " + ".join(hub.repositories(name)), "labels": hub.TRAINING_IMAGES}}
     files_of(name)
-    return json.loads((MODELS / name / "card.json").read_text(encoding="utf-8"))
+    return read_json(MODELS / name / "card.json", FIX_MODEL)
 
 
 def check_profile(profile: str) -> str:
@@ -71,6 +80,7 @@ def check_profile(profile: str) -> str:
     return profile
 
 
+@checked
 def load(
     name: str,
     profile: str = "scenes",
@@ -92,9 +102,13 @@ def load(
     Raises:
         ValueError: unknown name or profile, damaged weights. FileNotFoundError: missing weights.
     """
+    check_device(device)
+    if precision not in ("auto", *PRECISIONS):
+        raise ValueError(f"precision={precision!r}: choose one of auto, {', '.join(PRECISIONS)}")
     if check_profile(profile) == "imagenet":
         return hub.load(name, device, precision, low_memory).to(device).eval().requires_grad_(False)
     if folder == MODELS:
+        _check_listed(name)
         for file in files_of(name):
             if name in ON_DEMAND and not (MODELS / file).is_file():
                 raise FileNotFoundError(
@@ -116,6 +130,16 @@ def load(
     else:
         model = (_load_unet if (path / "unet").is_dir() else _load_dit)(path, device, precision)
     return model.to(device).eval().requires_grad_(False)
+
+
+def _check_listed(name: str) -> None:
+    """Raise ValueError for a file beside a model's that checksums.json does not list: a library might load it."""
+    listed = {MODELS / file for file in files_of(name)} | {MODELS / name / "card.json"}
+    found = {p for p in (MODELS / name).rglob("*") if p.is_file() and not p.name.startswith(".")}
+    if strange := sorted(found - listed):
+        raise ValueError(
+            f"{strange[0]} is not among the files of {name} that {CHECKSUMS} lists: delete it, or {FIX_LIST}"
+        )
 
 
 @lru_cache(maxsize=16)

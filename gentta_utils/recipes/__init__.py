@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from ..common.cache import fingerprint
+from ..common.devices import check_device
 from ..common.files import write_json
 from ..common.paths import MODELS, RESULTS
 from ..evaluation.records import load
@@ -23,6 +24,7 @@ from . import aligned, autoencoder, classifiers, clip, dit, mae, quality, text_m
 from .training import Run, Schedule, training_speed
 from .training import train as run_training
 
+LONGEST = 10_000  # minutes, a week
 CANDIDATES_FOLDER = MODELS / "candidates"
 RECIPES = classifiers.RECIPES | mae.RECIPES  # of classifiers
 
@@ -42,9 +44,13 @@ def train(name: str, device: str = "cpu", minutes: float | None = None, scratch:
         minutes: shorten or lengthen the schedule to about so long on this machine; None keeps the recipe's steps.
         scratch: start from the beginning instead of going on from the checkpoint.
 
-    Raises ValueError for an unknown name, or a checkpoint that was begun with another recipe or length."""
+    Raises ValueError, before anything is rendered, for an unknown name or device or a length that is none, and for a
+    checkpoint that was begun with another recipe or length."""
     if name not in names():
         raise ValueError(f"no recipe for {name!r}: choose one of {', '.join(names())}")
+    check_device(device)
+    if minutes is not None and not (type(minutes) in (int, float) and 0 < minutes <= LONGEST):
+        raise ValueError(f"--minutes {minutes!r}: choose a number above 0, up to {LONGEST:,}")
     folder = CANDIDATES_FOLDER / name
     if name in aligned.ALIGNED:  # its images are kept in parts, the rest takes seconds
         aligned.train(name, folder, *aligned.chosen(name))

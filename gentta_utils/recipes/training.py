@@ -54,6 +54,17 @@ class Schedule:
         return self.lr * min(1, (step + 1) / max(self.warmup, 1)) * (1 - (1 - self.final) * fall)
 
 
+def _meta(path: Path) -> dict:
+    """What a checkpoint says of its run. Raises ValueError if it is damaged."""
+    fix = "start from the beginning with --scratch"
+    check_file(path, fix=fix)
+    with safe_open(path, framework="pt") as file:
+        said = (file.metadata() or {}).get("run")
+    if said is None:
+        raise ValueError(f"{path} is no checkpoint of a training: {fix}")
+    return json.loads(said)
+
+
 class Run:
     """Weights, optimiser moments and moving average of a training run, with one file that holds them all."""
 
@@ -89,9 +100,8 @@ class Run:
     def load(self, path: Path | None = None) -> None:
         """Continue from a checkpoint. Raises ValueError if it is damaged or was begun with another recipe."""
         path = path or self.checkpoint
-        check_file(path)
+        meta = _meta(path)
         with safe_open(path, framework="pt", device="cpu") as file, torch.no_grad():
-            meta = json.loads(file.metadata()["run"])
             if meta["identity"] != self.identity:
                 raise ValueError(f"{path} was begun with another recipe or length: --scratch, or the same --minutes")
             keys = set(file.keys())
@@ -116,9 +126,7 @@ class Run:
         path = folder / "checkpoint.safetensors"
         if not path.is_file():
             return None
-        check_file(path)
-        with safe_open(path, framework="pt") as file:
-            return json.loads(file.metadata()["run"])["steps"]
+        return _meta(path)["steps"]
 
     def update(self, loss: Tensor) -> None:
         """One optimiser step; `updating` is set while weights, moments and step count do not belong together."""

@@ -9,7 +9,7 @@ import json
 import re
 from pathlib import Path
 
-from ..common.files import atomic_write
+from ..common.files import atomic_write, read_json
 from ..common.paths import DATA
 
 COSTS = DATA / "costs.json"
@@ -18,7 +18,7 @@ LINE = re.compile(r"\*\*Cost\*\*: .*")  # of a notebook, and of the README for a
 
 def read() -> dict:
     """{notebook: {"default" or "fast": {"bf16" or "fp32": {"seconds", "peak_memory_mb", "probe_ms"}}}}."""
-    return json.loads(COSTS.read_text(encoding="utf-8")) if COSTS.is_file() else {}
+    return read_json(COSTS, "run `git checkout -- data/costs.json`") if COSTS.is_file() else {}
 
 
 def predict(cost: dict, probe_ms: float) -> float:

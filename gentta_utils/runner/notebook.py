@@ -4,6 +4,7 @@
 """
 
 import ast
+import errno
 import hashlib
 import json
 import os
@@ -15,17 +16,20 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from importlib.metadata import version
+from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 
 import psutil
 
 from ..common.files import atomic_write, write_json
-from ..common.paths import MODELS, NOTEBOOKS, RESULTS, ROOT
+from ..common.paths import MODELS, NOTEBOOKS, RESULTS, ROOT, SCENES
+from ..common.versions import versions
+from . import executed
 
 CELL_TIMEOUT = 900  # seconds
-HEADLINE = "application/vnd.gentta.headline+json"
-_VERSIONED = ("torch", "torchvision", "diffusers", "timm", "papermill")
+_GRAMMAR = "rfc3987_syntax"
+MARK = "GENTTA_RUN"  # a variable of a run's process, which all that it starts inherits: so they are found again
 _KINDS = {kind.__name__: kind for kind in (str, bool, int, float, list, dict)}
 
 
@@ -43,6 +47,24 @@ def find(name: str) -> Path:
     return found[0]
 
 
+def _libraries() -> tuple[ModuleType, ModuleType]:
+    """nbformat and papermill, loaded when they are first needed.
+
+    They load jsonschema, which spends most of a second on a grammar of addresses that no notebook is checked for. It
+    does without where that grammar is not installed, so the name is held empty meanwhile."""
+    unused = {} if _GRAMMAR in sys.modules else {_GRAMMAR: None}
+    sys.modules.update(unused)
+    try:
+        with warnings.catch_warnings():  # an encoding that a library of theirs does not state is not ours
+            warnings.simplefilter("ignore", EncodingWarning)
+            import nbformat
+            import papermill
+    finally:
+        for name in unused:
+            del sys.modules[name]
+    return nbformat, papermill
+
+
 # --- parameters ------------------------------------------------------------------------------------------------------
 
 
@@ -51,30 +73,29 @@ def parameters_of(notebook: Path) -> dict[str, str]:
     ending in "| None" where the default is None.
 
     Raises ValueError if it is no notebook, or has not just one such cell: papermill would run the defaults then."""
-    with warnings.catch_warnings():  # an encoding that a library of theirs does not state is not ours
-        warnings.simplefilter("ignore", EncodingWarning)
-        import nbformat  # both take a while to load
-        import papermill
-
+    nbformat, papermill = _libraries()
     try:
         cells = nbformat.read(notebook, as_version=4).cells
         tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
-        found = papermill.inspect_notebook(notebook)
+        found = [p for cell in tagged for p in papermill.translators.PythonTranslator.inspect(cell)]
     except Exception as error:  # each of their readers has its own classes
         raise ValueError(f"{notebook} cannot be read as a notebook of the course: {error!r}") from error
     if len(tagged) != 1:
         raise ValueError(f"{notebook.name} has {len(tagged)} cells tagged `parameters`: give it exactly one")
     optional = {True: " | None", False: ""}
-    return {name: f"{p['inferred_type_name']}{optional[p['default'] == 'None']}" for name, p in found.items()}
+    return {p.name: f"{p.inferred_type_name}{optional[p.default == 'None']}" for p in found}
 
 
-def check_parameters(notebook: Path, parameters: dict) -> dict:
+def check_parameters(notebook: Path, parameters: dict, known: dict[str, str] | None = None) -> dict:
     """The parameters with the types that the notebook states; text, as a command line gives it, is read as that type.
     A parameter whose default is None also takes None.
 
-    Raises ValueError for a parameter that the notebook does not have (papermill itself would only warn) and for a value
-    of another type."""
-    known, checked = parameters_of(notebook), {}
+    Args:
+        known: what `parameters_of` says of the notebook, where that was asked already.
+
+    Raises ValueError for a parameter that the notebook does not have (papermill itself would only warn), for a value
+    of another type, and for one that a record, which is JSON, would not give back as it was."""
+    known, checked = known or parameters_of(notebook), {}
     unknown = sorted(set(parameters) - set(known))
     if unknown:
         raise ValueError(f"{notebook.name} has no parameter {', '.join(unknown)}: it has {', '.join(sorted(known))}")
@@ -82,14 +103,32 @@ def check_parameters(notebook: Path, parameters: dict) -> dict:
         if known[name].endswith("| None") and value in (None, "None", "null"):
             checked[name] = None
             continue
-        kind = _KINDS.get(known[name].removesuffix(" | None").partition("[")[0])
+        kind, _, inner = known[name].removesuffix(" | None").rstrip("]").partition("[")
+        kind, inner = _KINDS.get(kind), _KINDS.get(inner)
         typed = read_value(value) if isinstance(value, str) and kind is not str else value
         if kind is float and type(typed) is int:
             typed = float(typed)
         if kind is not None and type(typed) is not kind:  # not isinstance: True is no int
             raise ValueError(f"{notebook.name}: {name} is {known[name]}, which {value!r} is not")
+        if kind is list and inner is not None and any(type(one) is not inner for one in typed):
+            raise ValueError(f"{notebook.name}: {name} is {known[name]}, which {value!r} is not")
+        if not _survives_json(typed):
+            raise ValueError(
+                f"{notebook.name}: {name}={typed!r} cannot be kept in a record: use text, finite numbers, True, False, "
+                "None, lists of them, and dictionaries with text as keys"
+            )
         checked[name] = typed
     return checked
+
+
+def _survives_json(value) -> bool:
+    """Whether a JSON file gives it back as it was, the types too: 1 is not True, a tuple is no list."""
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        text.encode()
+    except (TypeError, ValueError):  # of which the error of an encoding is one
+        return False
+    return repr(json.loads(text)) == repr(value)
 
 
 def read_value(text: str):
@@ -97,7 +136,7 @@ def read_value(text: str):
     for read in (json.loads, ast.literal_eval):
         try:
             return read(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two of a thousand brackets
             continue
     return text
 
@@ -112,6 +151,8 @@ def read_preset(path: Path) -> dict:
         raise ValueError(f"{path} cannot be read as YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no parameters: write one `name: value` per line")
+    if strange := [key for key in content if not isinstance(key, str)]:
+        raise ValueError(f"{path}: {strange[0]!r} is no name of a parameter: write one `name: value` per line")
     return content
 
 
@@ -119,15 +160,20 @@ def read_preset(path: Path) -> dict:
 
 
 def made_from(notebook: Path) -> dict:
-    """What a run's numbers depend on, beside its parameters: hashes of the notebook's code, of the package, of the
-    models and tables in data/, and the versions of the libraries."""
+    """What a run's numbers depend on, beside its parameters: hashes of the notebook's code, of the package, of all in
+    data/ that is read (models, chosen settings, tables, scenes), the versions of the libraries, and the precision that
+    was asked for (GENTTA_PRECISION; not which processor it then was)."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     code = "\0".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")  # prose and outputs do not count
     return {
         "notebook": hashlib.sha256(code.encode()).hexdigest()[:16],
         "package": _digest((ROOT / "gentta_utils").rglob("*.py")),
-        "data": _digest([*MODELS.glob("checksums.json"), *RESULTS.glob("*.npz")]),
-        "versions": {name: version(name) for name in _VERSIONED},
+        "data": _digest(
+            [*MODELS.glob("checksums.json"), *RESULTS.glob("*.npz"), *RESULTS.glob("*.json")]
+            + [*SCENES.glob("*.npz"), *SCENES.glob("*.json")]
+        ),
+        "versions": versions(),
+        "precision": os.environ.get("GENTTA_PRECISION") or "auto",
     }
 
 
@@ -152,7 +198,7 @@ def run_notebook(
 
     Status comes from what was raised, never from the saved file, which says "completed" even of a dead kernel. What an
     earlier run left stays until this one has ended. Raises OSError if the results cannot be written."""
-    import papermill
+    _, papermill = _libraries()
     from traitlets.config import Config
 
     start, error, problem, source = time.monotonic(), None, None, made_from(notebook)
@@ -168,6 +214,7 @@ def run_notebook(
                 parameters=parameters,
                 cwd=str(notebook.parent),
                 kernel_name="python3",
+                language="python",  # of notebooks that do not say it
                 execution_timeout=cell_timeout,
                 start_timeout=120,
                 progress_bar=False,
@@ -176,16 +223,17 @@ def run_notebook(
                 **({"config": config} if config else {}),
             )
         except Exception as caught:  # a record for every outcome
-            error, problem = f"{type(caught).__name__}: {_end(caught)}", _problem(caught)
-            if type(caught).__name__ == "DeadKernelError":
-                error = f"the kernel was killed, perhaps for lack of memory ({error})"
-        if draft.is_file():
+            error, problem = f"{type(caught).__name__}: {_end(caught)}", _problem(caught, cell_timeout)
+            if problem and not hasattr(caught, "ename"):
+                error = f"{problem} ({error})"
+        content = executed.read(draft)
+        if content:
             atomic_write(output, lambda path: (shutil.copyfile(draft, path), record_path.unlink(missing_ok=True)))
-        else:
+        else:  # half of one, where the disk is full
             record_path.unlink(missing_ok=True)
             output.unlink(missing_ok=True)
-    content = json.loads(output.read_text(encoding="utf-8")) if output.is_file() else {"cells": [], "metadata": {}}
-    error = error or _widget_error(content)
+            content, error = {"cells": [], "metadata": {}}, error or "no executed notebook was left"
+    headline, error = executed.headline(content), error or executed.wrong(content)
     record = {
         "notebook": notebook.stem,
         "status": "failed" if error else "ok",
@@ -194,7 +242,7 @@ def run_notebook(
         "seconds": round(time.monotonic() - start, 1),
         "peak_memory_mb": _peak_memory(),
         "parameters": parameters,
-        "headline": _headlines(content),
+        "headline": headline,
         "made_from": source,
         "commit": _commit(),
         "output": str(output),
@@ -225,9 +273,15 @@ def _peak_memory() -> int | None:
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // unit
 
 
-def _problem(caught: Exception) -> str | None:
-    """What a cell raised, whole, without the traceback before it; None for what no cell raised."""
-    return f"{caught.ename}: {caught.evalue}" if hasattr(caught, "ename") else None
+def _problem(caught: Exception, cell_timeout: int = CELL_TIMEOUT) -> str | None:
+    """What a cell raised, whole, without the traceback before it, or what happened in words; None for all else."""
+    if isinstance(caught, OSError) and caught.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"the disk of temporary files is full: free some space in {tempfile.gettempdir()}, or set TMPDIR"
+    words = {
+        "CellTimeoutError": f"timed out: a cell took longer than {cell_timeout} seconds (--cell-timeout)",
+        "DeadKernelError": "the kernel was killed, perhaps for lack of memory",
+    }
+    return f"{caught.ename}: {caught.evalue}" if hasattr(caught, "ename") else words.get(type(caught).__name__)
 
 
 def _end(caught: Exception, size: int = 2000) -> str:
@@ -244,11 +298,21 @@ def family(pid: int | None = None) -> list[psutil.Process]:
         return []
 
 
+def kill_all(mark: str) -> None:
+    """End every process that carries this mark, but this one: all that a run started, whoever its parent is by now."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # it has ended, or is somebody else's
+            if process.pid != os.getpid() and process.environ().get(MARK) == mark:
+                process.kill()
+
+
 def _die_with_the_runner() -> None:
     """Standard input is a pipe that nobody writes to: it ends when the runner does, even by kill -9."""
     os.read(0, 1)
     for process in family():
         process.kill()
+    if MARK in os.environ:
+        kill_all(os.environ[MARK])
     os._exit(1)
 
 
@@ -260,23 +324,6 @@ def _main(text: str) -> None:
         print(json.dumps({"cell": cell, "cells": cells}), flush=True)  # for `jobs`, which listens
 
     run_notebook(Path(job["notebook"]), Path(job["output"]), job["parameters"], job["cell_timeout"], told)
-
-
-def _headlines(content: dict) -> dict:
-    outputs = [o for cell in content["cells"] for o in cell.get("outputs", [])]
-    return {k: v for o in outputs for k, v in o.get("data", {}).get(HEADLINE, {}).items()}
-
-
-def _widget_error(content: dict) -> str | None:
-    """An exception inside a widget's output leaves the run green: it sits only in the widget state."""
-    states = (
-        content["metadata"].get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
-    )
-    for state in states.values():
-        for output in state.get("state", {}).get("outputs", []):
-            if output.get("output_type") == "error":
-                return f"in a widget: {output.get('ename')}: {output.get('evalue')}"
-    return None
 
 
 def _commit() -> str:

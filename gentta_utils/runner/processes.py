@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,13 +23,22 @@ from pathlib import Path
 import psutil
 
 from ..common.paths import ROOT
-from .notebook import CELL_TIMEOUT, family
+from .notebook import CELL_TIMEOUT, MARK, family, kill_all
 
 RUN_TIMEOUT = 4 * 3600  # seconds
 BUSY = 30.0  # percent of all cores, before any run was started here
 PATIENCE = 30  # seconds until a scheduler must have answered
 Told = Callable[[str, int, int], None]  # the name of a run, the cell that it begins (from 1 on), how many there are
 LOCK = ".lock"
+RECORD = {  # what each record holds, beside its peak memory
+    "notebook": str,
+    "status": str,
+    "parameters": dict,
+    "headline": dict,
+    "made_from": dict,
+    "output": str,
+    "seconds": int | float,
+}
 TOPIC = "gentta cells"  # of what the workers of a cluster say while they run
 
 
@@ -54,7 +64,7 @@ def read_record(path: Path) -> dict | None:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    whole = isinstance(record, dict) and {"notebook", "status", "parameters", "made_from"} <= set(record)
+    whole = isinstance(record, dict) and all(isinstance(record.get(key), kind) for key, kind in RECORD.items())
     return record if whole else None
 
 
@@ -63,7 +73,7 @@ def environment(workers: int) -> dict[str, str]:
 
     Threads that wait for each other spin, which is fastest on an idle machine. Beside a busy process they hold up the
     very thread that they wait for: then they sleep instead (bench/threads.py measures both)."""
-    variables = dict(os.environ)
+    variables = dict(os.environ) | {"PYTHONUTF8": "1"}  # files and pipes are UTF-8 whatever the locale
     if psutil.cpu_percent(0.3) > BUSY:
         variables.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if workers > 1:  # or every run would start as many threads as there are cores
@@ -93,13 +103,13 @@ class _Run:
     """The process of one run, from start to record."""
 
     def __init__(self, job: NotebookJob, environment: dict[str, str], told: Told = lambda *_: None):
-        self.job, self.start = job, time.monotonic()
+        self.job, self.start, self.mark = job, time.monotonic(), uuid.uuid4().hex
         self.log = tempfile.TemporaryFile("w+", errors="replace", encoding="utf-8")  # noqa: SIM115 (closed in `end`)
         text = json.dumps({**vars(job), "notebook": str(job.notebook), "output": str(job.output)})
         self.process = subprocess.Popen(
             [sys.executable, "-m", "gentta_utils.runner.notebook", text],
             cwd=ROOT,
-            env=environment,
+            env=environment | {MARK: self.mark},
             stdin=subprocess.PIPE,  # nothing is written: its end tells the run that the runner is gone
             stdout=subprocess.PIPE,  # which cell it is at
             stderr=self.log,
@@ -137,6 +147,7 @@ class _Run:
                     process.kill()
             self.process.wait()
         self.process.stdin.close()
+        kill_all(self.mark)  # what a killed run left
         with self.log:
             self.log.seek(0)
             return self.log.read()
@@ -166,11 +177,18 @@ def connect(address: str):
             return Client(address, timeout=PATIENCE)
         for _ in range(10 * PATIENCE):  # a scheduler that was started just before has not written its file yet
             if Path(address).is_file():
+                _check_scheduler_file(Path(address))
                 return Client(scheduler_file=address, timeout=PATIENCE)
             time.sleep(0.1)
         raise FileNotFoundError("no such file")
     except (OSError, ValueError) as error:
         raise OSError(f"no dask scheduler answers at {address} ({error}): start one with `dask scheduler`") from error
+
+
+def _check_scheduler_file(path: Path) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or not isinstance(content.get("address"), str):
+        raise ValueError("no scheduler wrote this file")
 
 
 def open_addresses(client) -> list[str]:

@@ -15,6 +15,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
+from functools import lru_cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -49,6 +50,8 @@ def grid(
         name, _, text = axis.partition("=")
         if not name or not text:
             raise ValueError(f"--grid {axis!r} is not of the form name=a,b,c")
+        if not text.strip():
+            raise ValueError(f"--grid {axis!r} gives {name} no value: write name=a,b,c")
         if name in values or name in fixed:
             raise ValueError(f"{name} is given twice: a parameter is either in the grid, once, or fixed")
         values[name] = text.split(",")
@@ -85,10 +88,12 @@ def run(
     folder, OSError if it cannot be written or no scheduler answers."""
     if min(workers, cell_timeout, run_timeout) < 1:
         raise ValueError("workers and time limits are whole numbers from 1 on")
-    folder = folder.resolve()
+    if not settings:
+        raise ValueError("no run is asked for: name a notebook, and for each axis of a grid a value")
+    folder, known = folder.resolve(), {path: parameters_of(path) for path in dict.fromkeys(p for p, _ in settings)}
     jobs = [
         NotebookJob(path.resolve(), checked, folder / f"{_name(path, checked)}.ipynb", cell_timeout, run_timeout)
-        for path, checked in [(path, check_parameters(path, parameters)) for path, parameters in settings]
+        for path, checked in [(path, check_parameters(path, parameters, known[path])) for path, parameters in settings]
     ]
     if len({job.output for job in jobs}) < len(jobs):
         raise ValueError("two of these runs are the same: name each notebook and each value once")
@@ -125,7 +130,10 @@ def run(
             records[job.output] = record
             watch.ended(job.name, record["status"])
         ordered = [records[job.output] for job in jobs]
-        write_summary(ordered, folder)
+        try:
+            write_summary(ordered, folder)
+        except OSError as error:  # the runs themselves are there
+            print(f"{error}; the same command writes the summary, no run is lost", file=sys.stderr)
     return ordered
 
 
@@ -135,7 +143,8 @@ def _name(notebook: Path, parameters: dict) -> str:
         return notebook.stem
     text = json.dumps(parameters, sort_keys=True)
     readable = re.sub(r"[^\w.=+-]+", "_", "-".join(f"{name}={value}" for name, value in parameters.items()))
-    return f"{notebook.stem}-{readable[:80]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    readable = readable.encode()[:80].decode(errors="ignore")  # a file system counts bytes
+    return f"{notebook.stem}-{readable}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 # --- what is there ---------------------------------------------------------------------------------------------------
@@ -172,7 +181,18 @@ def finished(job: NotebookJob, source: dict) -> dict | None:
         return None
     wanted = {"status": "ok", "parameters": job.parameters, "made_from": source}
     same = json.dumps({key: record[key] for key in wanted}, sort_keys=True) == json.dumps(wanted, sort_keys=True)
-    return record if same and job.output.is_file() else None
+    return record if same and _is_whole(job.output) else None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a notebook is there from its first brace to its last: not empty, not cut."""
+    try:
+        with open(path, "rb") as file:
+            begun, size = file.read(1), file.seek(0, 2)
+            file.seek(max(0, size - 8))
+            return begun == b"{" and file.read().rstrip().endswith(b"}")
+    except OSError:
+        return False
 
 
 Expected = tuple[float | None, int]  # seconds, None if not known, and MB of memory, of one run
@@ -194,25 +214,26 @@ def predicted(todo: list[NotebookJob], folder: Path, probe_ms: Callable[[], floa
     measured it on a GPU, or with pretrained models."""
     found = [read_record(p) for p in folder.glob("*.json") if not p.name.startswith(".")]
     earlier = [r for r in found if r and r["status"] == "ok"]
-    measured, expected, speed = costs.read(), {}, []
-    for job in todo:
-        kind = (job.notebook.stem, job.parameters.get("fast", False))
-        like = [r for r in earlier if (r["notebook"], r["parameters"].get("fast", False)) == kind]
-        known = measured.get(job.notebook.stem, {}).get("fast" if kind[1] else "default")
-        stated = re.search(r"\*\*Cost\*\*: (\d+) seconds.*?(\d+) MB", job.notebook.read_text(encoding="utf-8"))
-        ours = (job.parameters.get("profile", "scenes"), job.parameters.get("device", "cpu")) == ("scenes", "cpu")
-        expected[job.output] = (None, 0)
+    measured, speed = costs.read(), lru_cache(probe_ms)
+
+    @lru_cache  # thousands of runs are of a few kinds
+    def of_kind(notebook: Path, fast: bool, ours: bool) -> Expected:
+        like = [r for r in earlier if (r["notebook"], r["parameters"].get("fast", False)) == (notebook.stem, fast)]
         if like:
             seconds = float(statistics.median(r["seconds"] for r in like))
-            expected[job.output] = seconds, max(r["peak_memory_mb"] or 0 for r in like)
-        elif known and ours:
-            speed = speed or [probe_ms()]
-            if speed[0]:
-                memory = int(max(c["peak_memory_mb"] for c in known.values()))
-                expected[job.output] = costs.predict(known, speed[0]), memory
-        elif stated and ours and not kind[1]:
-            expected[job.output] = float(stated[1]), int(stated[2])
-    return expected
+            return seconds, max(r.get("peak_memory_mb") or 0 for r in like)
+        known = measured.get(notebook.stem, {}).get("fast" if fast else "default")
+        stated = re.search(r"\*\*Cost\*\*: (\d+) seconds.*?(\d+) MB", notebook.read_text(encoding="utf-8"))
+        if known and ours:
+            memory = int(max(c["peak_memory_mb"] for c in known.values()))
+            return (costs.predict(known, speed()), memory) if speed() else (None, 0)
+        return (float(stated[1]), int(stated[2])) if stated and ours and not fast else (None, 0)
+
+    def kind(job: NotebookJob) -> tuple[Path, bool, bool]:
+        where = job.parameters.get("profile", "scenes"), job.parameters.get("device", "cpu")
+        return job.notebook, job.parameters.get("fast", False), where == ("scenes", "cpu")
+
+    return {job.output: of_kind(*kind(job)) for job in todo}
 
 
 def cost(
@@ -236,9 +257,33 @@ def _about(expected: Expected) -> str:
 
 
 def write_summary(records: list[dict], folder: Path) -> None:
-    """summary.csv and summary.md: notebook, parameters, status, seconds, peak memory, headline numbers, what failed.
+    """summary.csv and summary.md, a row for each run, as `page` shows them."""
+    rows = _rows(records)
+
+    def to_csv(path: Path) -> None:
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    atomic_write(folder / "summary.csv", to_csv)
+    text = page(records, folder)
+    atomic_write(folder / "summary.md", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def page(records: list[dict], folder: Path) -> str:
+    """The summary in Markdown: notebook, parameters, status, seconds, peak memory, headline numbers, what failed.
 
     The numbers have a column each where all runs are of one notebook."""
+    linked = [
+        row | {"notebook": f"[{row['notebook']}]({Path(r['output']).name})"}
+        for row, r in zip(_rows(records), records, strict=True)
+    ]
+    bad = sum(r["status"] != "ok" for r in records)
+    return f"# {folder.name}\n\nRuns: {len(records)}, failed: {bad}.\n\n{as_table(linked)}\n"
+
+
+def _rows(records: list[dict]) -> list[dict]:
     one = len({r["notebook"] for r in records}) == 1
     parameters = dict.fromkeys(name for r in records for name in r["parameters"])
     numbers = dict.fromkeys(name for r in records for name in r.get("headline", {}))
@@ -260,18 +305,4 @@ def write_summary(records: list[dict], folder: Path) -> None:
                 "problem": r.get("problem") or ((r.get("error") or "").strip().splitlines() or [""])[-1],
             }
         )
-
-    def to_csv(path: Path) -> None:
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-
-    atomic_write(folder / "summary.csv", to_csv)
-    linked = [
-        row | {"notebook": f"[{row['notebook']}]({Path(r['output']).name})"}
-        for row, r in zip(rows, records, strict=True)
-    ]
-    bad = sum(r["status"] != "ok" for r in records)
-    page = f"# {folder.name}\n\nRuns: {len(records)}, failed: {bad}.\n\n{as_table(linked)}\n"
-    atomic_write(folder / "summary.md", lambda path: path.write_text(page, encoding="utf-8"))
+    return rows

@@ -66,6 +66,8 @@ def fetch(url: str, path: Path, md5: str) -> None:
     """Download `url` to `path`; what an earlier call left in `path`.part is kept and continued.
 
     Raises OSError if the download fails, ValueError if what came has another checksum; it is deleted then."""
+    if path.is_file() and _md5(path) == md5:  # whatever came after the download was interrupted
+        return
     part = path.with_name(f"{path.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -79,12 +81,16 @@ def fetch(url: str, path: Path, md5: str) -> None:
         raise OSError(_stopped(url, part, error)) from error
     if part.stat().st_size < total:
         raise OSError(_stopped(url, part, "the connection closed"))
-    with open(part, "rb") as file:
-        found = hashlib.file_digest(file, "md5").hexdigest()
+    found = _md5(part)
     if found != md5:
         part.unlink()
         raise ValueError(f"{url} came with the checksum {found}, not {md5}, and was deleted: run the command again")
     os.replace(part, path)
+
+
+def _md5(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def _stopped(url: str, part: Path, why: object) -> str:

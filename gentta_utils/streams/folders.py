@@ -5,6 +5,8 @@ whose folders are numbers that sort as text (0, 1, 10, 100 ...), would get wrong
 """
 
 import hashlib
+import os
+from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import resources
@@ -17,15 +19,18 @@ from PIL import Image
 from torch import Tensor
 
 from ..common.randomness import generator
+from ..common.validate import Checked, Count
 from ..world import renditions
-from ..world.severities import ALL
-from ..world.shifts import in_memory, shifted
+from ..world.severities import ALL, CONSTANTS
+from ..world.shifts import SHIFTS, check_shift, in_memory, shifted
 from ..world.watermark import watermark
 from .stream import Lazy, Stream
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
 STORED_RESIZE = 256  # shorter side from which ImageNet-C was cropped to 224 px (Hendrycks and Dietterich, 2019)
 SMALLEST = 8  # pixels: what has a shorter side is no image of these sets
+NARROWEST = 50  # nor what is so many times as long as wide: it would be enlarged before it is cropped
+NOT_CLASSES = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN")  # what systems leave beside the class folders
 STORED_NAMES = {"elastic": "elastic_transform", "jpeg": "jpeg_compression"}  # where ImageNet-C's folders differ
 
 
@@ -81,9 +86,9 @@ def folder_of(dataset: str, root: Path, shift: str = "clean", severity: int = 0)
         raise ValueError(f"unknown data set {dataset!r}: choose one of {', '.join(LAYOUTS)}")
     folder = Path(root) / LAYOUTS[dataset].folder
     if dataset == "imagenet-c":
-        if shift not in ALL or severity not in range(1, 6):
+        if shift not in ALL or type(severity) is not int or severity not in range(1, 6):
             raise ValueError(
-                f"imagenet-c has no {shift!r} of severity {severity}: choose 1 to 5 and one of {', '.join(ALL)}"
+                f"imagenet-c has no {shift!r} of severity {severity!r}: choose 1 to 5 and one of {', '.join(ALL)}"
             )
         return folder / STORED_NAMES.get(shift, shift) / str(severity)
     return folder / "images" if (folder / "images").is_dir() else folder  # some copies of Sketch have this level
@@ -100,9 +105,13 @@ def listing(dataset: str, root: Path, shift: str = "clean", severity: int = 0) -
     get = f"`python -m gentta_utils data {dataset} --root {root}` gets it or says how"
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}: {get}")
+    get = f"move {folder} away; then {get}"
     layout, indices = LAYOUTS[dataset], class_indices(dataset)
     names = [str(i) for i in range(1000)] if layout.numbers else synsets(layout.synsets)
     found = {p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")}
+    if left := sorted(found & set(NOT_CLASSES)):
+        print(f"passed over in {folder}: {', '.join(left)}")
+        found -= set(left)
     if not found:
         content = "images but no class folders" if any(map(_is_image, folder.iterdir())) else "no images"
         raise ValueError(f"{folder} holds {content}: {get}")
@@ -118,14 +127,30 @@ def listing(dataset: str, root: Path, shift: str = "clean", severity: int = 0) -
         )
     paths, labels, ids = [], [], []
     for label, name in enumerate(names):
-        images = sorted(p for p in (folder / name).iterdir() if _is_image(p))
-        if not images:
-            raise ValueError(f"{folder / name} holds no images: {get}")
+        images = _images_in(folder / name, get)
         index = label if indices is None else indices[label]
         paths += images
         labels += [label] * len(images)
         ids += [id_of(f"{index}/{path.stem}") for path in images]
     return Listing(tuple(paths), torch.tensor(labels), torch.tensor(ids), indices)
+
+
+def _images_in(folder: Path, get: str) -> list[Path]:
+    """The images of a class by name. Raises ValueError for none, for two of one stem, and for what is no file."""
+    with os.scandir(folder) as entries:
+        files = [(entry.name, entry.is_file()) for entry in entries if _is_image(Path(entry.name))]
+    stems = Counter(Path(name).stem for name, _ in files)
+    for name, is_file in sorted(files):
+        shown = ascii(name) if not name.isprintable() else repr(name)
+        if not is_file:
+            raise ValueError(f"{shown} in {folder} is no file (a pipe, a folder, a link to nothing): delete it")
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise ValueError(f"{shown} in {folder} is a name in another encoding than UTF-8: rename it")
+        if stems[Path(name).stem] > 1:
+            raise ValueError(f"{folder} holds {stems[Path(name).stem]} images {Path(name).stem!r}: delete all but one")
+    if not files:
+        raise ValueError(f"{folder} holds no images: {get}")
+    return sorted(folder / name for name, _ in files)
 
 
 def first_of_each(labels: Int[Tensor, " N"], m: int | None) -> Int[Tensor, " M"]:
@@ -154,6 +179,8 @@ def read_image(
     width, height = image.size
     if min(width, height) < SMALLEST:
         raise ValueError(f"{path} has {width} x {height} pixels, too few for an image: get it again, or delete it")
+    if max(width, height) > NARROWEST * min(width, height):
+        raise ValueError(f"{path} has {width} x {height} pixels, too long and narrow for an image: delete it")
     if resize is None and (width, height) != (size, size):
         raise ValueError(f"{path} has {width} x {height} pixels where {size} x {size} are stored: set size={width}")
     return to_tensor(image if resize is None else centre_crop(image, size, resize, resample))
@@ -194,21 +221,32 @@ def id_of(name: str) -> int:
 
 
 @dataclass(frozen=True)
-class FolderSpec:
+class FolderSpec(Checked):
     """Which images of a data set on disk, in which form: all that a stream of the imagenet profile depends on."""
 
     dataset: str  # one of folders.LAYOUTS
     root: str  # the folder that holds the data sets
-    n: int | None = None  # so many, drawn at random; None: all
-    per_class: int | None = None  # before that: only the first so many of each class by file name
+    n: Count | None = None  # so many, drawn at random; None: all
+    per_class: Count | None = None  # before that: only the first so many of each class by file name
     shift: str = "clean"  # a corruption: from the files of imagenet-c, else made in memory
     severity: int = 0  # 1 to 5 for a corruption, else 0
-    size: int = 224
+    size: Count = 224
     # shorter side before the centre crop of `size`; a network has its own, see `Classifier.resize`. The files of
     # imagenet-c are stored cropped, after the default
-    resize: int = STORED_RESIZE
+    resize: Count = STORED_RESIZE
     seed: int = 0  # of the draw and of the corruption
     font: str | None = None  # a font file with the two characters of the watermark; None: block glyphs
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.dataset not in LAYOUTS:
+            raise ValueError(f"unknown data set {self.dataset!r}: choose one of {', '.join(LAYOUTS)}")
+        if self.dataset == "imagenet-c":
+            folder_of(self.dataset, Path(self.root), self.shift, self.severity)
+        else:
+            check_on_disk(self.shift, self.severity, self.size)
+        if self.resize < self.size:
+            raise ValueError(f"resize={self.resize} is smaller than size={self.size}: the crop would leave the image")
 
     def describe(self) -> dict:
         """Without the folder, so that a record does not depend on where the files lie; `resize` as it really was."""
@@ -227,11 +265,17 @@ class FolderSpec:
         return _from_folder(self)
 
 
+def check_on_disk(shift: str, severity: int, size: int) -> None:
+    """Raise ValueError unless the shift can be made of photographs of this size, in pixels."""
+    if shift in renditions.SHIFTS:
+        raise ValueError(f"shift {shift!r} is for scenes: on disk it is a data set, e.g. dataset='imagenet-r'")
+    check_shift(shift, severity, [name for name in SHIFTS if name not in renditions.SHIFTS])
+    if shift in ALL and shift not in CONSTANTS.get(size, ()):
+        there = [str(side) for side in CONSTANTS if shift in CONSTANTS[side]]
+        raise ValueError(f"size={size}: {shift} has constants for {', '.join(there)} pixels")
+
+
 def _from_folder(spec: FolderSpec) -> Stream:
-    if spec.shift in renditions.SHIFTS:
-        raise ValueError(f"shift {spec.shift!r} is for scenes: on disk it is a data set, e.g. dataset='imagenet-r'")
-    if spec.resize < spec.size:
-        raise ValueError(f"resize={spec.resize} is smaller than size={spec.size}: the crop would leave the image")
     stored = spec.dataset == "imagenet-c"
     files = listing(spec.dataset, Path(spec.root), spec.shift, spec.severity)
     keep = first_of_each(files.labels, spec.per_class)

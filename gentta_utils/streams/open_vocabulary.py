@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..common.randomness import generator
-from ..world import renditions
+from ..common.validate import Checked, Count
 from ..world.shifts import in_memory, shifted
 from . import folders
 from .coop_splits import SPLIT_SETS, read_split
@@ -146,15 +146,22 @@ def imagenet_names() -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class PhotoSpec:
+class PhotoSpec(Checked):
     """Which images of a data set, as CLIP sees them: all that a stream of an open vocabulary depends on."""
 
     dataset: str  # one of LABEL_SETS, or of folders.LAYOUTS but imagenet-c
     root: str  # the folder that holds the data sets
-    n: int  # so many, drawn at random
+    n: Count  # so many, drawn at random
     shift: str = "clean"  # a corruption, made in memory
     severity: int = 0  # 1 to 5 for a corruption, else 0
     seed: int = 0  # of the draw and of the corruption
+
+    def __post_init__(self):
+        super().__post_init__()
+        known = (*LABEL_SETS, *(name for name in folders.LAYOUTS if name not in (*LABEL_SETS, "imagenet-c")))
+        if self.dataset not in known:
+            raise ValueError(f"unknown data set {self.dataset!r}: choose one of {', '.join(known)}")
+        folders.check_on_disk(self.shift, self.severity, SIZE)
 
     def describe(self) -> dict:
         """Without the folder, so that a record does not depend on where the files lie."""
@@ -167,8 +174,6 @@ class PhotoSpec:
 
         Raises FileNotFoundError or ValueError for files that are missing or not what they should be; an unreadable
         image is named when it is read."""
-        if self.shift in renditions.SHIFTS:
-            raise ValueError(f"shift {self.shift!r} is for scenes: on disk it is a data set, e.g. 'imagenet-r'")
         root = Path(self.root)
         how = _from_lists if self.dataset in SETS else _from_split if self.dataset in SPLIT_SETS else _from_folders
         pictures, labels, ids, classes = how(self.dataset, root)

@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
+from ..common.validate import Checked
 from ..models import zoo
 from ..world import renditions, scenes
-from ..world.severities import ALL
-from ..world.shifts import SHIFTS, in_memory, no_severity, shifted
+from ..world.shifts import check_shift, in_memory, shifted
 from ..world.words import COUNTS, LABEL_SETS, attributes, label_set
 from .stream import Stream
 
@@ -16,7 +16,7 @@ COLOUR_BLIND = ("r", "sketch", "stylized")  # natural shifts that change more th
 
 
 @dataclass(frozen=True)
-class SceneSpec:
+class SceneSpec(Checked):
     """Which scenes, under which shift, sorted by what: all that a stream of the scenes profile depends on.
 
     Raises ValueError, before anything is rendered, for what is unknown or does not go together."""
@@ -30,17 +30,11 @@ class SceneSpec:
     labels: str = "category"  # one of words.LABEL_SETS; for "count" a scene holds 1 + id % 3 objects
 
     def __post_init__(self):
-        for name in ("n", "severity", "start", "seed"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise ValueError(f"{name}={value!r}: choose a whole number")
-        for name, choices in (("shift", SHIFTS), ("split", scenes.SPLITS), ("labels", LABEL_SETS)):
+        super().__post_init__()
+        for name, choices in (("split", scenes.SPLITS), ("labels", LABEL_SETS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(choices)}")
-        if self.shift not in ALL:
-            no_severity(self.shift, self.severity)
-        elif not 1 <= self.severity <= 5:
-            raise ValueError(f"severity={self.severity}: choose 1 to 5 for {self.shift}")
+        check_shift(self.shift, self.severity)
         if self.shift in COLOUR_BLIND and self.labels != "category":
             raise ValueError(f"shift {self.shift!r} does not keep {self.labels!r}: choose the label set 'category'")
         if self.shift in renditions.SHIFTS and self.labels == "count":

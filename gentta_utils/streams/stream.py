@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..common.randomness import generator
+from ..common.validate import check_ids, checked
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,13 @@ class Stream:
     order: str = "iid"
     classes: tuple[int, ...] | None = None  # label k is the model's class classes[k]; None: the model's own classes
 
+    def __post_init__(self):
+        lazy, kind = isinstance(self.images, Lazy), getattr(self.images, "dtype", type(self.images).__name__)
+        if not lazy and not (isinstance(self.images, Tensor) and self.images.ndim == 4 and kind.is_floating_point):
+            raise ValueError(f"images of a stream are a float tensor (N, 3, S, S), or `Lazy`, these are {kind}")
+        check_ids(self.ids, len(self.images))
+        check_ids(self.labels, len(self.images), "labels")
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -64,6 +72,7 @@ class Spec(Protocol):
         """The stream itself."""
 
 
+@checked
 @lru_cache(maxsize=8)
 def stream(spec: Spec) -> Stream:
     """The images of `spec` under its shift, in random order; the last few streams are kept.
@@ -75,16 +84,19 @@ def stream(spec: Spec) -> Stream:
 # --- orders ----------------------------------------------------------------------------------------------------------
 
 
+@checked
 def iid(stream: Stream, seed: int = 0) -> Stream:
     """The images in random order."""
     return _ordered(stream, torch.randperm(len(stream), generator=generator(seed, 0, "order")), "iid")
 
 
+@checked
 def correlated(stream: Stream) -> Stream:
     """The images sorted by class: the labels of neighbours are anything but independent."""
     return _ordered(stream, stream.labels.argsort(stable=True), "correlated")
 
 
+@checked
 def mixed(streams: list[Stream]) -> Stream:
     """One image of each shift in turn, so that neighbours never come from the same one; within a shift as it was.
 
@@ -97,6 +109,7 @@ def mixed(streams: list[Stream]) -> Stream:
     return _ordered(joined, turns, "+".join(["mixed", *sorted(order)]))
 
 
+@checked
 def gradual(streams: list[Stream]) -> Stream:
     """Severities that rise step by step and fall again: half of each stream on the way up, all of the last, the rest.
 

@@ -24,6 +24,7 @@ from skimage.feature import canny
 from torch import Tensor
 
 from ..common.types import Index, Number
+from ..common.validate import check_ids, check_pixels, checked
 from .frost import texture
 from .severities import ALL, CONSTANTS
 
@@ -40,6 +41,7 @@ def version(name: str, severity: int) -> int:
     return CHANGED.get((name, severity), 1)
 
 
+@checked
 def corrupt(
     images: Float[Tensor, "..."],
     name: str,
@@ -63,12 +65,16 @@ def corrupt(
         raise ValueError(f"unknown corruption {name!r}: choose one of {', '.join(ALL)}")
     if isinstance(severity, bool) or severity not in range(1, 6) or not isinstance(severity, int):
         raise ValueError(f"severity {severity!r}: choose 1, 2, 3, 4 or 5 (clean images need no call)")
-    side = images.shape[-1]
-    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != side or side not in CONSTANTS:
-        raise ValueError(f"images {tuple(images.shape)}: corruptions take (B, 3, S, S) with S = 32, 64 or 224")
-    if not bool(torch.isfinite(images).all()) or float(images.min()) < 0 or float(images.max()) > 1:
-        raise ValueError("images must be finite and in [0, 1]: divide by 255, look for NaN")
+    side = images.shape[-1] if isinstance(images, Tensor) and images.ndim else None
+    if side is None or images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != side or side not in CONSTANTS:
+        raise ValueError(
+            f"images {tuple(getattr(images, 'shape', ()))}: corruptions take (B, 3, S, S) with S = 32, 64 or 224"
+        )
+    check_pixels(images)
+    if name not in CONSTANTS[side]:
+        raise ValueError(f"{name} has no constants for {side} px: add them to CONSTANTS in world/severities.py")
     ids = torch.arange(len(images)) if ids is None else ids
+    check_ids(ids, len(images))
     constant = CONSTANTS[side][name][severity - 1]
     apply = _APPLY[name]
     out = []

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..common.randomness import generator
+from ..common.types import Index
+from ..common.validate import Count, checked
 from .scenes import SPLIT_SIZE, Scenes, World, render, sample, scene_ids
 from .solids import EDGE, VOXELS
 from .tracing import Surface, photograph
@@ -104,8 +106,9 @@ STYLES = {  # name -> the world it is drawn from, how it is painted
 }
 
 
+@checked
 def make(
-    n: int, shift: str, split: str = "test", start: int = 0, size: int = 64, dense: bool = True, network=None
+    n: int, shift: str, split: str = "test", start: int = 0, size: Count = 64, dense: bool = True, network=None
 ) -> Scenes:
     """The n scenes start .. start + n - 1 of a split under a natural shift, rendered at size x size.
 
@@ -132,8 +135,11 @@ def make(
     return _together(parts).map(lambda v: v[back])
 
 
-def paint(ids: Tensor, style: str, size: int = 64, dense: bool = True) -> Scenes:
+@checked
+def paint(ids: Index, style: str, size: Count = 64, dense: bool = True) -> Scenes:
     """The scenes with these ids (B,) in one of STYLES, rendered at size x size."""
+    if style not in STYLES:
+        raise ValueError(f"unknown style {style!r}: choose one of {', '.join(STYLES)}")
     world, look = STYLES[style]
     return _together([render(sample(i, world=world), size, dense=dense, look=look) for i in ids.split(CHUNK)])
 

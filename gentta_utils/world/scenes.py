@@ -16,14 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..common.files import atomic_write
-from ..common.paths import DATA
+from ..common.files import DAMAGE, atomic_write, how_damaged
+from ..common.paths import SCENES
+from ..common.validate import Count, check_ids, checked
 from .labels import CLASSES, COLOURS, MATERIALS, VOCABULARY
 from .solids import SHAPES
 from .tracing import camera_rays, intersect, photograph, surfaces
 
 VERSION = "1.0"  # part of every record: raise it when any pixel of any scene changes
-SHIPPED = DATA / "scenes" / "test.npz"
+SHIPPED = SCENES / "test.npz"
 SPLITS = {"train": 0, "select": 1, "test": 2, "filter": 3}  # disjoint seeds: to fit, to choose settings, for tables
 SPLIT_SIZE = 100_000_000
 _SLOTS = 128  # uniform numbers drawn for a scene, more than are used: a new attribute takes a free slot
@@ -105,6 +106,7 @@ class Scenes:
         return replace(self, **changed)
 
 
+@checked
 def scene_ids(n: int, split: str = "test", start: int = 0) -> Tensor:
     """Ids (n,) int64 of scenes start .. start + n - 1 of a split; ids of different splits never meet.
 
@@ -134,6 +136,9 @@ def sample(
     """
     if n_objects not in (1, 2, 3):
         raise ValueError(f"n_objects={n_objects}: scenes hold 1, 2 or 3 objects")
+    check_ids(ids, len(ids))
+    if not len(ids):
+        raise ValueError("no scene is asked for: give one id or more")
     world = world or World()
     generator = torch.Generator()
     u = torch.stack([torch.rand(_SLOTS, generator=generator.manual_seed(int(i))) for i in ids])  # (B, slots)
@@ -220,7 +225,10 @@ def render(
     return replace(scenes, **{k: v.view(-1, size, size).cpu() for k, v in maps.items()})
 
 
-def make(n: int, split: str = "test", start: int = 0, size: int = 64, n_objects: int = 1, dense: bool = True) -> Scenes:
+@checked
+def make(
+    n: int, split: str = "test", start: int = 0, size: Count = 64, n_objects: int = 1, dense: bool = True
+) -> Scenes:
     """The n scenes start .. start + n - 1 of a split, rendered: `sample` and `render` in one call."""
     return render(sample(scene_ids(n, split, start), n_objects), size=size, dense=dense)
 
@@ -245,10 +253,18 @@ def ship(n: int = 120, start: int = 90_000) -> None:
 
 
 def shipped() -> Scenes:
-    """The test scenes that travel with the repository, at once and without rendering: (120, 3, 64, 64) and maps."""
-    with np.load(SHIPPED, allow_pickle=False) as file:
-        maps = {name: torch.from_numpy(file[name]) for name in ("image", "mask", "instance", "depth")}
-        world = sample(torch.from_numpy(file["id"]))
+    """The test scenes that travel with the repository, at once and without rendering: (120, 3, 64, 64) and maps.
+
+    Raises FileNotFoundError or ValueError for a missing or damaged file."""
+    fix = "run `git checkout -- data/scenes`"
+    try:
+        with open(SHIPPED, "rb") as handle, np.load(handle, allow_pickle=False) as file:
+            maps = {name: torch.from_numpy(file[name]) for name in ("image", "mask", "instance", "depth")}
+            world = sample(torch.from_numpy(file["id"]))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no file {SHIPPED}: {fix}") from None
+    except DAMAGE as error:
+        raise ValueError(f"{SHIPPED} is damaged ({how_damaged(SHIPPED, error)}): {fix}") from error
     return replace(world, **{**maps, "image": maps["image"].float() / 255, "depth": maps["depth"].float()})
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..common.randomness import generator, numpy_generator
 from ..common.types import Images, Index, Number
+from ..common.validate import Count, check_pixels, checked
 
 CROPS = ("pad", "resized", "none")
 CHAINS, DEPTHS = 3, (1, 2, 3)  # AugMix: so many chains, each of 1 to 3 operations
@@ -248,11 +249,13 @@ def _blur(x: Images, sigma: Float[Tensor, "B 1 1 1"]) -> Images:
     return x.view(B, C, H, W)
 
 
+@checked
 def jitter(images: Float[Tensor, "B 3 S S"], ids: Index, view: int = 0, seed: int = 0) -> Float[Tensor, "B 3 S S"]:
     """View number `view` of each image (B, 3, S, S) in [0, 1] with ids (B,): colours, pose, blur, noise; same range.
 
     The public code draws once for a whole batch, changes the colours in random order and shifts by up to an eighth of
     the side, twice what the paper says; here every image has its own draws, one order, and the paper's shift."""
+    check_pixels(images)
     low, high = torch.tensor(list(_RANGES.values())).T
     u, noise = [], []
     for i in ids.tolist():
@@ -268,14 +271,18 @@ def jitter(images: Float[Tensor, "B 3 S S"], ids: Index, view: int = 0, seed: in
 VIEWS = ("full", "low")
 
 
-def low_pass(images: Images, factor: int = 2) -> Images:
+@checked
+def low_pass(images: Images, factor: Count = 2) -> Images:
     """Area-average (B, C, H, W) by `factor`, then bilinear back: a filter that removes much of any pixel noise.
 
     It is the control of every table here: what a generative model gains under noise, this gains too, for nothing."""
+    if any(side % factor for side in images.shape[-2:]):
+        raise ValueError(f"factor={factor}: choose a divisor of the sides {images.shape[-2]} and {images.shape[-1]}")
     small = F.avg_pool2d(images, factor)
     return F.interpolate(small, images.shape[-2:], mode="bilinear", align_corners=False)
 
 
+@checked
 def view_of(images: Images, view: str) -> Images:
     """Images (B, C, H, W) as the task model sees them: "full" or "low"."""
     if view not in VIEWS:

@@ -12,6 +12,8 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..common.validate import check_pixels, checked
+
 ALPHA = 128 / 255  # round(.5 * 255): the original's opacity
 TEXT = "\u6377\u5f84" * 3
 _FONT_SIZES = {224: 36, 384: 62, 512: 82, 518: 84}
@@ -56,7 +58,9 @@ def coverage(height: int, width: int, font: str | Path | None = None) -> Float[T
     return torch.from_numpy(np.asarray(layer, dtype=np.float32) / 255)
 
 
+@checked
 def watermark(images: Float[Tensor, "B 3 H W"], font: str | Path | None = None) -> Float[Tensor, "B 3 H W"]:
     """Images (B, 3, H, W) in [0, 1] with the watermark alpha-composited in white; whole multiples of 1/255."""
+    check_pixels(images)
     alpha = ALPHA * coverage(*images.shape[-2:], font).to(images.device)  # (H, W)
     return ((images + alpha * (1 - images)) * 255).round() / 255

@@ -167,6 +167,33 @@ def test_a_shift_of_an_images_error_changes_its_image_score_and_not_its_text_sco
     assert composition.scores_of(r)["image"].tolist() == [True, True]
 
 
+def test_the_reader_is_compared_with_each_clip_on_the_same_pairs(monkeypatch):
+    monkeypatch.setattr(composition, "KINDS", {"floor": (), "wall": ()})
+    fine, wrong = np.array([[3, 0], [0, 3]] * 2, np.float32), np.array([[0, 3], [3, 0]] * 2, np.float32)
+    none, runs = np.zeros((4, 0), np.float32), []
+    for k, kind in enumerate(("floor", "wall")):
+        for method, clip, before, after in (
+            ("source", "clip/small", wrong, wrong),
+            ("diffusion_tta", "clip/small", wrong, np.r_[fine[:2], wrong[2:]]),
+            ("diffusion_classifier", "", fine, fine if k else np.r_[fine[:2], wrong[2:]]),
+        ):
+            about = {"method": method, "label": method, "classifier": clip, "stream": PairSpec(kind, n=2).describe()}
+            ids, labels = np.arange(4) + 10 * k, np.arange(4) % 2
+            runs.append(composition.Records(ids, labels, before, after, none, np.zeros(4, np.float32), {}, about))
+    rows = {(r["score"], r["difference"]): r for r in composition.compared(runs)}
+    assert set(rows) == {
+        ("text", "reader minus small source"),
+        ("image", "reader minus small source"),
+        ("text", "small diffusion_tta minus itself before"),
+    }
+    row = rows["image", "reader minus small source"]
+    assert [row[kind].split(" ")[0] for kind in ("floor", "wall", "all")] == ["+50.0", "+100.0", "+75.0"]
+    assert rows["text", "small diffusion_tta minus itself before"]["all"].startswith("+50.0 [")
+    runs[0] = replace(runs[0], id=runs[0].id + 2)
+    with pytest.raises(ValueError, match="did not meet the same pairs"):
+        composition.compared(runs)
+
+
 def test_the_rate_is_chosen_on_validation_pairs_alone(clip, denoiser, monkeypatch):
     seen = []
     monkeypatch.setattr(composition.zoo, "cached", lambda name: denoiser if name == composition.TEXT else clip)

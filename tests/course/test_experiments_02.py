@@ -1,14 +1,16 @@
 """The tables of notebook 02: which rule to trust, the map of when feedback helps, ablations."""
 
-import gentta_utils  # noqa: F401, I001
+import dataclasses
+
 import numpy as np
 import pytest
 
+import gentta_utils  # noqa: F401
 from gentta_utils.common import cache
 from gentta_utils.course import side_by_side, trials
-from gentta_utils.course.nb02 import experiments, report, trust, when_it_helps
+from gentta_utils.course.nb02 import choose, experiments, report, trust, when_it_helps
 from gentta_utils.evaluation import records, tables
-from gentta_utils.methods import source
+from gentta_utils.methods import diffusion_tta, source
 from gentta_utils.streams.scenes import SceneSpec
 
 
@@ -141,3 +143,67 @@ def test_the_ensemble_takes_its_temperature_from_validation_corruptions():
     r.about["settings"]["temperature"] = 3.0
     assert side_by_side.averaged(r, 0.3).tolist() == [True, False]  # at a low temperature the reader is the surer one
     assert side_by_side.averaged(r, 300.0).tolist() == [False, True]
+
+
+def test_a_rate_that_was_given_stands(monkeypatch, tmp_path):
+    """The rule is asked once for each question; the committed answers are those of the committed rows."""
+    asked, resnet = [], "classifier/resnet"
+    monkeypatch.setattr(diffusion_tta, "learning_rate", lambda *a: asked.append(a[-1]) or 56.549)
+    online = choose.online_options(resnet)
+    assert asked == []
+    norm = [r for r in tables.results("select_rivals") if r.about["label"].endswith(", norm")]
+    recorded = {r.about["settings"]["lr"] for r in norm if r.about["classifier"] == resnet}
+    assert {s.lr for s in online.values() if s.param_set == "norm"} == recorded
+    monkeypatch.setattr(choose, "GIVEN", tmp_path / "rates.json")
+    for delta in (0.7, 0.7, 1.4):
+        assert choose.with_rate(resnet, {"updates": 2}, delta).lr == 56.5
+    assert asked == [0.7, 1.4]
+    monkeypatch.setattr(choose.zoo, "fingerprint", lambda name: "another")
+    choose.with_rate(resnet, {"updates": 2}, 1.4)
+    assert asked == [0.7, 1.4, 1.4]
+
+
+# --- records that do not belong in one row ---------------------------------------------------------------------------
+
+
+def at(severity, runs):
+    """The same runs, said to be of another severity, on other scenes."""
+    return [
+        dataclasses.replace(
+            r, id=r.id + 1000 * severity, about=r.about | {"stream": r.about["stream"] | {"severity": severity}}
+        )
+        for r in runs
+    ]
+
+
+@pytest.mark.parametrize(
+    "show",
+    [
+        report.ablations,
+        when_it_helps.points_of_phase,
+        when_it_helps.phase,
+        side_by_side.signs,
+        lambda runs: side_by_side.gains_by_shift(runs, runs[0].about["label"]),
+        lambda runs: side_by_side.live({"source": runs}),
+    ],
+)
+def test_two_severities_of_a_shift_are_not_averaged(show):
+    runs = [record("K10: x", [0, 1], [1, 1])]
+    with pytest.raises(ValueError, match="fog stands here at the severities 1, 5, which one row would average"):
+        show(runs + at(1, runs))
+
+
+def test_the_source_of_another_severity_is_no_reference():
+    """On the same scenes, and on others."""
+    ours, source = record("ours", [0, 1], [1, 1]), record("source/full", [0, 1], [1, 1], method="source")
+    ours = dataclasses.replace(ours, about=ours.about | {"stream": ours.about["stream"] | {"severity": 1}})
+    with pytest.raises(ValueError, match="one scene stands under two of"):
+        side_by_side.compared([ours, source])
+    with pytest.raises(ValueError, match="no scene of the row 'ours' was met by the source of classifier/resnet"):
+        side_by_side.compared([ours, *at(5, [source])])
+
+
+def test_methods_side_by_side_met_the_same_images():
+    runs = [record("x", [0, 1], [1, 1])]
+    with pytest.raises(ValueError, match="tent did not meet the images that source met"):
+        side_by_side.live({"source": runs, "tent": at(5, runs)})

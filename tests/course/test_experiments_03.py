@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from gentta_utils.common.cache import fingerprint
@@ -11,6 +12,7 @@ from gentta_utils.course.recheck import again
 from gentta_utils.course.trials import Wording
 from gentta_utils.evaluation import chosen, evaluate
 from gentta_utils.evaluation import tables as evaluation_tables
+from gentta_utils.evaluation.records import Records
 from gentta_utils.methods import METHODS, diffusion_tta, source, tent
 from gentta_utils.streams.scenes import SceneSpec
 from gentta_utils.world.scenes import scene_ids
@@ -26,8 +28,7 @@ def choice() -> dict:
     kinds = {clip: {kind: {"denoiser_lr": 0.1} for kind in choose.KINDS} for clip in choose.CLIPS}
     return {
         "candidate": "start",
-        "delta": delta,
-        "lora_delta": delta,
+        "deltas": dict.fromkeys(choose.KINDS, delta),
         "window": [150, 850],
         "kinds": kinds,
         "settings": settings,
@@ -113,6 +114,30 @@ def test_what_is_compared_costs_the_same(tables):
         assert staged_cost(pairs, keep, pairs[-1], 10) == evaluations
 
 
+def test_clean_scenes_come_first_in_the_choice():
+    """Whoever keeps them is above whoever loses more than a point with either CLIP; then the corruptions decide."""
+
+    def runs(label: str, clean: int, shifted: int) -> list[Records]:
+        """Of 100 scenes each so many right after adaptation, all before; of the second CLIP one more."""
+        made = []
+        for clip, more in zip(choose.CLIPS, (0, 1), strict=True):
+            for shift, right in (("clean", clean + more), ("fog", shifted)):
+                after = np.zeros((100, 2), np.float32)
+                after[np.arange(100), (np.arange(100) >= right).astype(int)] = 1
+                about = {"label": label, "classifier": clip, "stream": {"shift": shift}}
+                zeros, ids = np.zeros(100, int), np.arange(100)
+                before = np.tile(np.array([[1.0, 0.0]], np.float32), (100, 1))
+                made.append(Records(ids, zeros, before, after, np.zeros((100, 1)), np.zeros(100), {}, about))
+        return made
+
+    merits = [
+        choose.merit(runs("row", *rights), "row") for rights in ((97, 90), (98, 90), (99, 80), (100, 40), (99, 85))
+    ]
+    assert merits[0] == (-3.0, 180)
+    assert sorted(range(5), key=lambda i: merits[i]) == [0, 1, 3, 2, 4]
+    assert choose.merit(runs("row", 97, 90) + runs("other", 100, 90), "other")[0] == choose.CLEAN
+
+
 def test_prompts_change_what_the_text_model_is_told_and_one_prompt_is_clips():
     one, templates, floors = (Wording(prompts=name) for name in ("one", "templates", "floors"))
     assert floors.templates[0] == "a photo of a {} on a red floor."
@@ -145,6 +170,7 @@ def test_chosen_settings_come_back_as_they_were():
         for view in ("full", "low"):
             assert chosen.tuned_text(clip, view).view == view
         assert chosen.tuned_text(clip, kind="clip_norm").param_set == "norm"
+        assert chosen.tuned_text(clip, kind=choose.DEFAULT) == chosen.tuned_text(clip)
         assert isinstance(chosen.text_rival(clip, "tent"), tent.Settings)
     assert chosen.text_rival("clip/small", "sd_lora").reader.stages == choose.STAGES[48]
     assert chosen.tuned_text("clip/small", seed=3).seed == 3

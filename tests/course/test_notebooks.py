@@ -21,6 +21,17 @@ from gentta_utils.runner import costs, notebook
 NOTEBOOKS = notebook.notebooks()
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 SMALLER = {"start-22"}  # cells whose numbers are checked, and are others in fast mode
+WATCH = """
+import time as _time
+_ran = [[0.0]]
+get_ipython().events.register("pre_run_cell", lambda _: _ran.append([_time.process_time()]))
+get_ipython().events.register("post_run_cell", lambda _: _ran[-1].append(_time.process_time()))"""
+# at once again, if the cell before took the processor no longer than a figure does
+AGAIN = """
+if _ran[-2][1] - _ran[-2][0] < {limit}:
+    get_ipython().run_cell({source!r}).raise_error()
+else:
+    print("slow")"""
 TOURS = ("00", "07")  # they keep the spirit of the skeleton, not its headings and counts
 
 
@@ -215,29 +226,31 @@ def test_trees_are_made_whatever_is_collected_meanwhile():
 @pytest.mark.long
 @each
 def test_every_cell_runs_again_with_the_same_output(path, tmp_path, monkeypatch):
-    """In fast mode by the course's own runner, in float32 on one thread: after the whole notebook all cells come once
-    more in a shuffled order, and leave the same text; cells whose numbers are checked, the committed one. What would be
-    another text at once, because a cell changes what it reads, is another one then, too. `.ci/run` has both precisions
-    on all threads, nbval the machine's own at full size."""
+    """In fast mode by the course's own runner, in float32 on one thread: quick cells run twice in a row, and after the
+    whole notebook all cells come once more in a shuffled order. All leave the same text; cells whose numbers are
+    checked, the committed one. `.ci/run` has both precisions on all threads, nbval the machine's own at full size."""
     monkeypatch.setenv("GENTTA_PRECISION", "fp32")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     nb = nbformat.read(path, as_version=4)
     cells = {c["id"]: c for c in nb.cells if c.cell_type == "code"}
     shuffled = list(cells)
     random.Random(path.stem).shuffle(shuffled)
-    order = [(name, "") for name in cells] + [(name, "-2") for name in shuffled]
-    nb.cells = [
-        nbformat.from_dict({**copy.deepcopy(cells[name]), "id": f"{name}{again}"})
-        for name, again in order
-        if not again or "parameters" not in cells[name].metadata.get("tags", [])  # the runner's values come after it
-    ]
+    order = [(name, again) for name in cells for again in ("", "-1")] + [(name, "-2") for name in shuffled]
+    nb.cells = [nbformat.v4.new_code_cell(WATCH)]
+    for name, again in order:
+        if not again or "parameters" not in cells[name].metadata.get("tags", []):  # the runner's values come after it
+            changed = {"source": AGAIN.format(limit=0.3, source=cells[name].source)} if again == "-1" else {}
+            nb.cells.append(nbformat.from_dict({**copy.deepcopy(cells[name]), "id": f"{name}{again}", **changed}))
     nbformat.write(nb, tmp_path / path.name)
     record = notebook.run_notebook(tmp_path / path.name, tmp_path / "out.ipynb", {"fast": True})
     assert record["status"] == "ok", record["error"]
     ran = {c["id"]: c for c in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells}
-    assert len(ran) >= 2 * len(cells) - 1
-    changed = [cells[name].source for name in cells if texts(ran.get(f"{name}-2", ran[name])) != texts(ran[name])]
-    assert not changed
+    assert len(ran) >= 3 * len(cells) - 2
+    at_once = {name: texts(ran.get(f"{name}-1", ran[name])) for name in cells}
+    assert sum(text != "slow\n" for text in at_once.values()) > len(cells) / 4
+    later = {name: texts(ran.get(f"{name}-2", ran[name])) for name in cells}
+    changed = [cells[name].source for name in cells if at_once[name] not in ("slow\n", texts(ran[name]))]
+    assert not changed + [cells[name].source for name in cells if later[name] != texts(ran[name])]
     for name, cell in cells.items():
         if "NBVAL_CHECK_OUTPUT" in cell.source and name not in SMALLER:
             assert texts(ran[name]) == texts(cell), cell.source

@@ -144,6 +144,7 @@ def test_label_sets_stand_by_natural_shift_and_all_corruptions_together():
     assert row["sketch"] == ""
     runs = sets_runs()
     assert "of 12 cells 12 gain clearly, 0 lose clearly, and 0 do neither" in report.label_sets(runs)
+    assert "20 scenes, in the last column 20 of each corruption" in report.label_sets(runs)
     worse = [replace(r, after=r.before, before=r.after) if r.about["classifier"] == LARGE else r for r in runs]
     assert report.no_gain(worse) == "of 12 cells 6 gain clearly, 6 lose clearly, and 0 do neither"
 
@@ -180,7 +181,7 @@ GRID = {"one": 12, "templates": 13, "floors": 15, "wrong floors": 9}
 def grid_runs(more=2, heavy=10):
     """Two kinds by four kinds of prompts; the second is `more` scenes better, on the first `heavy` scenes alone."""
     runs = [record(label, read(8)) for label in (SOURCE, report.TEMPLATES)]
-    for kind, plus, n in (("clip_full", 0, 20), ("clip_lora+sd_lora", more, heavy)):
+    for kind, plus, n in (("logits", 0, 20), ("clip_lora+sd_lora", more, heavy)):
         for prompts, k in GRID.items():
             after = read(k + plus, n)
             runs.append(record(f"{kind}/{prompts}", read(8)[:n], after, method="diffusion_tta"))
@@ -189,13 +190,13 @@ def grid_runs(more=2, heavy=10):
 
 def test_prompts_are_compared_within_a_kind_and_kinds_on_the_same_scenes():
     text = report.grid(grid_runs())
-    (against,) = [line for line in text.splitlines() if line.startswith("| clip_full ") and "+15.0 [" in line]
+    (against,) = [line for line in text.splitlines() if line.startswith("| logits ") and "+15.0 [" in line]
     assert [cell.strip()[:6] for cell in against.split("|")[2:6]] == ["+5.0 [", "+15.0 ", "-15.0 ", "-30.0 "]
     assert "zero-shot: one prompt 40.0, templates 40.0" in text
-    assert report.best_of_grid(grid_runs()).startswith("best on the 10 images that all met: clip_full/one, 100.0")
+    assert report.best_of_grid(grid_runs()).startswith("best on the 10 images that all met: logits/one, 100.0")
     better = grid_runs(more=2, heavy=20)
     assert "clip_lora+sd_lora/floors, 85.0, which is +25.0 [" in report.best_of_grid(better)
-    assert report.best_of_grid(better).endswith("over clip_full/one: clear")
+    assert report.best_of_grid(better).endswith("over logits/one: clear")
 
 
 def test_the_adapted_reader_is_read_before_and_after():
@@ -231,18 +232,44 @@ def test_top_k_says_how_often_the_truth_is_among_them():
     row = report.top_k(runs).splitlines()[-1].split("|")
     assert [cell.strip() for cell in row[1:3]] == ["top 2", "40.0"]
     assert row[4].strip() == "70.0"
+    whole = record("all 80", read(4), read(12), method="diffusion_tta", labels="colour_category")
+    assert cells_of(report.top_k([*runs, whole]), "top 2")[4].startswith("-20.0 [")
+
+
+def cells_of(text, first):
+    """The cells of the one row of a table that begins so."""
+    (line,) = (line for line in text.splitlines() if line.startswith(f"| {first} "))
+    return [cell.strip() for cell in line.split("|")[2:-1]]
 
 
 def test_the_control_is_compared_on_the_same_scenes():
     runs = []
     for shift in ("fog", "clean"):
         for clip, before, after in ((SMALL, 5, 15), (CONTROL, 9, 13)):
-            runs += [record(SOURCE, read(before), shift=shift, clip=clip)]
-            runs += [record(report.OURS, read(before), read(after), shift, clip)]
+            for view, more in (("full", 0), ("low", 1)):
+                runs += [record(f"source/{view}", read(before + more), shift=shift, clip=clip)]
+                runs += [record(f"diffusion_tta/{view}", read(before + more), read(after), shift, clip)]
     text = report.information(runs)
-    assert "shifted: small-32 minus small, both zero-shot: +20.0 [" in text
-    assert "clean: small adapted minus small-32 zero-shot: +30.0 [" in text
-    assert "shifted: small-32 adapted minus itself zero-shot: +20.0 [" in text
+    shifted, clean = cells_of(text, "small-32 minus small, both zero-shot, full view")
+    assert shifted == clean
+    assert shifted.startswith("+20.0 [")
+    assert cells_of(text, "small adapted minus small-32 zero-shot, low view")[0].startswith("+25.0 [")
+    assert cells_of(text, "small-32 adapted minus itself zero-shot, full view")[1].startswith("+20.0 [")
+    assert cells_of(text, "small-32 adapted minus small adapted, low view")[0].startswith("-10.0 [")
+    assert "reader minus" not in text
+    runs += [record(READER, read(5), read(14), shift, method="diffusion_classifier") for shift in ("fog", "clean")]
+    assert cells_of(report.information(runs), "reader minus small-32 zero-shot, full view")[0].startswith("+25.0 [")
+
+
+def test_rows_are_compared_with_each_other_and_what_is_undecided_is_said():
+    runs = [record(SOURCE, read(5))]
+    runs += [record(f"rank {k}", read(5), read(n), method="diffusion_tta") for k, n in ((1, 15), (4, 14), (16, 5))]
+    text = report.against_each_other(runs)
+    assert cells_of(text, "rank 4 minus rank 1")[0].startswith("-5.0 [")
+    assert cells_of(text, "rank 4 minus rank 1")[0].endswith("], undecided")
+    assert cells_of(text, "rank 16 minus rank 1")[0].startswith("-50.0 [")
+    assert cells_of(text, "rank 16 minus rank 1")[0].endswith("]")
+    assert "source/full minus" not in text
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
@@ -265,7 +292,7 @@ def test_both_profiles_know_what_is_adapted(monkeypatch):
     profile("scenes").text_settings("clip/small", updates=2, lr=None)
     profile("scenes").text_settings("clip/large", "low", "logits")
     assert asked == [
-        ("clip/small", "full", "clip_full", {"seed": 0, "updates": 2}),
+        ("clip/small", "full", None, {"seed": 0, "updates": 2}),
         ("clip/large", "low", "logits", {"seed": 0}),
     ]
 

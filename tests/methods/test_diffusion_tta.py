@@ -16,6 +16,8 @@ from gentta_utils.methods import diffusion_classifier, diffusion_tta, source
 from gentta_utils.methods.base import Models
 from gentta_utils.methods.diffusion_tta import Settings, configure, learning_rate
 from gentta_utils.models import lora
+from gentta_utils.models.classifier import Classifier
+from gentta_utils.models.clip import ZeroShot
 from gentta_utils.models.copies import PARAM_SETS, Copies, parameter_names
 from gentta_utils.world.views import low_pass
 
@@ -259,6 +261,32 @@ def test_all_classes_as_top_k_is_the_full_method(tiny, images):
     full = configure(tiny, S).adapt(images, IDS).logits
     assert torch.equal(full, configure(tiny, replace(S, top_k=4)).adapt(images, IDS).logits)
     assert not torch.equal(full, configure(tiny, replace(S, top_k=2)).adapt(images, IDS).logits)
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_a_tail_predicts_from_the_mean_of_the_last_logits(tiny, images, online):
+    """The path is that of runs that stop after one, two and three updates; no evaluation is added."""
+    whole = replace(S, updates=3, online=online)
+    path = [configure(tiny, replace(whole, updates=n)).adapt(images, IDS).logits for n in (1, 2, 3)]
+    for tail, last in ((0.0, 1), (0.3, 1), (0.6, 2), (1.0, 3)):
+        out = configure(tiny, replace(whole, tail=tail)).adapt(images, IDS)
+        torch.testing.assert_close(out.logits, torch.stack(path[-last:]).mean(0), rtol=1e-5, atol=1e-6)
+        assert out.nfe == configure(tiny, whole).adapt(images, IDS).nfe
+    assert (path[-1] - path[-2]).abs().max() > 1e-3
+
+
+def test_prompt_features_and_logits_are_one_under_sgd(tiny, images):
+    """Of unit features u a step of the last layer is g u', which moves the logits by g u'u = g."""
+    visual = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(images[0].numel(), 6))
+    clip = Classifier(ZeroShot(visual, 5 * torch.randn(4, 6)), (0.5,) * 3, (0.5,) * 3, images.shape[-1], 4)
+    both = [
+        configure(Models(clip, tiny.denoiser), replace(S, lr=50.0, param_set=name, tail=0.5)).adapt(images, IDS)
+        for name in ("head", "logits")
+    ]
+    torch.testing.assert_close(both[0].logits, both[1].logits, rtol=1e-3, atol=1e-4)
+    assert (both[0].logits - both[0].before).abs().max() > 1e-2
+    assert both[1].nfe["classifier fwd"] == len(images)  # the network sees them once
+    assert both[0].nfe["classifier fwd+bwd"] == 3 * len(images)
 
 
 def test_top_k_is_renormalised_and_drops_the_rest():

@@ -49,7 +49,12 @@ def test_images_are_found_by_their_ids(tiny, images, table):
 
 @pytest.mark.parametrize(
     "change, said",
-    [({"mixing": "embedding"}, "output"), ({"online": True}, "image by image"), ({"pairs": 3}, "do not fit")],
+    [
+        ({"mixing": "embedding"}, "output"),
+        ({"online": True}, "image by image"),
+        ({"tail": 0.5}, "tail=0"),
+        ({"pairs": 3}, "do not fit"),
+    ],
 )
 def test_what_does_not_fit_is_refused(tiny, table, change, said):
     with pytest.raises(ValueError, match=said):

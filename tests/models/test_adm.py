@@ -1,6 +1,7 @@
 """The converter from OpenAI's ADM: a network of the original layout, written here, and what becomes of it agree."""
 
 import math
+import shutil
 
 import fake_hub
 import pytest
@@ -227,9 +228,20 @@ def test_the_imagenet_profile_loads_it(folder):
 
 def test_a_missing_or_damaged_checkpoint_is_one_sentence(folder):
     whole = (folder / adm.CHECKPOINT).read_bytes()
-    (folder / adm.CHECKPOINT).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="not a whole file of weights"):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    for left, says in ((whole[: len(whole) // 2], ""), (b"", "it is empty"), (pointer, "it is a pointer of Git LFS")):
+        (folder / adm.CHECKPOINT).write_bytes(left)
+        with pytest.raises(ValueError, match=rf"not a whole file of weights \([^\n]*{says}[^\n]*\): fetch it again$"):
+            hub.load("unconditional/unet")
+    torch.save([1], folder / adm.CHECKPOINT)
+    with pytest.raises(ValueError, match=r"not a whole file of weights \(it holds a list\)"):
         hub.load("unconditional/unet")
+    converted = adm.converted_folder() / "unet" / adm.WEIGHTS
+    converted.parent.mkdir(parents=True)
+    converted.write_bytes(pointer)
+    with pytest.raises(ValueError, match=r"it is a pointer of Git LFS.*: delete .*, and it is made again"):
+        hub.load("unconditional/unet")
+    shutil.rmtree(adm.converted_folder())
     (folder / adm.CHECKPOINT).unlink()
     with pytest.raises(FileNotFoundError, match=f"put {adm.CHECKPOINT}, .* into {folder}") as error:
         hub.load("unconditional/unet")

@@ -89,6 +89,7 @@ def test_failures_are_failures(tmp_path, capsys):
     (record,) = sweep.run([(slow, {})], tmp_path / "out", cell_timeout=1)
     assert record["status"] == "failed"
     assert "CellTimeoutError" in record["error"]
+    assert record["problem"] == "timed out: a cell took longer than 1 seconds (--cell-timeout)"
 
 
 def test_unknown_parameters_are_refused_before_anything_runs(tmp_path, capsys):

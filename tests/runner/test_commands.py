@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 import fake_hub
+import nbformat
 import pytest
 import yaml
 from shown_commands import Command, blocks, commands, scripts
@@ -24,7 +25,7 @@ from shown_commands import Command, blocks, commands, scripts
 from gentta_utils import __main__, recipes
 from gentta_utils.common.paths import ROOT
 from gentta_utils.course import tables
-from gentta_utils.runner import notebook
+from gentta_utils.runner import executed, notebook
 from gentta_utils.streams import downloads
 
 COMMANDS = commands()
@@ -254,7 +255,7 @@ def test_notebooks_run(key, elsewhere, tmp_path):
 
 def speaks_of_real_images(content: dict) -> None:
     """No number or word of the scenes stands for those of this run."""
-    assert not any("15 corruptions" in name for name in notebook._headlines(content))
+    assert not any("15 corruptions" in name for name in executed.headline(content))
     for cell in content["cells"]:
         shown = "".join(told(o) for o in cell.get("outputs", []))
         if not shown.startswith("From the committed records"):
@@ -278,11 +279,22 @@ def environment() -> dict[str, str]:
     return kept | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "LC_ALL": "C"}
 
 
+def small_notebook(folder: Path) -> Path:
+    """With the parameters that the scripts give to notebook 00: which notebook a worker runs is nothing to a script."""
+    parameters = 'severity: int = 5  # of the shifts\ndevice: str = "cuda"  # cpu or cuda\nfast: bool = False  # small'
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in (parameters, "severity, device, fast")])
+    nb.cells[0].metadata["tags"] = ["parameters"]
+    nb.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nb.metadata["language_info"] = {"name": "python"}
+    nbformat.write(nb, folder / "00_small.ipynb")
+    return folder / "00_small.ipynb"
+
+
 @pytest.mark.long
 @pytest.mark.timeout(LIMIT)
 @pytest.mark.parametrize("text", [text for _, text in scripts()], ids=["one machine", "SLURM"])
 def test_scripts_run(text, tmp_path):
-    """On this machine, with one worker and one run in fast mode; `srun` is whatever comes after it."""
+    """On this machine, with one worker and one run; `srun` is whatever comes after it."""
     pytest.importorskip("distributed", reason="dask is not installed: pip install -e '.[cluster]'")
     shims = tmp_path / "bin"
     shims.mkdir()
@@ -293,6 +305,7 @@ def test_scripts_run(text, tmp_path):
         ("=4", "=1"),
         ("severity=1,2,3,4,5", "severity=1"),
         ("device cuda", "device cpu --fast --out out"),
+        ("sweep 00 ", f"sweep {small_notebook(tmp_path)} "),
     ):
         assert old in text or old == "0 1 2 3"
         text = text.replace(old, new)
@@ -310,6 +323,8 @@ def test_scripts_run(text, tmp_path):
     assert status == 0, said[-3000:]
     assert "whoever reaches it can run code" not in said
     assert [p.suffix for p in sorted((tmp_path / "out").glob("00_*"))] == [".ipynb", ".json"]
+    (made,) = (tmp_path / "out").glob("00_*.ipynb")
+    assert "(1, 'cpu', True)" in made.read_text(encoding="utf-8")
 
 
 # --- Python ----------------------------------------------------------------------------------------------------------

@@ -49,6 +49,10 @@ def test_what_starts_runs_loads_no_heavy_library():
 import gentta_utils.__main__, gentta_utils.runner.publish, gentta_utils.runner.sweep, sys
 heavy = {"torch", "numpy", "diffusers", "timm", "papermill", "matplotlib", "distributed"} & set(sys.modules)
 assert not heavy, heavy
+from gentta_utils.runner.notebook import find, parameters_of
+assert "severity" in parameters_of(find("00"))
+assert "papermill" in sys.modules and "lark" not in sys.modules  # a second for a grammar that nothing is held against
+assert "rfc3987_syntax" not in sys.modules  # whoever wants it can have it
 """)
 
 
@@ -139,6 +143,8 @@ def test_the_probe_runs_once_and_only_for_what_it_can_tell(make, tmp_path, monke
         "status": "ok",
         "parameters": {},
         "made_from": {},
+        "headline": {},
+        "output": "x.ipynb",
         "seconds": 7,
         "peak_memory_mb": 8,
     }

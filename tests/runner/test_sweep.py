@@ -99,6 +99,7 @@ def test_what_makes_a_run_unfinished(make, tmp_path, capsys):
     job = processes.NotebookJob(path, {"n": 1}, tmp_path / "x.ipynb")
     source = notebook.made_from(path)
     record = {"notebook": "10_test", "status": "ok", "parameters": {"n": 1}, "made_from": source}
+    record |= {"headline": {}, "seconds": 1.5, "output": str(job.output)}
     written = tmp_path / "x.json"
     assert sweep.finished(job, source) is None
     assert capsys.readouterr().out == ""

@@ -384,6 +384,7 @@ def test_scenes_in_orders(tiny):
     parts = [stream(SceneSpec(4, "speckle_noise", k, "select", 10 * k)) for k in (1, 3)]
     s = gradual(parts)
     assert torch.equal(s.rows(torch.tensor([0])).images, parts[0].images[:1])
-    small = streams_stream.replace(s, images=torch.nn.functional.avg_pool2d(s.images[:], 4))
+    images = torch.nn.functional.avg_pool2d(s.images[:], 4)
+    small = streams_stream.replace(s, images=images, labels=s.labels % 4)
     records = evaluate.run(source.configure(tiny), small)
     assert "stream=gradual" in statistics.protocol_line([records])

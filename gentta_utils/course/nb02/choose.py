@@ -2,12 +2,14 @@
 
 from dataclasses import asdict, replace
 
-from ...common.files import write_json
+from ...common.cache import fingerprint
+from ...common.files import read_json, write_json
+from ...common.paths import RESULTS
 from ...evaluation.chosen import DIFFUSION_TTA, RIVALS, choice, method_of, tuned
 from ...evaluation.records import Records
 from ...evaluation.tables import Job, table
 from ...methods import cotta, diffusion_tta, dusa, memo, tea, tent, ttt_mae
-from ...methods.base import Models
+from ...methods.base import Models, stated
 from ...models import zoo
 from ...streams.scenes import SceneSpec
 from ...streams.stream import stream
@@ -43,14 +45,30 @@ DELTA = 0.7  # logits per step
 WINDOWS = [(0, 1000), (40, 150), (100, 300), (100, 450), (150, 600), (250, 750), (300, 600), (600, 1000)]
 
 
+GIVEN = RESULTS / "rates.json"  # by the rule
+
+
 # --- choosing --------------------------------------------------------------------------------------------------------
 
 
 def with_rate(classifier: str, settings: dict, delta: float = DELTA, denoiser: str = DIT) -> diffusion_tta.Settings:
-    """Settings with the learning rate of the rule for this classifier."""
+    """Settings with the learning rate of the rule for this classifier.
+
+    A row is known by its settings, and the last digit of a rate may be a matter of rounding: another machine would make
+    rows again that are there. So an answer is written down in `GIVEN`, and stands for these models and settings."""
     trial = diffusion_tta.Settings(lr=1.0, **settings)
-    rate = diffusion_tta.learning_rate(models(classifier, denoiser), *validation_images(), trial, delta)
-    return replace(trial, lr=float(f"{rate:.3g}"))
+    asked = {
+        "models": {name: zoo.fingerprint(name) for name in (classifier, denoiser)},
+        "settings": {name: value for name, value in stated(trial).items() if name != "lr"},
+        "delta": delta,
+    }
+    given = read_json(GIVEN, "run `git checkout -- data/results`") if GIVEN.is_file() else {}
+    key = f"{classifier}, {denoiser}, {trial.param_set}: {fingerprint(asked)}"
+    if key not in given:
+        rate = diffusion_tta.learning_rate(models(classifier, denoiser), *validation_images(), trial, delta)
+        given[key] = float(f"{rate:.3g}")
+        write_json(GIVEN, given)
+    return replace(trial, lr=given[key])
 
 
 def select_specs(start: int = 3000) -> list[SceneSpec]:

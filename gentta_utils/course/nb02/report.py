@@ -4,7 +4,7 @@ import numpy as np
 
 from ...common.text import as_table
 from ...evaluation.records import Records
-from ...evaluation.rows import accuracy, distinct, is_clean, pick, shift_of, versus
+from ...evaluation.rows import accuracy, distinct, is_clean, one_severity, pick, shift_of, versus
 from ...evaluation.statistics import gain, paired_interval, protocol_line, summary
 from ...evaluation.tables import results
 from ..display import plain
@@ -18,8 +18,11 @@ ABLATIONS = {"K10": "components", "K11": "parameters", "K12": "pairs"}
 
 
 def ablations(runs: list[Records]) -> str:
-    """Rows of the three ablations with paired gains; the ensemble is computed from the records of "logits"."""
+    """Rows of the three ablations with paired gains; the ensemble is computed from the records of "logits".
+
+    Raises ValueError for records of two severities."""
     adapted = [r for r in runs if r.about["method"] == "diffusion_tta"]
+    one_severity(adapted)
     rows = []
     for label in dict.fromkeys(r.about["label"] for r in adapted):
         mine = [r for r in adapted if r.about["label"] == label]

@@ -4,6 +4,7 @@ import numpy as np
 
 from ...common.text import as_table
 from ...evaluation.records import Records
+from ...evaluation.rows import one_severity
 from ...evaluation.statistics import protocol_line
 from ...recipes.dit import WEAK
 from .. import plots
@@ -13,7 +14,10 @@ from .experiments import BUDGETS
 def points_of_phase(runs: list[Records]) -> list[dict]:
     """One cell for each diffusion model, budget, ResNet and shift: how much better the reader is, and the gain.
 
-    `ahead`: accuracy of the Diffusion Classifier minus that of the classifier, in points; `gain`: of Diffusion-TTA."""
+    `ahead`: accuracy of the Diffusion Classifier minus that of the classifier, in points; `gain`: of Diffusion-TTA.
+
+    Raises ValueError for records of two severities: a cell names the shift alone."""
+    one_severity(runs)
     cells = []
     for denoiser in (WEAK, "denoiser/dit"):
         name = denoiser.split("/")[1]

@@ -9,9 +9,9 @@ TABLES = {  # name -> (measure it, show its records)
     "text_clean": (experiments.clean, report.clean),
     "text_k7": (experiments.label_sets, report.label_sets),
     "text_k13": (experiments.grid, report.grid),
-    "text_rank": (experiments.ranks, plain),
+    "text_rank": (experiments.ranks, report.against_each_other),
     "text_topk": (experiments.top_k, report.top_k),
-    "text_batch": (experiments.batches, plain),
+    "text_batch": (experiments.batches, report.against_each_other),
     "text_information": (experiments.information, report.information),
     "winoground": (experiments.winoground, composition.show),
 }

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import product
 
 import numpy as np
 import torch
@@ -249,26 +250,61 @@ def _models(runs: list[Records]) -> dict[str, tuple[list[Records], str]]:
     return rows
 
 
-def _cell(runs: list[Records], when: str, score: str, unseen: bool | None = None) -> str:
-    """Percent of pairs with the 95% interval over pairs."""
+def _right(runs: list[Records], when: str, score: str, unseen: bool | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each pair is right and the id of its first image, each (N,); of those alone that are unseen, or seen."""
     right, pair = [], []
     for r in runs:
         first = torch.from_numpy(r.id[::2])
         kept = slice(None) if unseen is None else (holds_unseen(first) == unseen).numpy()
         right.append(scores_of(r, when)[score][kept])
         pair.append(r.id[::2][kept])
-    right, pair = np.concatenate(right), np.concatenate(pair)
+    return np.concatenate(right), np.concatenate(pair)
+
+
+def _cell(runs: list[Records], when: str, score: str, unseen: bool | None = None) -> str:
+    """Percent of pairs with the 95% interval over pairs."""
+    right, pair = _right(runs, when, score, unseen)
     if not len(right):
         return ""
     found = paired_interval(right, np.zeros(len(right)), pair)
     return f"{found.mean:.0f} [{found.low:.0f}, {found.high:.0f}]"
 
 
+def compared(runs: list[Records]) -> list[dict]:
+    """The reader minus each frozen CLIP, and an adapted CLIP minus itself, on the same pairs: the text score, and the
+    image score with the unconditional error subtracted, in points with 95% intervals over pairs."""
+    rows = []
+    for shift in dict.fromkeys(r.about["stream"]["shift"] for r in runs):
+        models = _models([r for r in runs if r.about["stream"]["shift"] == shift])
+        reader = next((mine for mine, _ in models.values() if mine[0].about["method"] == "diffusion_classifier"), [])
+        for score, (name, (mine, _)) in product(("text", "image"), models.items()):
+            one, other, said = reader, mine, f"reader minus {name}"
+            if mine[0].about["method"] == "diffusion_tta":
+                one, said = mine, f"{name} minus itself before"
+            if not one or (one is reader and mine[0].about["method"] != "source"):
+                continue
+            if score not in scores_of(one[0]):
+                continue
+            row = {"shift": shift, "score": score, "difference": said}
+            for kind in (*KINDS, "all"):
+                here = [[r for r in v if kind in ("all", r.about["stream"]["kind"])] for v in (one, other)]
+                row[kind] = _difference(*here, score)
+            rows.append(row)
+    return rows
+
+
+def _difference(one: list[Records], other: list[Records], score: str) -> str:
+    (right, pair), (rest, same) = _right(one, "after", score), _right(other, "before", score)
+    if not np.array_equal(pair, same):
+        raise ValueError("the two rows did not meet the same pairs: they cannot be compared")
+    return str(paired_interval(right, rest, pair))
+
+
 def show(runs: list[Records]) -> str:
     """Text, image and group score of every model in percent, with 95% intervals over pairs, beside their chance.
 
     Columns: the kinds, all of them, and all by whether a caption holds a pair of category and colour that is named in
-    no training caption."""
+    no training caption. Below, the reader minus each CLIP in pairs."""
     parts = [protocol_line(runs)]
     for shift in dict.fromkeys(r.about["stream"]["shift"] for r in runs):
         for score, chance in CHANCE.items():
@@ -283,4 +319,4 @@ def show(runs: list[Records]) -> str:
                 row |= {"all": cell(all_runs)}
                 rows.append(row | {"seen": cell(all_runs, unseen=False), "unseen": cell(all_runs, unseen=True)})
             parts.append(f"{score} score, {shift} (chance {chance:.1f})\n" + as_table(rows))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, as_table(compared(runs))])

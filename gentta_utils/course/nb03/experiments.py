@@ -14,13 +14,14 @@ from ...streams.scenes import SceneSpec
 from ...world.severities import TEST
 from ..trials import ONLINE, Wording, small_grid
 from . import composition
-from .choose import CLIPS, KINDS, ONE, STAGES, candidate, reader_job, source_job, text_job, with_rate
+from .choose import CLIPS, DEFAULT, KINDS, ONE, STAGES, candidate, reader_job, source_job, text_job, with_rate
 
 SETS = ("category", "colour", "floor", "count", "size", "colour_category")
 NATURAL = ("v2", "a", "r", "sketch", "stylized")
 SIX = ("gaussian_noise", "shot_noise", "fog", "frost", "snow", "contrast")
 SCENES = dict(test=50_000, clean=51_000, sets=52_000, grid=54_000, grid_clean=54_500)  # first scene of each
 CONTROL = "clip/small-32"
+LAST = {"tail": 0.0}  # where what is adapted is compared, the mean over the path smooths nothing
 
 
 def ours(clip: str, spec: SceneSpec, view: str = "full") -> Job:
@@ -28,15 +29,19 @@ def ours(clip: str, spec: SceneSpec, view: str = "full") -> Job:
     return text_job("diffusion_tta", tuned_text(clip, view), clip, spec, f"diffusion_tta/{view}")
 
 
-def by_rule(clip: str, changes: dict, wording: Wording = ONE) -> diffusion_tta.Settings:
-    """The chosen candidate with these changes and the learning rate of its rule."""
+def by_rule(clip: str, changes: dict, wording: Wording = ONE, kind: str = DEFAULT) -> diffusion_tta.Settings:
+    """The chosen candidate, or another kind with its own chosen step, with these changes and the rate of the rule."""
     content = text_choice()
-    values = candidate(content["candidate"])[0] | changes
-    delta = content["lora_delta" if values["param_set"] == "lora" else "delta"]
-    return with_rate(clip, values, delta, wording)
+    values = candidate(content["candidate"])[0] | KINDS[kind] | changes
+    return with_rate(clip, values, content["deltas"][kind], wording)
 
 
-def beside(spec: SceneSpec, views: tuple[str, ...] = ("full", "low")) -> list[Job]:
+def tower(clip: str, changes: dict, wording: Wording = ONE) -> diffusion_tta.Settings:
+    """What the public code adapts, the image tower, read off its last logits."""
+    return by_rule(clip, LAST | changes, wording, "clip_full")
+
+
+def beside(spec: SceneSpec, views: tuple[str, ...]) -> list[Job]:
     """All rows of the headline on one shift, both CLIPs; ours on these views."""
     window, jobs = tuple(text_choice()["window"]), []
     for clip in CLIPS:
@@ -50,12 +55,13 @@ def beside(spec: SceneSpec, views: tuple[str, ...] = ("full", "low")) -> list[Jo
 def test_corruptions() -> list[Records]:
     """The 15 test corruptions at severity 5, everything frozen before."""
     specs = [SceneSpec(40, name, 5, "test", SCENES["test"] + 50 * i) for i, name in enumerate(TEST)]
-    return table("text_test", [j for spec in specs for j in beside(spec)])
+    return table("text_test", [j for spec in specs for j in beside(spec, ("full", "low"))])
 
 
 def clean() -> list[Records]:
-    """What it does to 300 clean scenes."""
-    return table("text_clean", beside(SceneSpec(300, split="test", start=SCENES["clean"]), ("full",)))
+    """What it does to 500 clean scenes."""
+    specs = [SceneSpec(n, split="test", start=SCENES["clean"] + first) for first, n in ((0, 300), (300, 200))]
+    return table("text_clean", [j for spec in specs for j in beside(spec, ("full",))])
 
 
 def set_specs(labels: str, n: int = 8) -> list[SceneSpec]:
@@ -74,7 +80,7 @@ def label_sets() -> list[Records]:
     for labels in SETS:
         for clip in CLIPS:
             wording = Wording(labels)
-            settings = by_rule(clip, {}, wording)
+            settings = tower(clip, {}, wording)
             for spec in set_specs(labels):
                 jobs.append(source_job(clip, spec, wording=wording))
                 jobs.append(text_job("diffusion_tta", settings, clip, spec, "diffusion_tta/full", wording))
@@ -102,18 +108,18 @@ ASKED = {  # prompts -> wording, and how one of several is taken
 def grid() -> list[Records]:
     """Six kinds of adaptation by four kinds of prompts (K13) of the smaller CLIP.
 
-    Where the text model is adapted too, 5 of the 15 scenes. Reading the floor costs evaluations forward, each a third
-    of one with backward: so many updates fewer."""
+    Read off the last logits. Where the text model is adapted too, 5 of the 15 scenes. Reading the floor costs
+    evaluations forward, each a third of one with backward: so many updates fewer."""
     clip, jobs = CLIPS[0], []
     chosen = text_choice()["kinds"][clip]
     for spec in grid_specs():
         jobs += [source_job(clip, spec), source_job(clip, spec, wording=Wording(prompts="templates"))]
-    for kind, change in KINDS.items():
+    for kind in KINDS:
         heavy = "sd_lora" in kind
         for prompts, (wording, how) in ASKED.items():
-            values = {"denoiser_lr": chosen[kind]["denoiser_lr"]} if heavy else {}
+            values = LAST | ({"denoiser_lr": chosen[kind]["denoiser_lr"]} if heavy else {})
             values |= {} if how == "drawn" else {"updates": fewer_updates()}
-            settings = replace(by_rule(clip, change | values, wording), wording=how)
+            settings = replace(by_rule(clip, values, wording, kind), wording=how)
             more = {"precision": "fp32"} if heavy else {}
             for spec in grid_specs(5 if heavy else 15):
                 jobs.append(text_job("diffusion_tta", settings, clip, spec, f"{kind}/{prompts}", wording, **more))
@@ -129,13 +135,13 @@ def fewer_updates() -> int:
 
 
 def ranks() -> list[Records]:
-    """The rank of CLIP's adapters, on shifted and on clean scenes."""
+    """The rank of CLIP's adapters, on shifted and on clean scenes, read off the last logits."""
     clip, specs = CLIPS[0], [*grid_specs(), grid_clean()]
     jobs = [source_job(clip, spec) for spec in specs]
     for rank in (1, 4, 16):
-        settings = by_rule(clip, KINDS["clip_lora"] | {"rank": rank})
+        settings = by_rule(clip, LAST | {"rank": rank}, kind="clip_lora")
         jobs += [text_job("diffusion_tta", settings, clip, spec, f"rank {rank}") for spec in specs]
-    full = by_rule(clip, KINDS["clip_full"])
+    full = by_rule(clip, LAST, kind="clip_full")
     jobs += [text_job("diffusion_tta", full, clip, spec, "full rank") for spec in specs]
     return table("text_rank", jobs)
 
@@ -146,7 +152,7 @@ def top_k() -> list[Records]:
     specs = [replace(spec, labels="colour_category") for spec in grid_specs()]
     jobs = [source_job(clip, spec, wording=wording) for spec in specs]
     for k in (2, 5, 10, 20, 0):
-        settings = by_rule(clip, {"top_k": k}, wording)
+        settings = tower(clip, {"top_k": k}, wording)
         label = f"top {k}" if k else "all 80"
         jobs += [text_job("diffusion_tta", settings, clip, spec, label, wording) for spec in specs]
     return table("text_topk", jobs)
@@ -156,7 +162,7 @@ def batches() -> list[Records]:
     """The norm layers adapted to one image at a time, or to the mean loss of 5 or 15 with one copy for all."""
     clip = CLIPS[0]
     jobs = [source_job(clip, spec) for spec in grid_specs()]
-    alone = by_rule(clip, KINDS["clip_norm"])
+    alone = by_rule(clip, LAST, kind="clip_norm")
     jobs += [text_job("diffusion_tta", alone, clip, spec, "batch 1") for spec in grid_specs()]
     shared = replace(alone, online=True)
     for size in (5, 15):
@@ -170,7 +176,7 @@ def information() -> list[Records]:
     """A CLIP that saw what the text model saw, 32 pixels and its autoencoder's jitter, beside the usual one."""
     specs, jobs = [*grid_specs(), grid_clean()], []
     for clip in (CLIPS[0], CONTROL):
-        settings = {view: by_rule(clip, {"view": view}) for view in ("full", "low")}
+        settings = {view: tower(clip, {"view": view}) for view in ("full", "low")}
         for spec in specs:
             jobs += [source_job(clip, spec, view) for view in settings]
             jobs += [text_job("diffusion_tta", s, clip, spec, f"diffusion_tta/{view}") for view, s in settings.items()]
@@ -180,6 +186,6 @@ def information() -> list[Records]:
 def winoground() -> list[Records]:
     """The compositional probe with the chosen settings and window; the smaller CLIP is adapted, at the rule's rate."""
     content = text_choice()
-    values, delta = candidate(content["candidate"])
-    settings = composition.by_rule(CLIPS[0], delta, **values)
+    values = candidate(content["candidate"])[0] | KINDS["clip_full"] | LAST
+    settings = composition.by_rule(CLIPS[0], content["deltas"]["clip_full"], **values)
     return composition.winoground({CLIPS[0]: settings}, window=tuple(content["window"]))

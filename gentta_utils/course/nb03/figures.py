@@ -4,13 +4,46 @@ itself do harm."""
 import torch
 from matplotlib.figure import Figure
 
+from ...common.text import as_table
 from ...evaluation.records import Records
 from ...evaluation.rows import distinct, pick
-from ...evaluation.statistics import gain
+from ...evaluation.statistics import Interval, gain
 from ...streams.scenes import SceneSpec
 from .. import plots
 from ..side_by_side import gains_by_shift
 from .report import OURS, READER, labels_of, minus
+
+MOVES = {  # what each kind of adaptation changes
+    "clip_lora": "A and B beside each weight of the image tower",
+    "clip_full": "every weight of the image tower",
+    "clip_norm": "scale and shift of its normalisation",
+    "clip_text": "the K x D prompt features, not the text tower",
+    "logits": "one number added to each of the K logits",
+    "clip_lora+sd_lora": "A and B of clip_lora, and others in the diffusion model's attention",
+}
+# Diffusion-TTA (Prabhudesai et al., 2023), table 3: percent right of single images, before and after
+PUBLISHED = {
+    "Food101": ("82.6 → 86.2", "88.1 → 88.8", "93.1 → 93.1"),
+    "CIFAR-100": ("61.2 → 62.8", "69.4 → 69.0", "79.6 → 80.6"),
+    "Aircraft": ("17.8 → 21.0", "22.8 → 24.6", "32.0 → 33.4"),
+    "Pets": ("82.2 → 84.9", "85.5 → 86.1", "91.9 → 92.3"),
+    "Flowers": ("66.7 → 67.7", "69.3 → 71.5", "78.8 → 79.2"),
+    "ImageNet": ("57.5 → 60.8", "62.3 → 63.8", "70.0 → 71.2"),
+}
+
+
+def published() -> str:
+    """The paper's own table of data sets, for the shape: a row for each CLIP."""
+    rows = [
+        {"CLIP": clip} | {name: cells[i] for name, cells in PUBLISHED.items()}
+        for i, clip in enumerate(("ViT-B/32", "ViT-B/16", "ViT-L/14"))
+    ]
+    return "the paper, single images, percent right before → after:\n" + as_table(rows)
+
+
+def headline(runs: list[Records]) -> dict[str, Interval]:
+    """Mean gain of each CLIP over the corruptions of these runs."""
+    return {f"gain on 15 corruptions, {clip}": gain(pick(runs, OURS, clip)) for clip in distinct(runs, "classifier")}
 
 
 def gains(runs: list[Records]) -> Figure:

@@ -5,6 +5,7 @@ the interval holds 0.
 """
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from ...evaluation.tables import results
 from ...world.words import label_set
 from ..display import plain
 from ..side_by_side import TAUS, averaged, denoiser_cost, mean_posterior, signs, verdict
-from .choose import STAGES
+from .choose import DEFAULT, STAGES
 
 SOURCE, LOW, TEMPLATES, OURS = "source/full", "source/low", "source/templates", "diffusion_tta/full"
 ROW_NAMES = {
@@ -29,7 +30,7 @@ ROW_NAMES = {
 NATURAL = ("clean", "v2", "a", "r", "sketch", "stylized")
 CORRUPTED = "six corruptions"
 READER = f"reader/{min(STAGES)}"  # at as many evaluations as ours
-ONE = "clip_full/one"  # the default of the notebook: what the grid is compared with
+ONE = f"{DEFAULT}/one"  # the default of the notebook: what the grid is compared with
 
 
 def _short(classifier: str) -> str:
@@ -65,20 +66,43 @@ def minus(one: list[Records], other: list[Records]) -> Interval:
     return versus(*on_shared(one, other))
 
 
+def differences(runs: list[Records], rows: dict[str, tuple[tuple, tuple]]) -> str:
+    """A table of paired differences, each of (label, classifier) minus (label, classifier), under shifts and on clean
+    scenes; "undecided" where the interval holds 0. Rows that no run belongs to are left out."""
+    parts = {"shifted": [r for r in runs if not is_clean(r)], "clean": [r for r in runs if is_clean(r)]}
+    found = []
+    for name, (one, other) in rows.items():
+        row = {"difference": name}
+        for head, here in parts.items():
+            if pick(here, *one) and pick(here, *other):
+                difference = minus(pick(here, *one), pick(here, *other))
+                row[head] = f"{difference}{', undecided' if verdict(difference) == 'undecided' else ''}"
+        found += [row] if len(row) > 1 else []
+    heads = [head for head in ("difference", *parts) if any(head in row for row in found)]
+    return as_table([{head: row.get(head, "") for head in heads} for row in found])
+
+
+def against_each_other(runs: list[Records]) -> str:
+    """Rows by shift, and below them every adapted row minus those above it."""
+    adapted = distinct([r for r in runs if r.about["method"] == "diffusion_tta"], "label")
+    rows = {f"{one} minus {other}": ((one,), (other,)) for other, one in combinations(adapted, 2)}
+    return plain(runs) + "\n\n" + differences(runs, rows)
+
+
 # --- the fifteen corruptions, clean scenes ----------------------------------------------------------------------------
 
 
 def readers_beside(runs: list[Records]) -> list[Records]:
     """The runs with the reader, which does not ask CLIP and was run once, beside each CLIP on the same scenes: `before`
     is what that CLIP says of them zero-shot."""
-    said = {(r.about["classifier"], shift_of(r)): r for r in pick(runs, SOURCE)}
+    said = {(r.about["classifier"], shift_of(r), r.id[0]): r for r in pick(runs, SOURCE)}
     readers = [r for r in runs if r.about["method"] == "diffusion_classifier"]
     others = [r for r in runs if r.about["method"] != "diffusion_classifier"]
     return others + [
         replace(r, before=zero.after, about=r.about | {"classifier": clip})
         for clip in distinct(others, "classifier")
         for r in readers
-        if (zero := said.get((clip, shift_of(r)))) is not None and np.array_equal(zero.id, r.id)
+        if (zero := said.get((clip, shift_of(r), r.id[0]))) is not None and np.array_equal(zero.id, r.id)
     ]
 
 
@@ -220,8 +244,12 @@ def no_gain(runs: list[Records]) -> str:
 
 def label_sets(runs: list[Records]) -> str:
     """The table of label sets, whether the larger CLIP gains less, and the cells without a gain."""
-    parts = [_header(runs) + "\n" + as_table(cells(runs)), as_table(smaller_gains_more(runs)), no_gain(runs)]
-    return "\n\n".join(parts)
+    ours = pick(runs, OURS)
+    few, many = (sorted({len(r) for r in ours if (column_of(r) == CORRUPTED) == last}) for last in (False, True))
+    said = f"each cell: zero-shot percent right, paired gain; {'/'.join(map(str, few))} scenes, in the last column "
+    said += f"{'/'.join(map(str, many))} of each corruption; blank: the shift does not keep these labels"
+    head = _header(runs) + "\n" + said
+    return "\n\n".join([head, as_table(cells(runs)), as_table(smaller_gains_more(runs)), no_gain(runs)])
 
 
 # --- kinds of adaptation by prompts (K13) -----------------------------------------------------------------------------
@@ -237,7 +265,7 @@ def grid(runs: list[Records]) -> str:
         here = {p: pick(adapted, f"{kind}/{p}") for p in prompts}
         row = {"adapted": kind, "n": sum(map(len, here["one"]))}
         row |= {p: f"{accuracy(mine):.1f} {gain(mine)}" for p, mine in here.items()}
-        row["one, minus the tower's"] = "" if kind == ONE.split("/")[0] else str(minus(here["one"], pick(adapted, ONE)))
+        row[f"one, minus that of {DEFAULT}"] = "" if kind == DEFAULT else str(minus(here["one"], pick(adapted, ONE)))
         rows.append(row | {"denoiser": denoiser_cost(here["one"][0]), "s/img": _seconds(here["one"])})
         more = {f"{p} minus one": str(minus(mine, here["one"])) for p, mine in here.items() if p != "one"}
         floors = str(minus(here["wrong floors"], here["floors"]))
@@ -290,15 +318,16 @@ def margin(logits: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 
 def top_k(runs: list[Records]) -> str:
-    """Eighty classes: percent right and gain by k, how often the truth is among the k, pairs that captions name and
-    pairs that they never do, cost."""
-    rows = []
+    """Eighty classes: percent right and gain by k, also against all 80, how often the truth is among the k, pairs that
+    captions name and pairs that they never do, cost."""
+    rows, whole = [], pick(runs, "all 80")
     for label in distinct(runs, "label"):
         mine = pick(runs, label)
         row = {"row": ROW_NAMES.get(label, label), "right": f"{accuracy(mine):.1f}"}
         if label.startswith(("top", "all")):
             k = int(label.split(" ")[1])
             row |= {"truth among them": f"{recall(mine, k):.1f}", "gain": str(gain(mine))}
+            row["minus all 80"] = str(minus(mine, whole)) if whole and label != "all 80" else ""
             for name, here in (("seen pairs", _seen(mine, True)), ("unseen pairs", _seen(mine, False))):
                 row[name] = str(gain(here)) if here else ""
         rows.append(row | {"s/img": _seconds(mine)})
@@ -313,15 +342,18 @@ def recall(runs: list[Records], k: int) -> float:
 
 
 def information(runs: list[Records]) -> str:
-    """CLIP beside one that saw what the text model saw, source and adapted; what adaptation adds to either."""
-    usual, control = distinct(runs, "classifier")
-    parts = [plain(runs), ""]
-    for kind, clean_ in (("shifted", False), ("clean", True)):
-        here = [r for r in runs if is_clean(r) == clean_]
-        for name, one, other in (
-            (f"{_short(control)} minus {_short(usual)}, both zero-shot", (SOURCE, control), (SOURCE, usual)),
-            (f"{_short(usual)} adapted minus {_short(control)} zero-shot", (OURS, usual), (SOURCE, control)),
-            (f"{_short(control)} adapted minus itself zero-shot", (OURS, control), (SOURCE, control)),
-        ):
-            parts.append(f"{kind}: {name}: {minus(pick(here, *one), pick(here, *other))} points")
-    return "\n".join(parts)
+    """CLIP beside one that was trained on more of what the text model saw, source and adapted, on both views; and the
+    reader, where it was measured."""
+    small, control = distinct(runs, "classifier")
+    rows = {}
+    for view in ("full", "low"):
+        zero, ours, on = f"source/{view}", f"diffusion_tta/{view}", f", {view} view"
+        a, b = _short(small), _short(control)
+        rows |= {
+            f"{b} minus {a}, both zero-shot{on}": ((zero, control), (zero, small)),
+            f"{a} adapted minus {b} zero-shot{on}": ((ours, small), (zero, control)),
+            f"{b} adapted minus itself zero-shot{on}": ((ours, control), (zero, control)),
+            f"{b} adapted minus {a} adapted{on}": ((ours, control), (ours, small)),
+            f"reader minus {b} zero-shot{on}": ((READER,), (zero, control)),
+        }
+    return plain(runs) + "\n\n" + differences(runs, rows)

@@ -40,6 +40,7 @@ class Settings(Checked):
     start: Natural | None = None  # original t up to which the image is noised; None: pure noise, nothing of the image
     steps: Count = 20  # levels, even from t = 0 to start
     guidance: NotNegative = 3.0  # classifier-free; 1: none, at half the cost
+    noise: NotNegative = 0.0  # on the embedding, in units of its root mean square: variations of one image differ more
     seed: int = 0
     rows_at_once: Count = 50  # variations in a batch of the network, which is always full
 
@@ -101,7 +102,9 @@ def variations(
     for rows in torch.arange(len(images) * n).split(s.rows_at_once):
         full = torch.cat([rows, rows[:1].expand(s.rows_at_once - len(rows))])
         image, number = full // n, first + full % n
-        cond = denoiser.embed(images[image]) if generator == "variation" else None
+        cond = None
+        if generator == "variation":
+            cond = _jolted(denoiser.embed(images[image]), ids[image].tolist(), number.tolist(), s)
         if classes is not None:
             cond = classes[image].to(denoiser.alphas_cumprod.device)
         x0 = _walk(model, images[image], ids[image].tolist(), number.tolist(), s, cond)
@@ -137,6 +140,15 @@ def _chosen(generator: str) -> Settings:
     if generator not in CHOSEN:
         raise ValueError(f"unknown generator {generator!r}: choose one of {', '.join(CHOSEN)}")
     return CHOSEN[generator]
+
+
+def _jolted(told: Float[Tensor, "B D"], ids: list[int], numbers: list[int], s: Settings) -> Float[Tensor, "B D"]:
+    """Embeddings with noise of their own size times `noise`, each variation its own."""
+    if s.noise == 0:
+        return told
+    draws = [generator_of(s.seed, i, f"embedding/{j}") for i, j in zip(ids, numbers, strict=True)]
+    z = torch.stack([torch.randn(told.shape[1], generator=g) for g in draws]).to(told)
+    return told + s.noise * told.square().mean(1, keepdim=True).sqrt() * z
 
 
 def _walk(

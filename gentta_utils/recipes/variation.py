@@ -2,15 +2,17 @@
 
 As the published one (Pinkney, 2022) it is a text-conditional U-Net that goes on learning with one token in place of
 the prompt's: the embedding of the image itself. What that embedding leaves out, a variation draws from scratch. It is
-made in two stages. In the first a small `CLIPVisionModelWithProjection` learns to repeat the image features of a
+made in three stages. In the first a small `CLIPVisionModelWithProjection` learns to repeat the image features of a
 shipped CLIP, and the U-Net, which begins as that of `denoiser/text`, reads what the tower says so far; in the second
-the tower stays as it is. A tenth of the embeddings is zero, which is what the library's pipeline guides away from; the
-others get a little noise, so that the U-Net does not lean on their last digit.
+only the U-Net learns, in the third only the tower, whose features are then near enough to the CLIP's to tell shapes
+apart. A tenth of the embeddings is zero, which is what the library's pipeline guides away from; the others get a little
+noise, so that the U-Net does not lean on their last digit.
 """
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -66,10 +68,11 @@ class VariationModel(nn.Module):
 class VariationRecipe:
     """The pipeline: width, depth and patch of the image tower, whose features it repeats, how long it trains.
 
-    `start` is the model that it begins as: of a text model the U-Net, of an earlier stage all, its tower as it is."""
+    `start` is what it begins as: of a text model the U-Net, of an earlier stage all; `trains` says what learns."""
 
     schedule: Schedule
     start: str = TEXT
+    trains: Literal["both", "unet", "tower"] = "both"
     width: int = 96
     layers: int = 4
     patch: int = 8
@@ -81,9 +84,9 @@ class VariationRecipe:
     def build(self) -> VariationModel:
         torch.manual_seed(0)
         begun = zoo.load(self.start, folder=_folder(self.start))
-        unet = write_out_attention(begun.network).requires_grad_(True)
+        unet = write_out_attention(begun.network).requires_grad_(self.trains != "tower")
         if isinstance(begun, VariationUNet):
-            return VariationModel(unet, begun.image_encoder)
+            return VariationModel(unet, begun.image_encoder.requires_grad_(self.trains != "unet"))
         config = CLIPVisionConfig(
             hidden_size=self.width,
             intermediate_size=4 * self.width,
@@ -99,13 +102,13 @@ class VariationRecipe:
 
     def describe(self) -> dict:
         """What the card says, beside the schedule."""
-        described = {name: value for name, value in asdict(self).items() if name != "schedule"}
+        described = {name: value for name, value in asdict(self).items() if name not in ("schedule", "trains")}
         folder = _folder(self.start)
         weights = folder / self.start / "unet" / "diffusion_pytorch_model.safetensors"
         mark = zoo.fingerprint(self.start) if folder == MODELS else sha256(weights)[:12]
         described |= {"start": f"{self.start}-{mark}", "autoencoder": _autoencoder()[1]}
-        loss = "eps, min-SNR-5"
-        return described | {"loss": f"{loss}, and the squared error of the embedding" if self.start == TEXT else loss}
+        losses = {"unet": "eps, min-SNR-5", "tower": "the squared error of the embedding"}
+        return described | {"loss": losses.get(self.trains, ", and ".join(losses.values()))}
 
     def make_loss(self, device: str = "cpu") -> Callable[[nn.Module, torch.Generator, int], Tensor]:
         """The loss function of `training.train`, with its data loaded: images, their latents and the teacher's
@@ -130,10 +133,12 @@ class VariationRecipe:
             empty = torch.rand(batch, 1, generator=rng) < self.empty_share
             x, x0, target, t, eps, jolt, empty = (v.to(device) for v in (x, x0, target, t, eps, jolt, empty))
             embeddings = model.image_encoder(x).image_embeds.float()
+            if self.trains == "tower":
+                return F.mse_loss(embeddings, target)
             shown = (embeddings.detach() + self.noise * jolt).masked_fill(empty, 0.0)
             eps_hat = model(add_noise(x0, t, eps, alphas_cumprod), t, shown)
             loss = (weights[t] * eps_error(eps_hat.float(), eps)).mean()
-            return loss + F.mse_loss(embeddings, target) if embeddings.requires_grad else loss
+            return loss + F.mse_loss(embeddings, target) if self.trains == "both" else loss
 
         return loss_of
 
@@ -177,8 +182,8 @@ class VariationRecipe:
         model.float()
 
     def measure(self, model: VariationUNet) -> dict:
-        """Of the first stage how near its embeddings are to the teacher's features; else `of_variations`."""
-        return of_tower(model, self.teacher) if self.start == TEXT else of_variations(model)
+        """How near its embeddings are to the teacher's features; of the last stage `of_variations` too."""
+        return of_tower(model, self.teacher) | (of_variations(model) if self.trains == "tower" else {})
 
 
 def _folder(name: str) -> Path:
@@ -195,19 +200,31 @@ RECIPES = {
     "denoiser/variation-start": VariationRecipe(
         Schedule(1800, batch=64, lr=8e-4, warmup=100, flat=0.4, final=0.02, ema=0.998)
     ),
-    "denoiser/variation": VariationRecipe(
-        Schedule(7000, batch=32, lr=5e-4, warmup=100, flat=0.5, final=0.02, ema=0.9995),
+    "denoiser/variation-unet": VariationRecipe(
+        Schedule(4000, batch=32, lr=5e-4, warmup=100, flat=0.5, final=0.02, ema=0.9995),
         start="denoiser/variation-start",
+        trains="unet",
+    ),
+    "denoiser/variation": VariationRecipe(
+        Schedule(3000, batch=128, lr=1e-3, warmup=100, flat=0.3, final=0.02, ema=0.998),
+        start="denoiser/variation-unet",
+        trains="tower",
     ),
 }
 
 
 @torch.no_grad()
 def of_tower(model: VariationUNet, teacher: str, n: int = 200) -> dict:
-    """Mean cosine of its embeddings to the teacher's features, on clean selection scenes."""
-    images = stream(SceneSpec(n, split="select", start=1000)).images
-    cosine = F.cosine_similarity(model.embed(images), zoo.load(teacher).encode_images(images))
-    return {"cosine": round(float(cosine.mean()), 3)}
+    """On clean selection scenes the mean cosine of its embeddings to the teacher's features, and the accuracy (percent)
+    of both with the teacher's text features for each label set of `ASKED`: [tower, teacher]."""
+    clip, out = zoo.load(teacher), {}
+    for name in ASKED:
+        s, asked = stream(SceneSpec(n, split="select", start=1000, labels=name)), LABEL_SETS[name]
+        both = F.normalize(model.embed(s.images), dim=-1), clip.encode_images(s.images)
+        texts = clip.class_features(asked.classes, asked.templates[:1])
+        out[name] = [accuracy(features @ texts.T, s.labels) for features in both]
+        out["cosine"] = round(float(F.cosine_similarity(*both).mean()), 3)
+    return {"tower": out}
 
 
 @torch.no_grad()

@@ -166,6 +166,18 @@ def test_a_variation_belongs_to_its_image_and_number(name, model, pixels):
     assert not torch.equal(other, whole)
 
 
+def test_noise_on_the_embedding_is_of_its_size_and_belongs_to_the_variation(model, monkeypatch):
+    seen = []
+    monkeypatch.setattr(model, "predict", lambda x, t, cond: seen.append(cond) or torch.zeros_like(x))
+    s = Settings(steps=1, guidance=1.0, noise=0.5, rows_at_once=400)
+    variations(IMAGES[:2], 200, "variation", model, IDS[:2], s)
+    told = model.embed(IMAGES[:2])[:, None]
+    moved = (seen[0].unflatten(0, (2, 200)) - told) / told.square().mean(-1, keepdim=True).sqrt()
+    torch.testing.assert_close(moved.std((1, 2)), torch.full((2,), 0.5), rtol=0.05, atol=0)
+    variations(IMAGES[1:2], 2, "variation", model, IDS[1:2], Settings(**vars(s) | {"rows_at_once": 2}), first=5)
+    torch.testing.assert_close(seen[1], seen[0][205:207])
+
+
 def test_evaluations_are_those_that_the_model_counts(model, pixels):
     for name, denoiser, s in (
         ("variation", model, SHORT),

@@ -122,7 +122,7 @@ def online(clip: str, spec, **how) -> list[Job]:
 
 
 def natural(n: int = 20) -> list[Records]:
-    """Natural shifts (S1): all rows. The larger CLIP's own predictions are not drawn after."""
+    """Natural shifts: all rows. The larger CLIP's own predictions are not drawn after."""
     jobs = []
     for shift in NATURAL:
         for clip in CLIPS:
@@ -135,7 +135,7 @@ def natural(n: int = 20) -> list[Records]:
 
 
 def label_sets(n: int = 20) -> list[Records]:
-    """Ten label sets over the clean scenes of S1, whose views are drawn already (S2)."""
+    """Ten label sets over the clean scenes of the natural shifts, whose views are drawn already."""
     jobs = []
     for labels in LABEL_SETS:
         spec = spec_of("clean", n, labels)
@@ -187,6 +187,7 @@ def filters(n: int = 20) -> list[Records]:
         spec = spec_of(shift, n)
         for label, kind in rows.FILTERS.items():
             jobs.append(prompt_job("difftpt", prompted("difftpt", SMALL, filter=kind), SMALL, spec, label, drawn))
+        jobs.append(zero_shot(SMALL, spec))
     return table("prompt_filters", jobs)
 
 

@@ -60,7 +60,7 @@ def same_scenes(runs: list[Records], label: str, other: str) -> Interval:
     return over_classifiers(pick(runs, label), pick(runs, other))
 
 
-# --- natural shifts (S1), label sets (S2) -----------------------------------------------------------------------------
+# --- natural shifts, label sets ---------------------------------------------------------------------------------------
 
 
 def by_column(runs: list[Records], column_of: Callable[[Records], str]) -> list[dict]:

@@ -169,6 +169,7 @@ ALSO_RIGHT = {
     ("low_pass", "images"): FILTER,
     ("view_of", "images"): FILTER,
     ("error_table", "images"): {"range", "double", "nan"},  # latents are no pixels
+    ("jitter", "images"): {"double", "range", "nan"},  # a guess of a denoiser may leave [0, 1]
     ("watermark", "images"): {"number"},
     ("draw_pairs", "ids"): {"number"},
     ("noise_for", "ids"): {"number"},

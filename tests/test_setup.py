@@ -52,7 +52,7 @@ def test_actions_are_pinned_by_commit():
     used = [
         u
         for p in (ROOT / ".github" / "workflows").glob("*.yml")
-        for u in re.findall(r"uses: (\S+)", p.read_text("utf-8"))
+        for u in re.findall(r"uses: (\S+)", p.read_text(encoding="utf-8"))
     ]
     assert used
     assert all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", u) for u in used), used
@@ -104,7 +104,7 @@ def test_doctor_is_well_and_names_what_is_not(capsys, monkeypatch):
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in printed] == list(doctor.CHECKS)
     assert all(line.startswith("OK") for line in printed)
-    monkeypatch.setattr(doctor, "version", lambda name: "0.0")
+    monkeypatch.setattr(doctor, "versions", lambda names: dict.fromkeys(names, "0.0"))
     monkeypatch.setattr(doctor, "FREE_GB", 1e9)
     assert not doctor.doctor()
     printed = capsys.readouterr().out.splitlines()

@@ -107,7 +107,7 @@ FIX_MODEL = "run `git checkout -- data/models`, or make it again with `python -m
 def check_file(path: Path, checksum: str | None = None, fix: str = FIX_MODEL) -> None:
     """See that a model's file is there, whole (if it holds tensors) and has this checksum.
 
-    Raises FileNotFoundError or ValueError with a sentence that says what is wrong and that `fix` mends it."""
+    Raises FileNotFoundError or ValueError with a sentence that says what is wrong and ends with `fix`, what to do."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"no weights at {path}: {fix}" if _holds_tensors(path) else f"no file {path}: {fix}")
     if _holds_tensors(path):

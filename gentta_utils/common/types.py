@@ -8,6 +8,7 @@ from torch import Tensor
 Batch = Float[Tensor, "B *dims"]  # images or latents, whatever their dimensions
 Images = Float[Tensor, "B C H W"]
 Probs = Float[Tensor, "B K"]  # logits, probabilities, errors: one number per class
+Answers = Float[Tensor, "B K"] | Float[Tensor, "B K h w"]  # the same, or a map of them; of depth K is 1
 PerImage = Float[Tensor, " B"]
 Index = Int[Tensor, " B"]  # timesteps, labels, ids: one per image
 Levels = Float[Tensor, " T"]  # betas, alphas_cumprod

@@ -24,6 +24,19 @@ def check_probabilities(p: Tensor, classes: int, tolerance: float = 1e-3) -> Non
         raise ValueError("each row of the condition must be non-negative and sum to 1: pass softmax probabilities")
 
 
+def check_map(maps: Tensor, images: int, channels: int, tolerance: float = 1e-3) -> None:
+    """Raise ValueError unless maps is float (images, channels, h, w): probabilities of classes, or with one channel
+    depth above 0."""
+    if maps.ndim != 4 or maps.shape[:2] != (images, channels) or not maps.is_floating_point():
+        asked, given = f"float ({images}, {channels}, h, w)", f"{maps.dtype} {tuple(maps.shape)}"
+        raise ValueError(f"the map must be {asked}, it is {given}: one map per image")
+    q = maps.detach()
+    if channels == 1 and not bool((torch.isfinite(q) & (q > 0)).all()):
+        raise ValueError("depth must be finite and above 0 metres: look at what the depth network answers")
+    if channels > 1 and not bool((q >= -tolerance).all() and ((q.sum(1) - 1).abs() <= tolerance).all()):
+        raise ValueError("a map's classes must be non-negative and sum to 1 at each pixel: pass softmax probabilities")
+
+
 def check_subset(classes: tuple[int, ...], of: int, already: tuple[int, ...] | None = None) -> None:
     """Raise ValueError unless `classes` are different indices below `of`, of a model that is whole."""
     if already is not None:

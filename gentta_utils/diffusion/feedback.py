@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.func import functional_call
 
-from ..common.types import Images, PerImage, Probs
+from ..common.resize import resized
+from ..common.types import Answers, Images, PerImage
 from ..common.validate import Count, Positive, checked
 from .error_table import gram
 from .process import Conditioned, add_noise, eps_error
@@ -17,8 +18,8 @@ MIXINGS = ("embedding", "output")
 
 
 @checked
-def probabilities(logits: Probs, temperature: Positive, dropped: Bool[Tensor, "B K"] | None = None) -> Probs:
-    """p = softmax(z / T) over the classes that are not dropped (B, K), renormalised."""
+def probabilities(logits: Answers, temperature: Positive, dropped: Bool[Tensor, "B K *map"] | None = None) -> Answers:
+    """p = softmax(z / T) over the classes that are not dropped (B, K), renormalised; of a map at each pixel."""
     z = logits / temperature
     return (z if dropped is None else z.masked_fill(dropped, -torch.inf)).softmax(1)
 
@@ -27,18 +28,19 @@ def probabilities(logits: Probs, temperature: Positive, dropped: Bool[Tensor, "B
 def condition_gradient(
     denoiser: Conditioned,
     x0: Images,
-    p: Probs,
+    p: Answers,
     t: Int[Tensor, "B n"],
     eps: Float[Tensor, "B n C H W"],
     mixing: Literal[MIXINGS] = "embedding",
     micro_batch: Count = 48,
     phi: dict[str, Tensor] | None = None,
     classes: Int[Tensor, "B k"] | None = None,
-) -> tuple[Probs, PerImage]:
-    """G = dL/dp (B, K) and L (B,) of each image: the mean diffusion error over its n pairs.
+) -> tuple[Answers, PerImage]:
+    """G = dL/dp, of the shape of p, and L (B,) of each image: the mean diffusion error over its n pairs.
 
     Args:
-        x0: (B, C, H, W); p: (B, K), detached here; t: (B, n); eps: (B, n, C, H, W).
+        x0: (B, C, H, W); t: (B, n); eps: (B, n, C, H, W).
+        p: (B, K) or a map (B, K, h, w), of depth (B, 1, h, w), detached here.
         micro_batch: rows of the denoiser at once; each micro-batch holds the same number of pairs of every image, at
             least one.
         phi: adapted parameters of the denoiser, whose .grad is added to (batch mean of L); None keeps it frozen.
@@ -48,12 +50,13 @@ def condition_gradient(
     G, loss = torch.zeros_like(p), x0.new_zeros(B)
     if classes is None:
         classes = torch.arange(p.shape[1], device=x0.device).expand(B, -1)
-    width = classes.shape[1] if mixing == "output" and phi is not None else 1  # rows of a pair; `gram` splits its own
+    by_gram = mixing == "output" and phi is None and p.ndim == 2
+    width = classes.shape[1] if mixing == "output" and not by_gram else 1  # rows of a pair; `gram` splits its own
     for pairs in torch.arange(n, device=x0.device).split(max(1, micro_batch // (B * width))):
         k = len(pairs)
         x0_k, t_k, eps_k = x0.repeat_interleave(k, 0), t[:, pairs].flatten(), eps[:, pairs].flatten(0, 1)
         p_k, classes_k = p.repeat_interleave(k, 0), classes.repeat_interleave(k, 0)
-        if mixing == "output" and phi is None:  # L = p' Gram p, so dL/dp = 2 Gram p: only forward evaluations
+        if by_gram:  # L = p' Gram p, so dL/dp = 2 Gram p: only forward evaluations
             g = gram(denoiser, x0_k, t_k, eps_k, classes_k, micro_batch).unflatten(0, (B, k)).sum(1) / n
             q = p.detach().gather(1, classes)
             Gq = (g @ q.to(g.dtype)[..., None])[..., 0]
@@ -72,12 +75,13 @@ def _mixed(
     denoiser,
     x_t: Images,
     t: Int[Tensor, " B"],
-    p: Probs,
+    p: Answers,
     mixing: str,
     phi: dict[str, Tensor] | None,
     classes: Int[Tensor, "B k"],
 ) -> Images:
-    """eps_hat (B, C, H, W) of the mixed condition, or the mix sum_k p_k eps_hat_k over `classes`."""
+    """eps_hat (B, C, H, W) of the mixed condition, or the mix sum_k p_k eps_hat_k over `classes`; of a map p each pixel
+    of the noise has a mix of its own."""
 
     def predict(*inputs: Tensor) -> Tensor:
         # the embedder is one module in all blocks: torch must not tie its weights a second time
@@ -87,5 +91,11 @@ def _mixed(
         return predict(x_t, t, p)
     k = classes.shape[1]
     one_hot = F.one_hot(classes.flatten(), p.shape[1]).to(p.dtype)  # (B * k, K)
-    each = predict(x_t.repeat_interleave(k, 0), t.repeat_interleave(k), one_hot).unflatten(0, (-1, k))
-    return (p.gather(1, classes)[..., None, None, None] * each).sum(1)
+    if denoiser.target == "classes":
+        one_hot = one_hot[..., None, None]  # this class everywhere
+    with torch.set_grad_enabled(phi is not None):  # the predictions themselves do not depend on p
+        each = predict(x_t.repeat_interleave(k, 0), t.repeat_interleave(k), one_hot).unflatten(0, (-1, k))
+    if p.ndim == 2:
+        return (p.gather(1, classes)[..., None, None, None] * each).sum(1)
+    chosen = p.gather(1, classes[..., None, None].expand(-1, -1, *p.shape[2:]))
+    return (resized(chosen, x_t.shape[-1])[:, :, None] * each).sum(1)

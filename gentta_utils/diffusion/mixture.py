@@ -22,7 +22,7 @@ class GaussianMixture:
         std: standard deviation within a class, the same for all.
     """
 
-    wordings, precision = 1, "fp32"  # as of every denoiser
+    wordings, precision, target = 1, "fp32", "class"  # as of every denoiser
 
     @checked
     def __init__(self, means: Float[Tensor, "K C H W"], std: Positive = 0.3, alphas_cumprod: Levels | None = None):

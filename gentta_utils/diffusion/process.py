@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from ..common.types import Batch, Index, Levels, PerImage, Probs
+from ..common.types import Answers, Batch, Index, Levels, PerImage
 from ..common.validate import Count, Fraction, checked
 
 EpsModel = Callable[..., Tensor]  # (x_t (B, C, H, W), t (B,), cond) -> eps_hat (B, C, H, W)
@@ -112,7 +112,7 @@ def eps_error(eps_hat: Batch, eps: Batch) -> PerImage:
 
 @checked
 def diffusion_loss(
-    denoiser: EpsModel, x0: Batch, t: Index, eps: Batch, cond: Probs | None, alphas_cumprod: Levels
+    denoiser: EpsModel, x0: Batch, t: Index, eps: Batch, cond: Answers | None, alphas_cumprod: Levels
 ) -> PerImage:
     """L_simple for given draws, (B,): |eps_hat(x_t, t, cond) - eps|^2 / dimensions (Ho et al., eq. 14)."""
     x_t = add_noise(x0, t, eps, alphas_cumprod)

@@ -37,10 +37,6 @@ def run(method, stream: Stream, reset: str = "per_image", batch: int = 32, about
     if not len(stream):
         raise ValueError("the stream holds no image")
     check_ids(stream.ids, len(stream))
-    check_ids(stream.labels, len(stream), "labels")
-    classes = method.models.classifier.classes
-    if not 0 <= int(stream.labels.min()) <= int(stream.labels.max()) < classes:
-        raise ValueError(f"the labels of this stream are not all from 0 to {classes - 1}, the classes of the models")
     if stream.classes != getattr(method.models.classifier, "subset", None):  # else every label would be wrong
         raise ValueError(
             "the labels of this stream count other classes than the models' logits: configure the method with "
@@ -51,6 +47,10 @@ def run(method, stream: Stream, reset: str = "per_image", batch: int = 32, about
         raise ValueError(
             f"reset={reset!r} with online={online}: an online method keeps its state, an episodic one does not"
         )
+    check_ids(stream.labels, len(stream), "labels")
+    classes = method.models.classifier.classes
+    if not 0 <= int(stream.labels.min()) <= int(stream.labels.max()) < classes:
+        raise ValueError(f"the labels of this stream are not all from 0 to {classes - 1}, the classes of the models")
     if reset != "never":
         method.reset()
     outputs: list[Output] = []

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..common.types import Probs
+from ..common.types import Answers
 from ..common.validate import check_ids, check_images
 from ..diffusion.mixture import GaussianMixture
 from ..models.classifier import Classifier
@@ -77,15 +77,15 @@ class Output:
     """What a method says of B images.
 
     Attributes:
-        logits: (B, K) after adaptation, on the clean view.
+        logits: (B, K) after adaptation, on the clean view; (B, K, h, w) of a network that answers with maps.
         before: (B, K) of the model as it was when the images came in, on the same view; None leaves it to `Method`.
         loss: (S, B) the adaptation loss at each of S updates; (0, B) for methods without one.
         nfe: network evaluations spent on the whole batch, by network and kind.
         images: (B, 3, H, W) the changed images, for methods that adapt the input.
     """
 
-    logits: Probs
-    before: Probs | None
+    logits: Answers
+    before: Answers | None
     loss: Float[Tensor, "S B"]
     nfe: dict[str, int] = field(default_factory=dict)
     images: Float[Tensor, "B 3 H W"] | None = None
@@ -97,8 +97,8 @@ def spent(models: Models, before: dict[str, int]) -> dict[str, int]:
 
 
 @torch.no_grad()
-def source_logits(models: Models, images: Tensor) -> Probs:
-    """Logits (B, K) of the source for `Output.before`. Not counted: the table needs them, not the method."""
+def source_logits(models: Models, images: Tensor) -> Answers:
+    """Logits (B, K), or maps, of the source for `Output.before`. Not counted: the table needs them, not the method."""
     classifier = models.classifier
     return classifier.network(classifier.normalise(images)).float().cpu()
 

@@ -3,8 +3,10 @@ probabilities, as the signal that adapts the classifier.
 
     p = softmax(f_theta(x) / T),  L = mean over (t, eps) of |eps_phi(x_t, t, p) - eps|^2 / dimensions
 
-No label and no classification loss is involved. The cheap and exact route: gather G = dL/dp over all pairs with p
-detached, then one backward of (p * G).sum() through the classifier, which therefore runs once per update.
+Of a segmentor p is a map (B, K, h, w), of a depth network its depth in metres: the denoiser then sees a map (`MapUNet`)
+and all else is the same. No label and no classification loss is involved. The cheap and exact route: gather
+G = dL/dp over all pairs with p detached, then one backward of (p * G).sum() through the classifier, which therefore
+runs once per update.
 
 Card: docs/methods/diffusion_tta.md
 """
@@ -14,17 +16,17 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..common.types import Probs
+from ..common.types import Answers
 from ..common.validate import Checked, Count, Fraction, Natural, Positive, Window, checked
 from ..diffusion.feedback import MIXINGS, condition_gradient, probabilities
 from ..diffusion.pairs import NOISE_MODES, TIMESTEP_MODES, draw_pairs
 from ..models.copies import PARAM_SETS
 from ..world.views import VIEWS, view_of
 from .base import Method, Models, Needs, Output, check_finite
-from .feedback import DENOISER_SETS, feedback, fresh_copies, prepare
+from .feedback import DENOISER_SETS, feedback, fresh_copies, prepare, told
 from .wordings import WORDINGS, choose, conditions
 
 
@@ -57,6 +59,7 @@ class Settings(Checked):
     rank: Count = field(default=4, metadata={"later": True})  # r of all adapters, see `lora.init`
     denoiser_set: DENOISER_SETS = field(default="all", metadata={"later": True})  # what `adapt_denoiser` changes
     wording: Literal[WORDINGS] = field(default="drawn", metadata={"later": True})  # which of several: see `choose`
+    map_classes: Natural = field(default=0, metadata={"later": True})  # output mixing of maps: see `frequent`; 0: all
     wording_pairs: Count = field(default=4, metadata={"later": True})  # pairs on which "read" and "wrong" compare them
     # share of the updates, the last ones, whose logits are averaged into the prediction (Polyak and Juditsky, 1992);
     # 0: those after the last update alone
@@ -76,11 +79,18 @@ PUBLISHED = dict(
 )
 
 
-def _dropped(logits: Probs, top_k: int) -> Bool[Tensor, "B K"] | None:
-    """True for all but the k best classes (B, K); None for k = 0."""
+def _dropped(logits: Answers, top_k: int) -> Bool[Tensor, "B K *map"] | None:
+    """True for all but the k best classes (B, K), of a map at each pixel; None for k = 0."""
     if not top_k:
         return None
-    return torch.ones_like(logits, dtype=torch.bool).scatter(1, logits.topk(top_k).indices, False)
+    return torch.ones_like(logits, dtype=torch.bool).scatter(1, logits.topk(top_k, dim=1).indices, False)
+
+
+def frequent(logits: Float[Tensor, "B K h w"], k: int, best: int = 5) -> Int[Tensor, "B k"]:
+    """The k classes (in rising order) that the most pixels have among their `best` ones, as DUSA chooses them."""
+    among = logits.topk(min(best, logits.shape[1]), dim=1).indices.flatten(1)
+    votes = torch.zeros_like(logits[:, :, 0, 0]).scatter_add(1, among, torch.ones_like(among, dtype=logits.dtype))
+    return votes.topk(min(k, logits.shape[1])).indices.sort().values
 
 
 @dataclass
@@ -110,25 +120,30 @@ class DiffusionTTA(Method):
         s, denoiser = self.settings, self.models.denoiser
         with torch.no_grad():
             seen, x0 = view_of(images, s.view), denoiser.encode(images)
-        before, dropped, losses = None, None, []
-        tail, path = max(1, math.ceil(s.tail * s.updates)), []  # the logits (B, K) after the last `tail` updates
+        before, dropped, chosen, losses = None, None, None, []
+        tail, path = max(1, math.ceil(s.tail * s.updates)), []  # the logits after the last `tail` updates
         for step in range(s.updates):
-            logits = task(seen)  # (B, K)
+            logits = task(seen)  # (B, K), or a map (B, K, h, w)
             if before is None:
                 before = logits.detach()
                 dropped = _dropped(before, s.top_k)
+                if s.map_classes:
+                    chosen = frequent(before, s.map_classes)
+                    everywhere = chosen[..., None, None].expand(-1, -1, *before.shape[2:])
+                    dropped = torch.ones_like(before, dtype=torch.bool).scatter(1, everywhere, False)
             elif s.updates - step < tail:
                 path.append(logits.detach())
-            p = probabilities(logits, s.temperature, dropped)
+            p = told(self.models.classifier, logits, s.temperature, dropped)
             pairs = draw_pairs(
                 ids, s.pairs, denoiser.shape, s.window, s.timesteps, s.noise, s.seed, "diffusion_tta", step
             )
             t, eps = (v.to(x0.device) for v in pairs)
             optimizer.zero_grad()
-            check_finite(p.sum(1), ids, step, s.lr, "prediction")
+            check_finite(p.flatten(1).sum(1), ids, step, s.lr, "prediction")
             if step == 0 or s.wording == "drawn":  # a wording is read once
                 wording = choose(denoiser, x0, p.detach(), ids, s, step)
             p, classes = conditions(denoiser, p, wording)
+            classes = chosen if classes is None else classes
             G, loss = feedback(denoiser, phi, x0, p, t, eps, s.mixing, s.micro_batch, classes=classes)
             check_finite(loss, ids, step, s.lr)
             (p * G).sum().div(len(images) if s.online else 1).backward()
@@ -136,7 +151,7 @@ class DiffusionTTA(Method):
             losses.append(loss)
         with torch.no_grad():
             logits = torch.stack([*path, task(seen)]).mean(0)
-        check_finite(logits.sum(1), ids, s.updates, s.lr, "prediction")
+        check_finite(logits.flatten(1).sum(1), ids, s.updates, s.lr, "prediction")
         return Output(logits.cpu(), before.cpu(), torch.stack(losses).cpu())
 
 
@@ -154,6 +169,10 @@ def configure(models: Models, settings: Settings) -> DiffusionTTA:
         raise ValueError("wording='wrong': there is one wording alone, choose drawn or give more (`for_wordings`)")
     if settings.top_k > models.classifier.classes:
         raise ValueError(f"top_k={settings.top_k}: there are {models.classifier.classes} classes")
+    if settings.map_classes and (
+        models.classifier.target != "classes" or settings.mixing != "output" or settings.top_k
+    ):
+        raise ValueError("map_classes is for maps of classes, with mixing='output' and top_k=0: leave it at 0")
     return DiffusionTTA(models, settings)
 
 
@@ -167,9 +186,11 @@ def learning_rate(models: Models, images: Tensor, ids: Tensor, settings: Setting
     Args:
         images: (B, 3, S, S) shifted images (validation corruptions) with ids (B,).
 
-    Raises ValueError for AdamW, whose step does not depend on the size of the gradient, and where no image has any
-    gradient.
+    Raises ValueError for AdamW, whose step does not depend on the size of the gradient, for networks that answer with
+    maps, which have no one margin, and where no image has any gradient.
     """
+    if models.classifier.target != "class":
+        raise ValueError("the rule is for classifiers: a map has a margin at each pixel, choose its rate on a grid")
     if settings.optimizer != "sgd":
         raise ValueError("the rule is for SGD: AdamW's step does not depend on the size of the gradient")
     method = configure(models, settings)

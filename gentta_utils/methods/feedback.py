@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..common.types import PerImage, Probs
-from ..diffusion.feedback import condition_gradient
+from ..common.types import Answers, PerImage
+from ..diffusion.feedback import condition_gradient, probabilities
 from ..models import lora
+from ..models.classifier import Classifier
 from ..models.copies import Copies, parameter_names
 from ..models.denoiser import Denoiser
 from .base import Models, check_classes
@@ -75,8 +76,8 @@ def fresh_copies(models: Models, s, copies: int | None) -> tuple[Copies, lora.Va
     return task, phi, make_steps(s, groups)
 
 
-def feedback(denoiser, phi: lora.Values | None, *inputs, **how) -> tuple[Probs, PerImage]:
-    """G = dL/dp (B, K) and L (B,) as `condition_gradient(denoiser, *inputs, **how)` gives them.
+def feedback(denoiser, phi: lora.Values | None, *inputs, **how) -> tuple[Answers, PerImage]:
+    """G = dL/dp, of the shape of p, and L (B,) as `condition_gradient(denoiser, *inputs, **how)` gives them.
 
     phi: what is adapted of the denoiser, whose .grad is added to, or None. Adapters get theirs from dL/dW', which is
     gathered over all pairs first."""
@@ -89,6 +90,11 @@ def feedback(denoiser, phi: lora.Values | None, *inputs, **how) -> tuple[Probs, 
         if not w.is_leaf:
             w.backward(leaves[name].grad)
     return found
+
+
+def told(classifier: Classifier, answer: Answers, temperature: float, dropped: Tensor | None = None) -> Answers:
+    """What the denoiser is told of the classifier's answer: softmax(z / T), of a map at each pixel; depth as it is."""
+    return answer if classifier.target == "depth" else probabilities(answer, temperature, dropped)
 
 
 def takes_steps(denoiser) -> bool:
@@ -109,11 +115,24 @@ def check_denoiser(models: Models, last: int, wordings: int = 1) -> None:
     check_classes(models, wordings)
 
 
+def check_condition(models: Models, mixing: str) -> None:
+    """Raise ValueError unless the denoiser can be told what the classifier answers."""
+    answers, knows = models.classifier.target, models.denoiser.target
+    if answers == "depth" and mixing == "output":
+        raise ValueError("mixing='output': depth has no classes to mix, choose 'embedding'")
+    if answers != knows and not (answers == "classes" and knows == "class" and mixing == "output"):
+        raise ValueError(
+            f"the task network answers with {answers!r} and the denoiser is conditioned on {knows!r}: give both the "
+            "same, or a segmentor, a denoiser of classes and mixing='output'"
+        )
+
+
 def prepare(models: Models, s, last: int, wordings: int = 1) -> Models:
     """The models, frozen here so that they never compute weight gradients.
 
     Raises ValueError where settings `s` do not fit them; `last` is the largest timestep in use."""
     check_denoiser(models, last, wordings)
+    check_condition(models, s.mixing)
     if s.adapt_denoiser:
         if not takes_steps(models.denoiser):
             raise ValueError("adapt_denoiser=True: load the denoiser with precision='fp32' and low_memory=False")

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..common.randomness import generator
-from ..common.types import Images, Index, Probs
+from ..common.types import Answers, Images, Index, Probs
 from ..diffusion.pairs import draw_pairs
 from ..diffusion.process import add_noise, eps_error
 
@@ -29,7 +29,7 @@ def block(wording: Index, K: int) -> Int[Tensor, "B K"]:
     return wording[:, None] * K + torch.arange(K, device=wording.device)
 
 
-def conditions(denoiser, p: Probs, wording: Index) -> tuple[Float[Tensor, "B MK"], Int[Tensor, "B K"] | None]:
+def conditions(denoiser, p: Answers, wording: Index) -> tuple[Float[Tensor, "B MK *map"], Int[Tensor, "B K"] | None]:
     """p over all of the denoiser's conditions by each image's wording (B,), and which may be above zero; None: all."""
     M = denoiser.wordings
     return (p, None) if M == 1 else (spread(p, wording, M), block(wording, p.shape[1]))
@@ -52,7 +52,7 @@ def read(denoiser, x0: Images, p: Probs, ids: Index, s) -> Index:
     return torch.cat(errors).view(len(x0), M, n).mean(2).argmin(1)
 
 
-def choose(denoiser, x0: Images, p: Probs, ids: Index, s, step: int) -> Index:
+def choose(denoiser, x0: Images, p: Answers, ids: Index, s, step: int) -> Index:
     """The wording (B,) of each image, by `s.wording`, at this update.
 
     "drawn": one for all images, from the seed and the update alone. "read": the one that explains the image best under

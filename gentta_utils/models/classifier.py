@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..common.evaluations import Evaluations
-from ..common.types import Probs
+from ..common.types import Answers
 from ..common.validate import check_subset
 
 
@@ -22,8 +22,10 @@ class Classifier(nn.Module):
         subset: which of the network's classes the logits are of, in their order; None: all, see `restrict`.
         resize: shorter side that published weights want before the centre crop; None: their images have no crop.
         alignment: the settings of the images that it was fine-tuned on for SDA; None: it was not.
+        target: what it answers with: the "class" of an image, and of a `dense.DenseModel` "classes" or "depth".
     """
 
+    target: str = "class"
     subset: tuple[int, ...] | None = None
     resize: int | None = None
     alignment: dict | None = None
@@ -35,7 +37,12 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.count = Evaluations()
 
-    def forward(self, images: Float[Tensor, "B 3 S S"]) -> Probs:
+    @property
+    def answer(self) -> tuple[int, ...]:
+        """Shape of what it says of one image: (K,), or (K, h, w) of a map."""
+        return (self.classes,)
+
+    def forward(self, images: Float[Tensor, "B 3 S S"]) -> Answers:
         """Logits (B, K) float32 of images (B, 3, S, S) in [0, 1]."""
         self.count.add(len(images), images, *self.parameters())
         return self.network(self.normalise(images)).float()

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from ..common.types import Probs
+from ..common.types import Answers
 from . import lora
 from .classifier import Classifier
 
@@ -19,7 +19,8 @@ def parameter_names(classifier: Classifier, param_set: str) -> list[str]:
     layer. "tower": all but that, CLIP's image tower for one. "lora": the weights that have an adapter each, those of
     `lora.targets` without the last layer. "leaf_no_head": what the public code of Diffusion-TTA collects, the
     parameters of modules without children except the last such module: position embeddings, class tokens and layer
-    scales are lost. "logits" has no parameters of the network: a shift of the logits is learnt instead.
+    scales are lost. "logits" has no parameters of the network: a shift of the logits (or of a map) is
+    learnt instead. Of a network that answers with maps, "head" is all behind the encoder.
 
     Raises ValueError for an unknown set, one that is empty for this architecture, or "lora" where the logits do not
     read a weight that would be adapted."""
@@ -53,8 +54,9 @@ def parameter_names(classifier: Classifier, param_set: str) -> list[str]:
     return names
 
 
-def _logits(classifier: Classifier, weights: dict[str, Tensor], x: Float[Tensor, "B 3 S S"]) -> Probs:
-    """The network's logits (B, K) of normalised images with these weights, named within `classifier`, for its own."""
+def _logits(classifier: Classifier, weights: dict[str, Tensor], x: Float[Tensor, "B 3 S S"]) -> Answers:
+    """The network's answer, logits (B, K) or a map, to normalised images with these weights, named within `classifier`,
+    for its own."""
     inside = {name.removeprefix("network."): w for name, w in weights.items()}
     return functional_call(classifier.network, inside, (x,))
 
@@ -90,16 +92,16 @@ class Copies(nn.Module):
             self.values = {name: copied(value) for name, value in chosen.items()}
         if param_set == "logits":
             self.values["logits"] = torch.zeros(
-                *lead, classifier.classes, device=classifier.mean.device
+                *lead, *classifier.answer, device=classifier.mean.device
             ).requires_grad_()
 
     def tensors(self) -> list[Tensor]:
         """The adapted tensors, each with a leading dimension n unless the copy is shared."""
         return lora.flat(self.values)
 
-    def forward(self, images: Float[Tensor, "B 3 S S"]) -> Probs:
-        """Logits (B, K) of images (B, 3, S, S), image b through copy b. With "logits" the network, which stays what it
-        is, sees the images of an episode once."""
+    def forward(self, images: Float[Tensor, "B 3 S S"]) -> Answers:
+        """Logits (B, K), or maps (B, K, h, w), of images (B, 3, S, S), image b by copy b. With "logits" the network
+        stays what it is and sees the images of an episode once."""
         classifier = self.classifier[0]
         if "logits" in self.values:
             if self.known is None or self.known[0] is not images:

@@ -41,11 +41,13 @@ class Denoiser(nn.Module):
         precision: "fp32", or "bf16" or "fp16" for autocast of the network alone.
         count: evaluations so far.
         subset: which of the network's classes the condition is over, in their order; None: all, see `restrict`.
+        target: what the condition is: the "class" of the image, or a map of "classes" or of "depth" (`MapUNet`).
         wordings: M, where the classes are K in M wordings, in blocks of K: see `TextUNet.for_wordings`.
     """
 
     subset: tuple[int, ...] | None = None
     wordings: int = 1
+    target: str = "class"
 
     def __init__(self, alphas_cumprod: Levels, classes: int, image_size: int, shape: tuple, precision: str):
         super().__init__()

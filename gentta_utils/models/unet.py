@@ -6,6 +6,7 @@ from diffusers import UNet2DModel
 from jaxtyping import Float
 from torch import Tensor
 
+from ..common.resize import resized
 from ..common.types import Images, Index, Levels
 from ..diffusion.process import to_eps
 from .denoiser import Denoiser, write_out_attention
@@ -77,15 +78,9 @@ class PixelUNet(Denoiser):
 
     def encode(self, images: Float[Tensor, "B 3 S S"]) -> Images:
         """x0 (B, 3, H, W) in [-1, 1]: area averages where the network is smaller than the image, else bilinear."""
-        return _resized(images.to(self.alphas_cumprod.device), self.shape[-1]) * 2 - 1
+        return resized(images.to(self.alphas_cumprod.device), self.shape[-1]) * 2 - 1
 
     def decode(self, x0: Images) -> Float[Tensor, "B 3 S S"]:
         size = (self.image_size,) * 2
         shown = F.interpolate(x0, size, mode="bilinear", align_corners=False, antialias=x0.shape[-1] > size[0])
         return (shown / 2 + 0.5).clamp(0, 1)
-
-
-def _resized(images: Tensor, side: int) -> Tensor:
-    if side <= images.shape[-1]:
-        return F.interpolate(images, (side, side), mode="area")
-    return F.interpolate(images, (side, side), mode="bilinear", align_corners=False)

@@ -123,6 +123,10 @@ def load(
         model = _load_clip(name, path)
     elif name.startswith("autoencoder/"):
         model = _load_autoencoder(path)
+    elif name.startswith("maps/"):
+        model = _load_unet(path, device, precision, maps=True)
+    elif name.startswith(("segmentor/", "depth/")):
+        model = _load_dense(name, path)
     elif (path / "image_encoder").is_dir():
         model = _load_variation(path, device, precision)
     elif (path / "model_index.json").is_file():
@@ -183,6 +187,12 @@ def _load_clip(name: str, path: Path) -> nn.Module:
     return Clip(network, tokenizer, tuple(shown["mean"]), tuple(shown["std"]), IMAGE_SIZE, name)
 
 
+def _load_dense(name: str, path: Path) -> nn.Module:
+    from .dense import load as load_dense
+
+    return load_dense(path, name)
+
+
 def _load_autoencoder(path: Path) -> nn.Module:
     from diffusers import AutoencoderKL
     from diffusers.utils import logging
@@ -218,18 +228,20 @@ def _load_dit(path: Path, device: str, precision: str) -> nn.Module:
     return PixelDiT(network, scheduler.alphas_cumprod, IMAGE_SIZE, scheduler.config.prediction_type, precision)
 
 
-def _load_unet(path: Path, device: str, precision: str) -> nn.Module:
+def _load_unet(path: Path, device: str, precision: str, maps: bool = False) -> nn.Module:
     from diffusers import DDPMScheduler, UNet2DModel
     from diffusers.utils import logging
 
+    from .map_unet import MapUNet
     from .unet import PixelUNet
 
     precision = precision_on(device, precision)
     logging.disable_progress_bar()
     network = UNet2DModel.from_pretrained(path, subfolder="unet", torch_dtype=torch.float32)
     scheduler = DDPMScheduler.from_pretrained(path, subfolder="scheduler")
-    kind, unshuffle = scheduler.config.prediction_type, network.config.in_channels == 12
-    return PixelUNet(network, scheduler.alphas_cumprod, IMAGE_SIZE, kind, precision, unshuffle)
+    kind, unshuffle = scheduler.config.prediction_type, network.config.out_channels == 12
+    wrapper = MapUNet if maps else PixelUNet
+    return wrapper(network, scheduler.alphas_cumprod, IMAGE_SIZE, kind, precision, unshuffle)
 
 
 def register(name: str) -> None:

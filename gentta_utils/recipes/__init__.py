@@ -20,7 +20,20 @@ from ..common.paths import MODELS, RESULTS
 from ..evaluation.records import load
 from ..models import zoo
 from ..world import scenes
-from . import aligned, autoencoder, classifiers, clip, dit, mae, quality, text_model, unconditional, variation
+from . import (
+    aligned,
+    autoencoder,
+    classifiers,
+    clip,
+    dense,
+    dit,
+    mae,
+    maps,
+    quality,
+    text_model,
+    unconditional,
+    variation,
+)
 from .training import Run, Schedule, training_speed
 from .training import train as run_training
 
@@ -29,7 +42,8 @@ CANDIDATES_FOLDER = MODELS / "candidates"
 RECIPES = classifiers.RECIPES | mae.RECIPES  # of classifiers
 
 # recipes that say themselves how their model is built, trained, written and measured
-OWN = unconditional.RECIPES | clip.RECIPES | autoencoder.RECIPES | text_model.RECIPES | variation.RECIPES
+OWN = unconditional.RECIPES | clip.RECIPES | autoencoder.RECIPES | text_model.RECIPES | maps.RECIPES | dense.RECIPES
+OWN |= variation.RECIPES
 
 
 def names() -> list[str]:

@@ -37,7 +37,9 @@ class Lazy:
 
 @dataclass(frozen=True)
 class Stream:
-    """One shift's images (N, 3, S, S) in [0, 1], labels (N,) and ids (N,), with where they come from."""
+    """One shift's images (N, 3, S, S) in [0, 1], labels (N,) and ids (N,), with where they come from.
+
+    Of segmentation and depth the labels are maps (N, S, S)."""
 
     images: Tensor | Lazy
     labels: Tensor
@@ -51,7 +53,8 @@ class Stream:
         if not lazy and not (isinstance(self.images, Tensor) and self.images.ndim == 4 and kind.is_floating_point):
             raise ValueError(f"images of a stream are a float tensor (N, 3, S, S), or `Lazy`, these are {kind}")
         check_ids(self.ids, len(self.images))
-        check_ids(self.labels, len(self.images), "labels")
+        if not (isinstance(self.labels, Tensor) and self.labels.ndim == 3 and len(self.labels) == len(self.images)):
+            check_ids(self.labels, len(self.images), "labels")
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..common.randomness import generator, numpy_generator
 from ..common.types import Images, Index, Number
-from ..common.validate import Count, check_pixels, checked
+from ..common.validate import Count, checked
 
 CROPS = ("pad", "resized", "none")
 CHAINS, DEPTHS = 3, (1, 2, 3)  # AugMix: so many chains, each of 1 to 3 operations
@@ -254,8 +254,12 @@ def jitter(images: Float[Tensor, "B 3 S S"], ids: Index, view: int = 0, seed: in
     """View number `view` of each image (B, 3, S, S) in [0, 1] with ids (B,): colours, pose, blur, noise; same range.
 
     The public code draws once for a whole batch, changes the colours in random order and shifts by up to an eighth of
-    the side, twice what the paper says; here every image has its own draws, one order, and the paper's shift."""
-    check_pixels(images)
+    the side, twice what the paper says; here every image has its own draws, one order, and the paper's shift.
+
+    Raises ValueError for no image. Values are not looked at: a denoiser's guess may leave [0, 1], or hold NaN, of which
+    the gradient's own check says where it arose."""
+    if not len(images):
+        raise ValueError("there is no image: give a tensor (B, 3, S, S) of one or more")
     low, high = torch.tensor(list(_RANGES.values())).T
     u, noise = [], []
     for i in ids.tolist():

@@ -92,7 +92,7 @@ CASES = {  # images in [0, 1] -> what is differentiated
     "jitter": lambda x: torch.cat([views.jitter(x, IDS, view) for view in range(8)]),
     "low_pass": low_pass,
     "view_of": lambda x: torch.cat([view_of(x, view) for view in VIEWS]),
-    "watermark": watermark,
+    "watermark": lambda x: watermark(x.clamp(0, 1)),  # which refuses all else
     "bicubic_low_pass": lambda x: torch.cat([bicubic_low_pass(x, 4, pad) for pad in PADS]),
     "structure_energy": of_low_frequencies,
     "entropy_energy": of_a_guess,
@@ -116,6 +116,7 @@ CASES = {  # images in [0, 1] -> what is differentiated
 WITHOUT = {
     "augment": "training alone, on images that are constants",
     "augmix_views": "PIL",
+    "image_views": "PIL",
     "as_jpeg": "PIL",
     "shifted": "a copy of digits, from which nothing is differentiated",
     "no_loss": "a constant",

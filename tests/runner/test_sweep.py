@@ -367,7 +367,7 @@ def test_an_open_scheduler_is_warned_of(make, capsys, host, warns):
         settings = sweep.grid(path, ["n=1"])
         output = path.parent / "out" / f"{sweep._name(path, {'n': 1})}.ipynb"
         record = {"notebook": path.stem, "status": "ok", "parameters": {"n": 1}, "made_from": notebook.made_from(path)}
-        record["output"] = str(output)
+        record |= {"headline": {}, "seconds": 1.5, "output": str(output)}
         output.parent.mkdir()
         output.write_text("{}", encoding="utf-8")
         output.with_suffix(".json").write_text(json.dumps(record), encoding="utf-8")  # nothing is left to do

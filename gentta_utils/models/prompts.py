@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 
 from ..common.evaluations import Evaluations
@@ -94,6 +93,8 @@ def make_prompt(clip: Clip, names: Sequence[str], template: str = "a photo of a 
             "X " * 16 + "{}.", and a context by `Prompt.learned`.
 
     Raises ValueError without class names, words before the name, or where a prompt is too long for the text tower."""
+    from open_clip.transformer import text_global_pool  # late: most notebooks load no CLIP
+
     words, place, _ = template.partition("{}")
     if not names or not place or not words.strip():
         raise ValueError(f"template={template!r} with {len(names)} class names: give names, and words before the {{}}")

@@ -223,7 +223,7 @@ def test_a_method_that_amplifies_rounding_is_left_out(asked):
     settings = dusa.Settings(lr=0.1, t=100, online=False)
     found = recheck.recheck([made("dda"), plainly("dusa", settings)()[1]()], 8)
     assert (found.equal, found.different) == (4, [])
-    assert "left out: 4 records of DUSA image by image: its large steps" in str(found)
+    assert "left out: 4 records of DUSA image by image: a rounding error" in str(found)
 
 
 def test_records_of_other_networks_do_not_come_out(asked, monkeypatch):

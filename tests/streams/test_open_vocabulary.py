@@ -239,7 +239,7 @@ def test_a_list_that_is_missing_or_damaged_is_one_sentence(tmp_path, content):
         PhotoSpec("dtd", str(tmp_path), 1).load()
     one_sentence(error, "split_zhou_DescribableTextures.json")
     (tmp_path / "dtd").mkdir()
-    (tmp_path / "dtd" / "split_zhou_DescribableTextures.json").write_text(content)
+    (tmp_path / "dtd" / "split_zhou_DescribableTextures.json").write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match="not CoOp's list of images") as error:
         PhotoSpec("dtd", str(tmp_path), 1).load()
     one_sentence(error)

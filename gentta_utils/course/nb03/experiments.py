@@ -36,11 +36,6 @@ def by_rule(clip: str, changes: dict, wording: Wording = ONE, kind: str = DEFAUL
     return with_rate(clip, values, content["deltas"][kind], wording)
 
 
-def tower(clip: str, changes: dict, wording: Wording = ONE) -> diffusion_tta.Settings:
-    """What the public code adapts, the image tower, read off its last logits."""
-    return by_rule(clip, LAST | changes, wording, "clip_full")
-
-
 def beside(spec: SceneSpec, views: tuple[str, ...]) -> list[Job]:
     """All rows of the headline on one shift, both CLIPs; ours on these views."""
     window, jobs = tuple(text_choice()["window"]), []
@@ -80,7 +75,7 @@ def label_sets() -> list[Records]:
     for labels in SETS:
         for clip in CLIPS:
             wording = Wording(labels)
-            settings = tower(clip, {}, wording)
+            settings = by_rule(clip, {}, wording)
             for spec in set_specs(labels):
                 jobs.append(source_job(clip, spec, wording=wording))
                 jobs.append(text_job("diffusion_tta", settings, clip, spec, "diffusion_tta/full", wording))
@@ -152,7 +147,7 @@ def top_k() -> list[Records]:
     specs = [replace(spec, labels="colour_category") for spec in grid_specs()]
     jobs = [source_job(clip, spec, wording=wording) for spec in specs]
     for k in (2, 5, 10, 20, 0):
-        settings = tower(clip, {"top_k": k}, wording)
+        settings = by_rule(clip, {"top_k": k}, wording)
         label = f"top {k}" if k else "all 80"
         jobs += [text_job("diffusion_tta", settings, clip, spec, label, wording) for spec in specs]
     return table("text_topk", jobs)
@@ -176,10 +171,12 @@ def information() -> list[Records]:
     """A CLIP that saw what the text model saw, 32 pixels and its autoencoder's jitter, beside the usual one."""
     specs, jobs = [*grid_specs(), grid_clean()], []
     for clip in (CLIPS[0], CONTROL):
-        settings = {view: tower(clip, {"view": view}) for view in ("full", "low")}
+        settings = {view: by_rule(clip, {"view": view}) for view in ("full", "low")}
         for spec in specs:
             jobs += [source_job(clip, spec, view) for view in settings]
             jobs += [text_job("diffusion_tta", s, clip, spec, f"diffusion_tta/{view}") for view, s in settings.items()]
+    window = tuple(text_choice()["window"])
+    jobs += [reader_job(CLIPS[0], spec, min(STAGES), window) for spec in specs]  # it does not ask CLIP
     return table("text_information", jobs)
 
 

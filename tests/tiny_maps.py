@@ -1,5 +1,7 @@
 """Tiny networks for maps: a map-conditioned U-Net, and task networks of every kind that answer with maps."""
 
+import copy
+
 import torch
 from diffusers import UNet2DModel
 from torch import nn
@@ -50,7 +52,9 @@ def task(kind: str, classes: int = K) -> DenseModel:
     """A random task network for images of 32 px."""
     torch.manual_seed(5)
     if kind in KINDS:
-        network: nn.Module = Answers(KINDS[kind]._from_config(CONFIGS[kind], attn_implementation="eager"))
+        network: nn.Module = Answers(
+            KINDS[kind]._from_config(copy.deepcopy(CONFIGS[kind]), attn_implementation="eager")
+        )
     else:
         config = DENSENET if kind == "densedepth" else RESNET
         network = convolutional(**config, head=kind, classes=1 if kind == "densedepth" else classes, width=8)

@@ -172,6 +172,21 @@ def _words(hint) -> str:
     return _WORDS.get(hint, getattr(hint, "__name__", str(hint)) if not inner else str(hint))
 
 
+def guarded(check: Callable[..., None]) -> Callable:
+    """Decorator: `check` meets a function's arguments before it does, for what annotations cannot say, so that the body
+    stays the formula that a notebook shows."""
+
+    def wrap(function: Callable) -> Callable:
+        @wraps(function)
+        def inner(*args, **kwargs):
+            check(*args, **kwargs)
+            return function(*args, **kwargs)
+
+        return inner
+
+    return wrap
+
+
 def checked(function):
     """A decorator: a public function says in one sentence which argument is not what its annotation states.
 

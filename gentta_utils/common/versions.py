@@ -25,6 +25,7 @@ COMPUTING = (
     "scipy",
     "timm",
     "tokenizers",
+    "torchmetrics",
     "transformers",
 )
 

@@ -108,7 +108,7 @@ def gram(
 @checked
 def error_table(
     denoiser: Conditioned,
-    images: Float[Tensor, "B C S S"],
+    images: Float[Tensor, "B C H W"],
     ids: Index,
     pairs: Count = 48,
     window: Window = (0, 1000),

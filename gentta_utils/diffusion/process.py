@@ -13,7 +13,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from ..common.types import Answers, Batch, Index, Levels, PerImage
-from ..common.validate import Count, Fraction, checked
+from ..common.validate import Count, Fraction, checked, guarded
 
 EpsModel = Callable[..., Tensor]  # (x_t (B, C, H, W), t (B,), cond) -> eps_hat (B, C, H, W)
 
@@ -44,6 +44,12 @@ def alphas_cumprod_of(betas: Levels) -> Levels:
     return torch.cumprod(1 - betas, dim=0)
 
 
+def _check_timesteps(values: Tensor, t: Tensor, like: Tensor) -> None:
+    if t.numel() and not 0 <= int(t.min()) <= int(t.max()) < len(values):
+        raise ValueError(f"t from {int(t.min())} to {int(t.max())}: choose timesteps from 0 to {len(values) - 1}")
+
+
+@guarded(_check_timesteps)
 def expand(values: Levels, t: Index, like: Shaped[Tensor, "B *dims"]) -> Shaped[Tensor, "B *ones"]:
     """values[t] shaped (B, 1, ..., 1) so that it broadcasts against `like` (B, ...).
 
@@ -51,8 +57,6 @@ def expand(values: Levels, t: Index, like: Shaped[Tensor, "B *dims"]) -> Shaped[
     small t and nothing is left of 1 - abar.
 
     Raises ValueError for a timestep that the schedule does not have."""
-    if t.numel() and not 0 <= int(t.min()) <= int(t.max()) < len(values):
-        raise ValueError(f"t from {int(t.min())} to {int(t.max())}: choose timesteps from 0 to {len(values) - 1}")
     return values.to(like.device)[t].to(like.dtype).view(-1, *[1] * (like.ndim - 1))
 
 

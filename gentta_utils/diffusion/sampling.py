@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..common.randomness import generator
 from ..common.types import Batch, Index, Levels, Probs
-from ..common.validate import Count, Fraction, checked
+from ..common.validate import Count, Fraction, checked, guarded
 from .process import EpsModel
 
 # --- sampling --------------------------------------------------------------------------------------------------------
@@ -28,10 +28,19 @@ def previous(timesteps: Int[Tensor, " n"], t: int) -> int:
     return int(below[-1]) if len(below) else -1
 
 
-def _levels(alphas_cumprod: Tensor, t: int, t_prev: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """abar at t and at the level below it (1 for the clean image), as scalars on the device of `like`."""
+def _check_levels(alphas_cumprod: Tensor, t: int, t_prev: int, like: Tensor) -> None:
     if not -1 <= t_prev < t < len(alphas_cumprod) or t < 0:
         raise ValueError(f"t={t}, t_prev={t_prev}: choose -1 <= t_prev < t < {len(alphas_cumprod)}")
+
+
+def _check_noise(x_t, eps_hat, t, t_prev, alphas_cumprod, eta: float = 0.0, noise: Tensor | None = None, clip=True):
+    if eta and noise is None:
+        raise ValueError(f"eta={eta} adds noise: give it")
+
+
+@guarded(_check_levels)
+def _levels(alphas_cumprod: Tensor, t: int, t_prev: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """abar at t and at the level below it (1 for the clean image), as scalars on the device of `like`."""
     abar = alphas_cumprod.to(like.device, torch.promote_types(alphas_cumprod.dtype, like.dtype))
     return abar[t], abar[t_prev] if t_prev >= 0 else torch.ones_like(abar[t])
 
@@ -82,6 +91,7 @@ def learned_variance(v: Float[Tensor, "*dims"], t: int, t_prev: int, alphas_cump
 
 
 @checked
+@guarded(_check_noise)
 def ddim_step(
     x_t: Float[Tensor, "*dims"],
     eps_hat: Float[Tensor, "*dims"],
@@ -93,8 +103,6 @@ def ddim_step(
     clip: bool = True,
 ) -> Float[Tensor, "*dims"]:
     """One DDIM step (Song et al., 2021, eq. 12, 16); eta = 0 is deterministic, eta = 1 has the variance of DDPM."""
-    if eta and noise is None:
-        raise ValueError(f"eta={eta} adds noise: give it")
     abar, abar_prev = _levels(alphas_cumprod, t, t_prev, x_t)
     x0 = predicted_x0(x_t, eps_hat, abar, clip)
     eps_hat = (x_t - abar.sqrt() * x0) / (1 - abar).sqrt()  # the noise that belongs to the clipped x0

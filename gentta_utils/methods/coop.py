@@ -52,7 +52,7 @@ def make_meta(features: int, width: int, seed: int) -> nn.Module:
         return nn.Sequential(nn.Linear(features, max(1, features // 16)), nn.ReLU(), nn.Linear(features // 16, width))
 
 
-def rate(s: Settings, step: int, steps: int) -> float:
+def rate_at(s: Settings, step: int, steps: int) -> float:
     """The rate of a step: `warmup_lr` in the first epoch, then a cosine."""
     epoch = step * s.epochs // steps
     return s.warmup_lr if epoch == 0 and s.epochs > 1 else s.lr * (1 + math.cos(math.pi * epoch / s.epochs)) / 2
@@ -78,7 +78,7 @@ def learn(models: Models, images: Tensor, labels: Tensor, settings: Settings | N
     order = torch.cat([torch.randperm(len(x), generator=g) for _ in range(s.epochs)]).split(s.batch)
     for step, rows in enumerate(order):
         for group in optimizer.param_groups:
-            group["lr"] = rate(s, step, len(order)) * (prompt.std / CLIP_STD) ** 2
+            group["lr"] = rate_at(s, step, len(order)) * (prompt.std / CLIP_STD) ** 2
         some = x[rows] if meta else x[rows[:1]]  # without h one context serves the batch
         text = learnt(learnt.start(some)).expand(len(rows), -1, -1)  # (n, K, D)
         loss = F.cross_entropy(scale * (x[rows][:, None] @ text.mT)[:, 0], labels[rows])

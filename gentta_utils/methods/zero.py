@@ -34,7 +34,7 @@ PUBLISHED = dict(views=64, kind="crops", lowest=0.08, rho_h=0.3, temperature=0.0
 PUBLISHED_FIRST = PUBLISHED | dict(rho_h=0.1)
 
 
-def vote(logits: Logits, chosen: Chosen) -> Probs:
+def votes_of(logits: Logits, chosen: Chosen) -> Probs:
     """Votes (B, K) of the chosen views (B, n) by logits (B, V, K), half a vote more for the class that wins.
 
     Classes with equal votes: the one of the most confident view that was not chosen and is for one of them; where no
@@ -60,7 +60,7 @@ class Zero(OfViews):
         if s.temperature:
             out = log_mean(self.counting(features, logits)[1] / s.temperature)
         else:
-            out = vote(logits, select(features, logits, s)).clamp_min(1e-6).log()
+            out = votes_of(logits, select(features, logits, s)).clamp_min(1e-6).log()
         return Output(out.cpu(), None, no_loss(images))
 
 

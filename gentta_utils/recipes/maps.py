@@ -98,7 +98,7 @@ class MapRecipe:
             x, y = images[rows].float() / 127.5 - 1, maps[rows]
             x = torch.where(flip[:, None, None, None], x.flip(-1), x)
             y = torch.where(flip[:, None, None], y.flip(-1), y)
-            seen = condition(y, self.target, side, generator, self.soften)
+            seen = conditions(y, self.target, side, generator, self.soften)
             eps = F.pixel_unshuffle(torch.randn(x.shape, generator=generator), 2).to(device)
             x0, t, seen = F.pixel_unshuffle(x, 2).to(device), t.to(device), seen.to(device)
             x_t = add_noise(x0, t, eps, alphas_cumprod)
@@ -121,7 +121,7 @@ class MapRecipe:
         return of_map_model(model)
 
 
-def condition(maps: Tensor, target: str, side: int, generator: torch.Generator, soft: bool = True) -> Tensor:
+def conditions(maps: Tensor, target: str, side: int, generator: torch.Generator, soft: bool = True) -> Tensor:
     """True maps (B, h, w), labels or metres, as the network sees them in training: softened if `soft`, at side x side,
     some dropped. (B, K, side, side), in [0, 1] or, for depth, [-1, 1]."""
     y = at_map(target, moved(maps, generator) if soft else maps, len(MAP_CLASSES))

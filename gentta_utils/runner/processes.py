@@ -73,7 +73,9 @@ def environment(workers: int) -> dict[str, str]:
 
     Threads that wait for each other spin, which is fastest on an idle machine. Beside a busy process they hold up the
     very thread that they wait for: then they sleep instead (bench/threads.py measures both)."""
-    variables = dict(os.environ) | {"PYTHONUTF8": "1"}  # files and pipes are UTF-8 whatever the locale
+    # files and pipes are UTF-8 whatever the locale; under -X warn_default_encoding the mode itself warns in libraries
+    utf8 = {} if sys.flags.warn_default_encoding else {"PYTHONUTF8": "1"}
+    variables = dict(os.environ) | utf8
     if psutil.cpu_percent(0.3) > BUSY:
         variables.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if workers > 1:  # or every run would start as many threads as there are cores

@@ -230,6 +230,8 @@ def test_source_needs_no_choice():
 def test_committed_tables_can_be_reported(name):
     text = course_tables.report(name)
     assert text.startswith(
-        "protocol: stream=" if name in ("online", "sda_order") else "protocol: stream=iid reset=per_image"
+        "protocol: stream="
+        if name in ("online", "sda_order", "prompt_order")
+        else "protocol: stream=iid reset=per_image"
     )
     assert "nan" not in text

@@ -683,7 +683,7 @@ def test_settings_of_clip(monkeypatch):
     tuned = lambda *a, **k: asked.append((a, k)) or SETTINGS  # noqa: E731
     monkeypatch.setattr(evaluation.chosen, "tuned_text", tuned, raising=False)
     assert profile("scenes", seed=3).text_settings("clip/small", "low", pairs=2, lr=None) == SETTINGS
-    assert asked == [(("clip/small", "low", "clip_full"), dict(seed=3, pairs=2))]
+    assert asked == [(("clip/small", "low", None), dict(seed=3, pairs=2))]
     s = profile("imagenet", seed=3).text_settings("clip/large", updates=None, param_set="all", top_k=32)
     assert (s.optimizer, s.lr, s.momentum, s.updates, s.pairs, s.temperature) == ("sgd", 5e-3, 0.9, 5, 192, 1.0)
     assert (s.timesteps, s.window, s.adapt_denoiser, s.seed) == ("iid", (0, 1000), False, 3)

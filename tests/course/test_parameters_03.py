@@ -74,8 +74,8 @@ def test_the_notebook_asks_before_it_loads_anything():
 
 
 def test_settings_of_a_clip_that_was_not_tuned_are_refused_in_both_profiles():
-    for name in ("scenes", "imagenet"):
-        with pytest.raises(ValueError, match="no settings for 'clip/small-32': choose one of clip/small"):
+    for name, first in (("scenes", "clip/small"), ("imagenet", "clip/rn50")):
+        with pytest.raises(ValueError, match=f"no settings for 'clip/small-32': choose one of {first}"):
             profile(name).text_settings("clip/small-32")
         with pytest.raises(ValueError, match="unknown adapt 'lora'"):
             profile(name).text_settings("clip/small", kind="lora")

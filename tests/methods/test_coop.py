@@ -8,7 +8,7 @@ from conftest import assert_refused, same, weights
 
 from gentta_utils.methods import METHODS, coop, tpt
 from gentta_utils.methods.base import Models
-from gentta_utils.methods.coop import Settings, configure, learn, make_meta, rate
+from gentta_utils.methods.coop import Settings, configure, learn, make_meta, rate_at
 
 IDS = torch.arange(5) + 40
 LABELS = torch.tensor([3, 1, 4, 1, 5])
@@ -69,12 +69,12 @@ def test_prompt_tuning_starts_from_it(clip_models, images64, s):
 
 def test_the_rate_warms_up_and_falls():
     s = Settings(epochs=50)
-    rates = [rate(s, step, 250) for step in range(250)]
+    rates = [rate_at(s, step, 250) for step in range(250)]
     assert rates[:5] == [1e-5] * 5
     assert rates[5] == pytest.approx(2e-3, rel=1e-2)
     assert all(a >= b for a, b in zip(rates[5:], rates[6:], strict=False))
     assert rates[-1] < 1e-5
-    assert rate(Settings(epochs=1), 0, 4) == 2e-3
+    assert rate_at(Settings(epochs=1), 0, 4) == 2e-3
 
 
 def test_what_does_not_fit_is_refused_in_one_sentence(clip_models, images64):

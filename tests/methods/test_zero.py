@@ -10,7 +10,7 @@ from gentta_utils.diffusion.entropy import log_mean
 from gentta_utils.evaluation import evaluate
 from gentta_utils.methods import METHODS, zero
 from gentta_utils.methods.many_views import most_confident
-from gentta_utils.methods.zero import Settings, configure, vote
+from gentta_utils.methods.zero import Settings, configure, votes_of
 from gentta_utils.streams.stream import Stream
 
 S, IDS = Settings(views=8), torch.arange(5) + 40
@@ -32,12 +32,12 @@ def test_one_view_is_zero_shot(clip_models, images64):
 
 def test_views_that_agree_have_their_way():
     z = views((2, 1), (2, 5), (2, 3), (2, 0.5))
-    votes = vote(z, torch.tensor([[0, 1, 2, 3]]))
+    votes = votes_of(z, torch.tensor([[0, 1, 2, 3]]))
     assert votes.tolist() == [[0, 0, 4.5]]
 
 
 def test_the_majority_wins_however_sure_the_others_are():
-    votes = vote(views((0, 9), (1, 3), (1, 2)), torch.tensor([[0, 1, 2]]))
+    votes = votes_of(views((0, 9), (1, 3), (1, 2)), torch.tensor([[0, 1, 2]]))
     assert votes.argmax(1).tolist() == [1]
 
 
@@ -46,25 +46,25 @@ def test_a_tie_goes_to_the_class_of_the_next_confident_view():
     z = views((0, 9), (0, 8), (1, 7), (1, 6), (0, 1), (1, 3), (2, 5))
     chosen = most_confident(z, 4 / 7)
     assert sorted(chosen[0].tolist()) == [0, 1, 2, 3]
-    assert vote(z, chosen).tolist() == [[2, 2.5, 0]]
+    assert votes_of(z, chosen).tolist() == [[2, 2.5, 0]]
     for order in (torch.arange(6, -1, -1), torch.tensor([3, 0, 6, 5, 2, 1, 4])):  # whatever the order of the views
-        assert vote(z[:, order], most_confident(z[:, order], 4 / 7)).tolist() == [[2, 2.5, 0]]
+        assert votes_of(z[:, order], most_confident(z[:, order], 4 / 7)).tolist() == [[2, 2.5, 0]]
 
 
 def test_a_tie_among_all_views_goes_to_the_most_confident():
     z = views((0, 3), (1, 7))
-    assert vote(z, torch.tensor([[0, 1]])).argmax(1).tolist() == [1]
+    assert votes_of(z, torch.tensor([[0, 1]])).argmax(1).tolist() == [1]
 
 
 def test_votes_do_not_depend_on_the_scale_of_the_logits():
     z = torch.randn(50, 9, 4)
     chosen = torch.arange(5).expand(50, -1)
-    one, three = (vote(a * z, chosen).round() for a in (1.0, 3.0))  # half a vote for the winner aside
+    one, three = (votes_of(a * z, chosen).round() for a in (1.0, 3.0))  # half a vote for the winner aside
     counted = torch.stack([(z[:, :5].argmax(2) == k).sum(1) for k in range(4)], 1)
     assert torch.equal(one.floor().clamp_max(counted.float()), three.floor().clamp_max(counted.float()))
     clear = counted.topk(2).values.diff(dim=1)[:, 0] != 0
     assert clear.sum() > 20
-    assert torch.equal(vote(z, chosen)[clear], vote(3 * z, chosen)[clear])
+    assert torch.equal(votes_of(z, chosen)[clear], votes_of(3 * z, chosen)[clear])
 
 
 def test_at_temperature_1_it_is_the_mean_of_the_confident_views(clip_models, images64):

@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DModel
 from torch.nn.functional import interpolate
 
 from gentta_utils.common.paths import ROOT
+from gentta_utils.common.resize import resized
 from gentta_utils.course.nb01.digits import DigitDenoiser
 from gentta_utils.diffusion.guidance import PADS, bicubic_low_pass, structure_energy
 from gentta_utils.diffusion.mixture import GaussianMixture
@@ -91,6 +92,7 @@ def of_a_guess(x: torch.Tensor) -> torch.Tensor:
 CASES = {  # images in [0, 1] -> what is differentiated
     "jitter": lambda x: torch.cat([views.jitter(x, IDS, view) for view in range(8)]),
     "low_pass": low_pass,
+    "resized": lambda x: torch.cat([resized(x, side).flatten(1) for side in (16, 96)], 1),
     "view_of": lambda x: torch.cat([view_of(x, view) for view in VIEWS]),
     "watermark": lambda x: watermark(x.clamp(0, 1)),  # which refuses all else
     "bicubic_low_pass": lambda x: torch.cat([bicubic_low_pass(x, 4, pad) for pad in PADS]),
@@ -107,7 +109,7 @@ CASES = {  # images in [0, 1] -> what is differentiated
     "PixelUNet.encode": lambda x: pixel_unet().encode(x),
     "PixelUNet.decode": lambda x: pixel_unet().decode(2 * x - 1),
     "LatentDiT.decode": lambda x: latents(latent_dit(), x),
-    "TextUNet.decode": lambda x: latents(zoo.cached("denoiser/text", "fp32"), x),
+    "LatentUNet.decode": lambda x: latents(zoo.cached("denoiser/text", "fp32"), x),
     "GaussianMixture.encode": lambda x: GaussianMixture(plain()[:4]).encode(x),
     "GaussianMixture.decode": lambda x: GaussianMixture(plain()[:4]).decode(x),
     "DigitDenoiser.encode": lambda x: DigitDenoiser(8, 1).encode(x[:, :1, :8, :8]),

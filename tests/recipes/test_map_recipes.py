@@ -131,8 +131,8 @@ def test_the_loss_is_that_of_the_wrapped_model(made, monkeypatch):
 def test_softened_maps_stay_maps_and_a_tenth_is_dropped(target, made):
     truth = getattr(made, target).repeat(200, 1, 1)
     g = torch.Generator().manual_seed(0)
-    seen = recipe.condition(truth, target, 32, g)
-    exact = recipe.condition(truth, target, 32, torch.Generator().manual_seed(1), soft=False)
+    seen = recipe.conditions(truth, target, 32, g)
+    exact = recipe.conditions(truth, target, 32, torch.Generator().manual_seed(1), soft=False)
     dropped = seen.flatten(1).abs().sum(1) == 0
     assert 0.07 < dropped.float().mean() < 0.13
     kept = seen[~dropped]

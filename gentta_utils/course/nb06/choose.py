@@ -37,7 +37,7 @@ def prompt_job(method: str, settings, clip: str, spec, label: str, drawn: Drawn 
     )
 
 
-def zero_shot(clip: str, spec, view: str = "full", prompts: str = "one", label: str = ZERO_SHOT, **how) -> Job:
+def zero_shot_job(clip: str, spec, view: str = "full", prompts: str = "one", label: str = ZERO_SHOT, **how) -> Job:
     """The frozen zero-shot classifier."""
     wording = Wording(spec.labels if isinstance(spec, SceneSpec) else "category", prompts)
     return prompt_job("source", source.Settings(view), clip, spec, label, wording=wording, **dict(batch=100) | how)

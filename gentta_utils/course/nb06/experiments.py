@@ -23,7 +23,7 @@ from .. import trials
 from ..drawn import GENERATORS, Drawn
 from ..trials import ONLINE, TEXT, Wording, job
 from . import rows
-from .choose import CLIPS, GENERATED, RATES, SCALES, VIEWS, prompt_job, zero_shot
+from .choose import CLIPS, GENERATED, RATES, SCALES, VIEWS, prompt_job, zero_shot_job
 from .looking import looked_job, truth_job
 
 NATURAL = ("clean", "v2", "a", "r", "sketch", "far")
@@ -127,7 +127,7 @@ def natural(n: int = 20) -> list[Records]:
     for shift in NATURAL:
         for clip in CLIPS:
             spec = spec_of(shift, n)
-            jobs += [zero_shot(clip, spec), zero_shot(clip, spec, prompts="templates", label=rows.TEMPLATES)]
+            jobs += [zero_shot_job(clip, spec), zero_shot_job(clip, spec, prompts="templates", label=rows.TEMPLATES)]
             jobs += untuned(clip, spec) + tuned(clip, spec) + controls(clip, spec)
             jobs += generative(clip, spec, GENERATORS if clip == SMALL else GENERATORS[:3])
             jobs += [purified(clip, spec), *on_theirs(clip, spec), *online(clip, spec)]
@@ -139,7 +139,7 @@ def label_sets(n: int = 20) -> list[Records]:
     jobs = []
     for labels in LABEL_SETS:
         spec = spec_of("clean", n, labels)
-        jobs += [zero_shot(SMALL, spec), zero_shot(SMALL, spec, prompts="templates", label=rows.TEMPLATES)]
+        jobs += [zero_shot_job(SMALL, spec), zero_shot_job(SMALL, spec, prompts="templates", label=rows.TEMPLATES)]
         jobs += untuned(SMALL, spec) + tuned(SMALL, spec) + generative(SMALL, spec, GENERATORS[:1])
         jobs += on_theirs(SMALL, spec) + [truth_job(prompted("tpt", SMALL, labels), SMALL, spec, rows.TRUE)]
     return table("prompt_s2", jobs)
@@ -150,7 +150,7 @@ def corruptions(n: int = 5) -> list[Records]:
     jobs, clip = [], SMALL
     for i, name in enumerate(TEST):
         spec = SceneSpec(n, name, 5, "test", SCENES["test"] + 100 * i)
-        jobs += [zero_shot(clip, spec), zero_shot(clip, spec, "low", label=rows.LOW)]
+        jobs += [zero_shot_job(clip, spec), zero_shot_job(clip, spec, "low", label=rows.LOW)]
         jobs += untuned(clip, spec) + tuned(clip, spec) + generative(clip, spec)
         jobs.append(purified(clip, spec))
         jobs.append(prompt_job("tpt", prompted("tpt", clip, kind="low"), clip, spec, rows.LOW_CROPS))
@@ -187,7 +187,7 @@ def filters(n: int = 20) -> list[Records]:
         spec = spec_of(shift, n)
         for label, kind in rows.FILTERS.items():
             jobs.append(prompt_job("difftpt", prompted("difftpt", SMALL, filter=kind), SMALL, spec, label, drawn))
-        jobs.append(zero_shot(SMALL, spec))
+        jobs.append(zero_shot_job(SMALL, spec))
     return table("prompt_filters", jobs)
 
 
@@ -234,7 +234,10 @@ def orders(n: int = 50, seeds: int = 3) -> list[Records]:
     for order in ORDERS:
         for seed in range(seeds):
             described = in_order(order, seed, n)[0]
-            for about, _ in [zero_shot(SMALL, spec_of("clean", n)), *online(SMALL, spec_of("clean", n), reset="never")]:
+            for about, _ in [
+                zero_shot_job(SMALL, spec_of("clean", n)),
+                *online(SMALL, spec_of("clean", n), reset="never"),
+            ]:
                 about = about | {"stream": described}
 
                 def work(about=about, order=order, seed=seed) -> Records:
@@ -274,7 +277,7 @@ def initial(n: int = 20) -> list[Records]:
         if start:
             rows_ = [prompt_job("coop", LEARNT[start], SMALL, spec, start)]
         else:
-            rows_ = [zero_shot(SMALL, spec)]
+            rows_ = [zero_shot_job(SMALL, spec)]
         rows_.append(prompt_job("tpt", usual, SMALL, spec, rows.TPT4 + plus))
         rows_.append(
             prompt_job("difftpt", prompted("difftpt", SMALL, spec.labels), SMALL, spec, f"DiffTPT{plus}", drawn)

@@ -143,6 +143,7 @@ def read_value(text: str):
 
 def read_preset(path: Path) -> dict:
     """Parameters from a YAML file, as `papermill -f` takes them. Raises ValueError if it holds something else."""
+    _libraries()  # which ignores what a library of papermill's warns of as it is loaded
     from papermill.iorw import read_yaml_file
 
     try:

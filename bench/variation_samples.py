@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 import gentta_utils  # noqa: F401
 from gentta_utils.common.paths import DATA, MODELS
@@ -64,6 +65,7 @@ def main() -> None:
             ax.axis("off")
     figure.tight_layout(pad=0.3)
     figure.savefig(args.out, dpi=80)
+    Image.open(args.out).convert("RGB").quantize(256).save(args.out, optimize=True)  # noise does not compress
     print(args.out)
 
 

@@ -25,7 +25,8 @@ def table(n: int) -> None:
     """Print one line per shift."""
     asked = LABEL_SETS["category"]
     classifiers = [zoo.load(name).zero_shot(asked.classes, asked.templates[:1]) for name in CLIPS]
-    print(f"| shift | {' | '.join(f'`{name}`, {view}' for name in CLIPS for view in VIEWS)} |\n|{'---|' * 7}")
+    head = ["shift", *(f"`{name}`, {view}" for name in CLIPS for view in VIEWS)]
+    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for shift in ("clean", *VALIDATION):
         s = stream(SceneSpec(n, shift, 0 if shift == "clean" else 5, "select", START))
         right = [accuracy(f(view_of(s.images, view)), s.labels) for f in classifiers for view in VIEWS]

@@ -63,7 +63,7 @@ def plausible(logits: Float[Tensor, "B K"], k: Count = 10) -> Int[Tensor, "B k"]
 @checked
 def evenly(n: Count, N: Count) -> Int[Tensor, " n"]:
     """Indices of n of N pairs, evenly spread. Raises ValueError unless n divides N."""
-    if n < 1 or N % n:
+    if N % n:
         raise ValueError(f"{n} pairs asked of a table of {N}: choose a divisor")
     return torch.arange(n) * (N // n) + N // n // 2
 
@@ -124,7 +124,10 @@ def error_table(
 
     With `loss` "l1" the diagonal of the Gram matrices holds mean absolute errors, and nothing stands beside it: `gram`.
 
-    With `cache` (a folder), every `chunk` of images is kept: `cache.in_parts`."""
+    With `cache` (a folder), every `chunk` of images is kept: `cache.in_parts`.
+
+    Raises ValueError for ids that are not one whole number for each image, for a class that the denoiser does not know,
+    and for an unknown `timesteps`, `noise` or `loss`."""
     check_ids(ids, len(images))
     if classes is None:
         classes = torch.arange(denoiser.classes).expand(len(images), -1)

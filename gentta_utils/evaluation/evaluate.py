@@ -21,6 +21,7 @@ def run(method, stream: Stream, reset: str = "per_image", batch: int = 32, about
     Args:
         reset: "per_image": every image starts from the source. "per_shift": the state is carried through the stream and
             dropped before it. "never": as it was left by the stream before.
+        batch: images that the method gets at once.
         about: what to remember of models and settings, for the records.
 
     Raises ValueError where `reset` and the method's own mode contradict each other, where the labels of the stream do

@@ -94,10 +94,10 @@ def generated(
         denoiser: use this instead of loading the generator's model of the profile.
 
     Raises ValueError as `variations`, and for a share that is none."""
-    s, (k, of) = settings or CHOSEN.get(generator, Settings()), share
+    name, (k, of) = model_of(generator, profile), share
     if not 1 <= k <= of:
         raise ValueError(f"share {k}/{of}: choose 1/{of} to {of}/{of}")
-    name = model_of(generator, profile)
+    s = settings or CHOSEN[generator]
     denoiser = denoiser or zoo.load(name, profile, device, precision=precision)
     check_generator(generator, denoiser, s, len(images), captions)
     about = {"generator": generator, "settings": asdict(s), "model": zoo.fingerprint(name, profile)}
@@ -109,11 +109,9 @@ def generated(
     for rows in progress(mine.split(IMAGES_AT_ONCE), desc=f"variations, {generator}", unit="part", leave=False):
         for i in rows.tolist():
             kept[i] = read_tensors(paths[i])
-        for have in sorted({_count(kept[i]) for i in rows.tolist()}):
-            lacking = rows[[_count(kept[i]) == have for i in rows.tolist()]] if have < n else rows[:0]
-            if not len(lacking):
-                continue
-            begun = time.perf_counter()
+        there = torch.tensor([_count(kept[i]) for i in rows.tolist()])
+        for have in there[there < n].unique().tolist():
+            lacking, begun = rows[there == have], time.perf_counter()
             said = None if captions is None else [captions[i] for i in lacking.tolist()]
             made = variations(images[lacking], n - have, generator, denoiser, ids[lacking], s, said, first=have)
             made = (made * 255).round().byte()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..common.types import Index, PerImage
 from ..diffusion.entropy import log_mean
-from ..methods.many_views import OfViews, select
+from ..methods.many_views import Logits, OfViews, Views, select
 from ..methods.tpt import TPT
 from ..models.clip import text_head
 
@@ -19,11 +19,16 @@ def precision(method: OfViews, images: Tensor, ids: Index, labels: Index) -> tup
     """Share of the views that count whose first class is right, (B,), and whether the image's own is (B,)."""
     shares, own = [], []
     for rows in torch.arange(len(ids)).split(16):
-        features, logits = method.encode(images[rows], ids[rows])
-        right = (logits.argmax(-1).cpu() == labels[rows, None]).float()  # (b, V)
-        shares.append(right.gather(1, select(features, logits, method.settings).cpu()).mean(1))
-        own.append(right[:, 0])
+        share, right = _precision(method, *method.encode(images[rows], ids[rows]), labels[rows])
+        shares.append(share.cpu())
+        own.append(right.cpu())
     return torch.cat(shares), torch.cat(own)
+
+
+def _precision(method: OfViews, features: Views, logits: Logits, labels: Tensor) -> tuple[PerImage, PerImage]:
+    """`precision` of views that are encoded already."""
+    right = (logits.argmax(-1) == labels.to(logits.device)[:, None]).float()  # (b, V)
+    return right.gather(1, select(features, logits, method.settings)).mean(1), right[:, 0]
 
 
 def diagnose(method: TPT, images: Tensor, ids: Index, labels: Index) -> dict[str, PerImage]:
@@ -53,11 +58,11 @@ def diagnose(method: TPT, images: Tensor, ids: Index, labels: Index) -> dict[str
             texts = [method.models.prompt(context) for context in contexts]
             z, after, ceiling = ((scale * features[:, :1] @ t.mT)[:, 0] for t in (start, *texts))
         margin, then = (v.gather(1, best).diff(dim=1)[:, 0].neg() for v in (z, after))
-        right = (logits.argmax(-1) == y[:, None]).float()
+        share, right = _precision(method, features, logits, y)
         found.append(
             {
-                "precision": right.gather(1, select(features, logits, method.settings)).mean(1),
-                "image": right[:, 0],
+                "precision": share,
+                "image": right,
                 "sure": (z.softmax(1).amax(1) > 0.99).float(),
                 "margin": margin,
                 "moved": (then - margin).abs(),

@@ -87,7 +87,8 @@ def summary(runs: Runs) -> dict:
     }
 
 
-def calibration_bins(runs: list[Records], bins: int = 15) -> list[tuple[float, float, int]]:
+@checked
+def calibration_bins(runs: Runs, bins: Count = 15) -> list[tuple[float, float, int]]:
     """(mean confidence, share right, predictions) of each bin of equal width that holds any, after adaptation."""
     sure = np.concatenate([softmax(r.after, axis=1).max(1) for r in runs])  # run by run: they may differ in classes
     right = np.concatenate([r.right_after for r in runs])
@@ -98,8 +99,10 @@ def calibration_bins(runs: list[Records], bins: int = 15) -> list[tuple[float, f
     ]
 
 
-def calibration_error(runs: list[Records], bins: int = 15) -> float:
-    """Expected calibration error in points: the gap between confidence and share right, averaged over predictions.
+@checked
+def calibration_error(runs: Runs, bins: Count = 15) -> float:
+    """Expected calibration error in points: the gap between confidence and share right, averaged over predictions
+    (Guo et al., 2017).
 
     Few predictions make it large by themselves: a perfectly calibrated model shows several points at n = 200."""
     found = calibration_bins(runs, bins)

@@ -49,7 +49,8 @@ def make_meta(features: int, width: int, seed: int) -> nn.Module:
     """CoCoOp's network: Linear to a sixteenth, ReLU, Linear to the text tower's width."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return nn.Sequential(nn.Linear(features, max(1, features // 16)), nn.ReLU(), nn.Linear(features // 16, width))
+        hidden = max(1, features // 16)
+        return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, width))
 
 
 def rate_at(s: Settings, step: int, steps: int) -> float:

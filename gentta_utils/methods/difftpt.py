@@ -49,5 +49,6 @@ def configure(models: Models, settings: Settings | None = None, generated: Gener
     Args:
         generated: images (B, 3, S, S) and their ids (B,) -> at least `settings.generated` views of each
             (B, n, 3, S, S) in [0, 1].
-    """
+
+    Raises ValueError as `check_views` and `check_prompt`."""
     return with_prompt(DiffTPT(models, settings or Settings(), generated))

@@ -94,5 +94,7 @@ NEEDS = Needs(clip=True, online=True)
 
 @checked
 def configure(models: Models, settings: Settings | None = None, generated: Generated | None = None) -> DOTA:
-    """Nothing of the networks is updated; the Gaussians are, image by image, whatever the batch size."""
+    """Nothing of the networks is updated; the Gaussians are, image by image, whatever the batch size.
+
+    Raises ValueError as `check_views`."""
     return check_views(DOTA(models, settings or Settings(), generated))

@@ -35,7 +35,7 @@ Generated = Callable[[Tensor, Tensor], Tensor]  # images (B, 3, S, S) and ids (B
 
 @dataclass(frozen=True)
 class ViewSettings(Checked):
-    views: Count = 64  # B, made of the image; the image itself is the first
+    views: Count = 64  # V, made of the image; the image itself is the first
     kind: Literal[tuple(VIEW_KINDS)] = "crops"  # how they are made; `views.keeping` says which keep a label
     lowest: Annotated[float, between(0.01, 1)] = 0.08  # share of the area that a crop has at least
     generated: Natural = 0  # views more, from the callable that `configure` is given

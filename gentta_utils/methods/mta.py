@@ -80,5 +80,7 @@ NEEDS = Needs(clip=True)
 
 @checked
 def configure(models: Models, settings: Settings | None = None, generated: Generated | None = None) -> MTA:
-    """Nothing is updated; `generated` makes further views, e.g. those of DiffTPT with its filter."""
+    """Nothing is updated; `generated` makes further views, e.g. those of DiffTPT with its filter.
+
+    Raises ValueError as `check_views`."""
     return check_views(MTA(models, settings or Settings(), generated))

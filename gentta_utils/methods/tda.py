@@ -106,7 +106,9 @@ NEEDS = Needs(clip=True, online=True)
 
 @checked
 def configure(models: Models, settings: Settings | None = None, generated: Generated | None = None) -> TDA:
-    """Nothing is updated but the caches, image by image, whatever the batch size. Raises ValueError for one class."""
+    """Nothing is updated but the caches, image by image, whatever the batch size.
+
+    Raises ValueError for one class, and as `check_views`."""
     if models.classifier.classes < 2:
         raise ValueError("TDA compares an entropy with that of all classes: give it two classes or more")
     return check_views(TDA(models, settings or Settings(), generated))

@@ -113,5 +113,7 @@ def with_prompt(method: TPT) -> TPT:
 
 @checked
 def configure(models: Models, settings: Settings | None = None, generated: Generated | None = None) -> TPT:
-    """The context vectors of `models.prompt` are updated, a copy for each image; `generated` makes further views."""
+    """The context vectors of `models.prompt` are updated, a copy for each image; `generated` makes further views.
+
+    Raises ValueError as `check_views` and `check_prompt`."""
     return with_prompt(TPT(models, settings or Settings(), generated))

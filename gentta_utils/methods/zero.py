@@ -55,7 +55,7 @@ class Zero(OfViews):
 
     @torch.no_grad()
     def episode(self, images: Tensor, ids: Tensor) -> Output:
-        """Log shares of the votes (B, K), or the log mean prediction of the views that count."""
+        """Logs of the numbers of votes (B, K), or the log mean prediction of the views that count."""
         s, (features, logits) = self.settings, self.encode(images, ids)
         if s.temperature:
             out = log_mean(self.counting(features, logits)[1] / s.temperature)
@@ -69,5 +69,7 @@ NEEDS = Needs(clip=True)
 
 @checked
 def configure(models: Models, settings: Settings | None = None, generated: Generated | None = None) -> Zero:
-    """Nothing is updated; `generated` makes further views, e.g. those of DiffTPT with its filter."""
+    """Nothing is updated; `generated` makes further views, e.g. those of DiffTPT with its filter.
+
+    Raises ValueError as `check_views`."""
     return check_views(Zero(models, settings or Settings(), generated))

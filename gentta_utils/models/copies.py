@@ -78,7 +78,7 @@ class Copies(nn.Module):
     def __init__(self, classifier: Classifier, param_set: str, n: int | None, rank: int = 4, seed: int = 0):
         super().__init__()
         self.classifier, self.n = [classifier], n  # in a list: not a submodule, so not among our parameters
-        self.known: tuple[Tensor, Probs] | None = None  # images with the network's logits, where these stay
+        self.known: tuple[Tensor, Answers] | None = None  # images with the network's answer, where these stay
         source = dict(classifier.named_parameters())
         lead = () if n is None else (n,)
 

@@ -21,7 +21,7 @@ from transformers import GLPNConfig, SegformerConfig
 from ..common.files import atomic_write, write_json
 from ..common.paths import MODELS
 from ..evaluation.dense import confusion, depth_scores, mean_class_accuracy, mean_iou
-from ..models.dense import KINDS, MEAN, WEIGHTS, Answers, DenseModel, convolutional, enlarged
+from ..models.dense import KINDS, MEAN, STD, WEIGHTS, Answers, DenseModel, convolutional, enlarged
 from ..streams.maps import MapSpec
 from ..streams.stream import stream
 from ..world.labels import CLASSES
@@ -165,7 +165,7 @@ def cut(x: Tensor, flip: Tensor, corner: list[int]) -> Tensor:
 
 def normalised(images: Tensor) -> Tensor:
     """uint8 images as the networks see them."""
-    return (images.float() / 255 - MEAN[0]) / MEAN[0]
+    return (images.float() / 255 - MEAN[0]) / STD[0]
 
 
 def classes_loss(model: nn.Module, x: Tensor, truth: Tensor) -> Tensor:

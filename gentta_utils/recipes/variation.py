@@ -217,13 +217,13 @@ RECIPES = {
 def of_tower(model: VariationUNet, teacher: str, n: int = 200) -> dict:
     """On clean selection scenes the mean cosine of its embeddings to the teacher's features, and the accuracy (percent)
     of both with the teacher's text features for each label set of `ASKED`: [tower, teacher]."""
-    clip, out = zoo.load(teacher), {}
+    clip, images = zoo.load(teacher), stream(SceneSpec(n, split="select", start=1000)).images
+    both = F.normalize(model.embed(images), dim=-1), clip.encode_images(images)
+    out = {"cosine": round(float(F.cosine_similarity(*both).mean()), 3)}
     for name in ASKED:
-        s, asked = stream(SceneSpec(n, split="select", start=1000, labels=name)), LABEL_SETS[name]
-        both = F.normalize(model.embed(s.images), dim=-1), clip.encode_images(s.images)
+        labels, asked = stream(SceneSpec(n, split="select", start=1000, labels=name)).labels, LABEL_SETS[name]
         texts = clip.class_features(asked.classes, asked.templates[:1])
-        out[name] = [accuracy(features @ texts.T, s.labels) for features in both]
-        out["cosine"] = round(float(F.cosine_similarity(*both).mean()), 3)
+        out[name] = [accuracy(features @ texts.T, labels) for features in both]
     return {"tower": out}
 
 

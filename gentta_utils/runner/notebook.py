@@ -108,9 +108,8 @@ def check_parameters(notebook: Path, parameters: dict, known: dict[str, str] | N
         typed = read_value(value) if isinstance(value, str) and kind is not str else value
         if kind is float and type(typed) is int:
             typed = float(typed)
-        if kind is not None and type(typed) is not kind:  # not isinstance: True is no int
-            raise ValueError(f"{notebook.name}: {name} is {known[name]}, which {value!r} is not")
-        if kind is list and inner is not None and any(type(one) is not inner for one in typed):
+        right = kind is None or type(typed) is kind  # not isinstance: True is no int
+        if not right or (kind is list and inner is not None and any(type(one) is not inner for one in typed)):
             raise ValueError(f"{notebook.name}: {name} is {known[name]}, which {value!r} is not")
         if not _survives_json(typed):
             raise ValueError(
@@ -322,7 +321,7 @@ def _main(text: str) -> None:
     job = json.loads(text)
 
     def told(cell: int, cells: int) -> None:
-        print(json.dumps({"cell": cell, "cells": cells}), flush=True)  # for `jobs`, which listens
+        print(json.dumps({"cell": cell, "cells": cells}), flush=True)  # for `processes`, which listens
 
     run_notebook(Path(job["notebook"]), Path(job["output"]), job["parameters"], job["cell_timeout"], told)
 

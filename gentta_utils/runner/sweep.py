@@ -120,9 +120,8 @@ def run(
             return [records[job.output] for job in jobs if job.output in records]
         if todo and not slots:
             print(f"{scheduler} has no worker yet: the runs begin when the first one comes", flush=True)
-        known = [seconds for seconds, _ in expected.values()]
-        seconds = sum(known) / slots if slots and None not in known else None
-        watch = stack.enter_context(Watch(len(todo), seconds))
+        each = [seconds for seconds, _ in expected.values()]
+        watch = stack.enter_context(Watch(len(todo), sum(each) / slots if slots and None not in each else None))
         runs = on_cluster(todo, client, watch.told) if client else here(todo, workers, watch.told)
         for job, record in stack.enter_context(closing(runs)):
             if record["status"] == "ok" and record["made_from"] != sources[job.notebook]:
@@ -240,7 +239,8 @@ def cost(
     jobs: list[NotebookJob], todo: list[NotebookJob], slots: int, folder: Path, expected: dict[Path, Expected]
 ) -> str:
     """One line: how many runs, how many are finished, how long the others take and what memory."""
-    seconds = sum(s or 0 for s, _ in expected.values()) / max(slots, 1)
+    slots = max(slots, 1)  # none on a cluster whose workers are still to come
+    seconds = sum(s or 0 for s, _ in expected.values()) / slots
     unknown = {job.notebook.stem for job in todo if expected[job.output][0] is None}
     text = f"Runs in {folder}: {len(jobs)} wanted, {len(jobs) - len(todo)} finished before, {len(todo)} to do"
     if seconds:

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..common.randomness import generator
-from ..common.validate import Checked, Count
+from ..common.validate import Checked, Count, check_choice
 from ..world import renditions
 from ..world.severities import ALL, CONSTANTS
 from ..world.shifts import SHIFTS, check_shift, in_memory, shifted
@@ -82,8 +82,7 @@ def folder_of(dataset: str, root: Path, shift: str = "clean", severity: int = 0)
     """The folder that holds the class folders; `shift` and `severity` belong to imagenet-c.
 
     Raises ValueError for an unknown data set, corruption or severity."""
-    if dataset not in LAYOUTS:
-        raise ValueError(f"unknown data set {dataset!r}: choose one of {', '.join(LAYOUTS)}")
+    check_choice("data set", dataset, LAYOUTS)
     folder = Path(root) / LAYOUTS[dataset].folder
     if dataset == "imagenet-c":
         if shift not in ALL or type(severity) is not int or severity not in range(1, 6):
@@ -239,8 +238,7 @@ class FolderSpec(Checked):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.dataset not in LAYOUTS:
-            raise ValueError(f"unknown data set {self.dataset!r}: choose one of {', '.join(LAYOUTS)}")
+        check_choice("data set", self.dataset, LAYOUTS)
         if self.dataset == "imagenet-c":
             folder_of(self.dataset, Path(self.root), self.shift, self.severity)
         else:

@@ -18,11 +18,10 @@ from ..common.randomness import generator
 from ..common.validate import Checked, Count
 from ..world.shifts import in_memory, shifted
 from . import folders
-from .coop_splits import SPLIT_SETS, read_split
+from .coop_splits import ONE, SPLIT_SETS, read_split
 from .stream import Lazy, Stream
 
 SIZE = 224  # pixels a side of CLIP's images: the shorter side becomes that, bicubic, then the centre is cropped
-ONE = "a photo of a {}."
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ def _gaussian_noise(x: Array, sigma: Number, rng: Rng) -> Array:
 
 
 def _shot_noise(x: Array, c: Number, rng: Rng) -> Array:
-    return rng.poisson(x * c) / c
+    return rng.poisson(np.maximum(x, 0) * c) / c  # `check_pixels` passes a hair below 0, which is no rate
 
 
 def _impulse_noise(x: Array, share: Number, rng: Rng) -> Array:

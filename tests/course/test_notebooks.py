@@ -124,9 +124,10 @@ def test_a_notebook_is_light(path):
     assert path.stat().st_size <= 700_000
 
 
-def test_intervals_in_the_prose_of_notebook_03_are_printed():
+@pytest.mark.parametrize("name", ["03_clip_sd_lora", "06_difftpt"])
+def test_intervals_in_the_prose_are_printed(name):
     """A sentence says "[25.2, 34.7]", of a loss with the signs turned; the output of a cell has it with signs."""
-    nb = rules.load(FOLDER / "03_clip_sd_lora.ipynb")
+    nb = rules.load(FOLDER / f"{name}.ipynb")
     shown = json.dumps([c["outputs"] for c in rules.code_cells(nb)])
     prose = "\n".join(rules.source(c) for c in nb["cells"] if c["cell_type"] == "markdown")
     found = re.findall(r"\[([+-]?\d+\.\d), ([+-]?\d+\.\d)\]", prose)

@@ -22,6 +22,13 @@ def test_untrained_it_is_zero_shot(clip_models, images64):
     assert out.nfe == {"classifier fwd": 5, "text fwd": 10}
 
 
+def test_the_network_of_cocoop_has_a_sixteenth_of_the_features():
+    for features, hidden in ((96, 6), (8, 1)):
+        meta = make_meta(features, 64, 0)
+        assert meta[0].out_features == hidden
+        assert meta(torch.zeros(2, features)).shape == (2, 64)
+
+
 def test_a_last_layer_of_zeros_is_coop(clip_models, images64):
     meta = make_meta(96, 64, 0)
     for p in meta[2].parameters():

@@ -24,6 +24,7 @@ from gentta_utils.evaluation import generated as cache
 from gentta_utils.evaluation.generated import Generated, generated
 from gentta_utils.evaluation.spread import diversity, fidelity
 from gentta_utils.methods.variations import Settings, evaluations, variations
+from gentta_utils.models import zoo
 from gentta_utils.models.unet import PixelUNet
 from gentta_utils.models.variation_unet import VariationUNet
 from gentta_utils.recipes.text_model import scheduler
@@ -164,6 +165,26 @@ def test_a_variation_belongs_to_its_image_and_number(name, model, pixels):
         assert not torch.equal(a, b)
     other = variations(IMAGES, 3, name, denoiser, IDS, Settings(**vars(s) | {"seed": 1}))
     assert not torch.equal(other, whole)
+
+
+def test_prompted_tells_each_image_its_own_caption_and_starts_from_it():
+    """By hand for one image at a time; what it costs is counted by the denoiser that was given."""
+    text = zoo.load("denoiser/text", precision="fp32")
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    captions = ["a red cube", "a blue torus", "a red cube"]
+    s = Settings(start=499, steps=2, guidance=2.0, rows_at_once=3)
+    made = variations(images, 1, "prompted", text, IDS, s, captions)
+    assert text.count["fwd"] == 3 * evaluations("prompted", s, captions=True) == 12
+    for i in range(3):
+        told, abar = text.for_prompts(captions[i : i + 1]), text.alphas_cumprod
+        start = add_noise(text.encode(images[i, None]), torch.tensor([499]), noise_of(IDS[i, None], text.shape), abar)
+        x0 = sample(classifier_free(told, 2.0), start, torch.tensor([0, 499]), torch.ones(1, 1), abar, clip=False)
+        torch.testing.assert_close(made[i], text.decode(x0), rtol=1e-3, atol=1e-3)
+    swapped = variations(images, 1, "prompted", text, IDS, s, ["a blue torus", "a red cube", "a red cube"])
+    assert torch.equal(swapped[2], made[2])
+    assert (swapped[:2] - made[:2]).abs().amax((1, 2, 3, 4)).min() > 1e-2
+    empty, blank = (variations(images, 1, "prompted", text, IDS, s, c) for c in (None, [""] * 3))
+    torch.testing.assert_close(empty, blank, rtol=1e-3, atol=1e-3)  # nothing to guide towards
 
 
 def test_noise_on_the_embedding_is_of_its_size_and_belongs_to_the_variation(model, monkeypatch):

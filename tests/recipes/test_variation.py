@@ -155,6 +155,21 @@ def test_quality_counts_what_is_kept_and_spread(small, monkeypatch):
     assert whole.shape == (2, 3, 3, 64, 64)
 
 
+def test_a_tower_is_judged_beside_its_teacher_on_the_same_scenes(small, monkeypatch):
+    """The teacher in the tower's place is as good as itself; a tower that sees nothing reads one class everywhere."""
+    clip, model = zoo.load("clip/small"), zoo.load(FIRST, precision="fp32", folder=small)
+    monkeypatch.setattr(model, "embed", lambda x: 3 * clip.encode_images(x))
+    found = variation.of_tower(model, "clip/small", n=40)["tower"]
+    assert found.pop("cosine") == 1
+    assert set(found) == set(variation.ASKED)
+    assert all(tower == teacher for tower, teacher in found.values())
+    assert found["category"][1] > 50
+    monkeypatch.setattr(model, "embed", lambda x: clip.encode_images(0 * x))
+    blind = variation.of_tower(model, "clip/small", n=40)["tower"]
+    assert blind["cosine"] < 1
+    assert blind["category"][0] < found["category"][1] == blind["category"][1]
+
+
 def test_crops_are_parts_of_the_image_and_compared_at_equal_cosine():
     ramp = torch.arange(64.0).expand(1, 3, 64, 64) / 64
     part = variation.crops(ramp, torch.tensor([4]), 6, 0.25)[0]

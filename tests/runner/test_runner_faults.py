@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import nbformat
 import psutil
@@ -35,8 +37,7 @@ def make(tmp_path):
 
 def finished_run(path, out, **parameters):
     """A run as it stands in its folder when it has ended well: its job and its record."""
-    (checked,) = sweep.run([(path, parameters)], out, dry=True) or [None]
-    assert checked is None
+    assert not sweep.run([(path, parameters)], out, dry=True)
     settings = notebook.check_parameters(path, parameters)
     job = processes.NotebookJob(path, settings, out / f"{sweep._name(path, settings)}.ipynb")
     out.mkdir(exist_ok=True)
@@ -202,6 +203,19 @@ def test_a_scheduler_file_of_something_else(tmp_path):
         (tmp_path / "scheduler.json").write_text(content, encoding="utf-8")
         with pytest.raises(OSError, match=r"no dask scheduler answers at .*scheduler\.json"):
             processes.connect(str(tmp_path / "scheduler.json"))
+
+
+def test_a_scheduler_without_workers_is_told_of(make, tmp_path, monkeypatch, capsys):
+    client = SimpleNamespace(nthreads=dict)
+    monkeypatch.setattr(sweep, "connect", lambda address: nullcontext(client))
+    monkeypatch.setattr(sweep, "open_addresses", lambda client: [])
+    monkeypatch.setattr(sweep, "on_cluster", lambda jobs, *_: ((j, processes.failed(j, "lost")) for j in jobs))
+    path, out = make(), tmp_path / "out"
+    finished_run(path, out, n=1)
+    sweep.run([(path, {"n": 1}), (path, {"n": 2})], out, scheduler="tcp://127.0.0.1:1")
+    said = capsys.readouterr().out
+    assert "1 to do, about 1 seconds with 1 at a time" in said
+    assert "tcp://127.0.0.1:1 has no worker yet: the runs begin when the first one comes" in said
 
 
 def test_ctrl_c_before_anything_runs_is_one_line(monkeypatch, capsys):

@@ -36,14 +36,13 @@ from ...world.composition import KINDS, Pairs, holds_unseen, pairs, rendered
 from ...world.corruptions import corrupt, version
 from ...world.severities import TEST, VALIDATION
 from ...world.views import view_of
+from ..trials import TEXT
+from .choose import CLIPS, DELTA
 
-CLIPS = ("clip/small", "clip/large")
-TEXT = "denoiser/text"
 SHIFTS = {"clean": (), "test corruptions": tuple(TEST), "validation corruptions": tuple(VALIDATION)}
 START = 40_000  # first pair of the first kind, scene ids from 80,000
 NEXT = 1_000  # pairs from one kind to the next
 ADAPTED = 25  # pairs of a kind whose images are adapted to, the first ones
-DELTA = 1.4  # the first step moves the margin of the median validation image by so many logits
 
 
 @dataclass(frozen=True)

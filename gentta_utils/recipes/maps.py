@@ -167,7 +167,7 @@ def _some(n: int, share: float, generator: torch.Generator) -> Tensor:
     return torch.rand(n, 1, 1, 1, generator=generator) * chosen
 
 
-SCHEDULE = Schedule(8_000, batch=32, lr=4e-4, warmup=100, flat=0.5, final=0.02, ema=0.9995)
+SCHEDULE = Schedule(6_000, batch=32, lr=4e-4, warmup=100, flat=0.5, final=0.02, ema=0.9995)
 RECIPES = {
     "maps/classes": MapRecipe("classes", SCHEDULE),
     "maps/depth": MapRecipe("depth", SCHEDULE),

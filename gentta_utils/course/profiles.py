@@ -29,6 +29,7 @@ from ..streams.scenes import SceneSpec
 from ..streams.stream import Stream
 from ..world import labels, renditions, scenes, words
 from .drawn import Drawn
+from .scene_maps import SceneMaps, given
 from .trials import check_prompts
 
 # The published SGD settings (ViT-B/32; docs/methods/diffusion_tta.md) with the DiT frozen: nothing was tuned by this
@@ -53,11 +54,6 @@ class World:
 
     def __len__(self) -> int:
         return len(self.label)
-
-
-def given(changes: dict) -> dict:
-    """The parameters that a notebook was given: None stands for "as chosen"."""
-    return {name: value for name, value in changes.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -152,7 +148,7 @@ class Profile:
         return model_of(self._drawn(generator).kind, self.name)
 
 
-class Scenes(Profile):
+class Scenes(SceneMaps, Profile):
     """The scenes and models of this repository, with the settings that were chosen on the validation corruptions."""
 
     name, noun, described = "scenes", "scenes", "one coloured solid each on a textured floor before a wall"

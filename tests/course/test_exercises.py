@@ -12,6 +12,7 @@ from gentta_utils.course import exercises
 from gentta_utils.course.nb01 import exercises as nb01_exercises
 from gentta_utils.course.nb02 import exercises as nb02_exercises
 from gentta_utils.course.nb03 import exercises as nb03_exercises
+from gentta_utils.course.nb04 import exercises as nb04_exercises
 from gentta_utils.course.nb05 import exercises as nb05_exercises
 from gentta_utils.course.nb06 import exercises as nb06_exercises
 from gentta_utils.diffusion import guidance, process
@@ -30,7 +31,71 @@ def f(H, c, rho_c, rho_h):
     keep[H[:S].argsort()[: int(rho_h * S)]] = True
     keep[S + near[H[S + near].argsort()[: {}]]] = True
     return keep"""
+_GROW = """
+def f(counts, won, lost):
+    def scores(c):
+        right = c.diagonal()
+        return torch.stack([{}])
+    return {}"""
+_CLASSES, _UNION = "(right / c.sum(1)).mean()", "(right / (c.sum(0) + c.sum(1) - right)).mean()"
+_GROWN = "100 * (scores(counts + torch.tensor([[-lost, lost], [-won, won]])) - scores(counts))"
+_PIXEL = """
+def f(p, each, eps):
+    mixed = (p[:, :, None] * each).sum(1)
+    g = {} * ((mixed - eps)[:, None] * each).sum(2) / {}
+    return {}"""
+_BACK = "p * (g - (p * g).sum(1, keepdim=True))"
 WRONG = {
+    "grow": {
+        "points": _GROW.format(f"{_CLASSES}, {_UNION}", _GROWN.removeprefix("100 * ")),
+        "other way round": _GROW.format(f"{_UNION}, {_CLASSES}", _GROWN),
+        "pixel accuracy": _GROW.format(f"right.sum() / c.sum(), {_UNION}", _GROWN),
+        "true classes": _GROW.format(f"(right / c.sum(0)).mean(), {_UNION}", _GROWN),
+        "wrongly taken": _GROW.format(f"{_CLASSES}, {_CLASSES}", _GROWN),
+        "lost pixels": _GROW.format(f"{_CLASSES}, {_UNION}", _GROWN.replace("-lost, lost", "0, 0")),
+        "shape": "def f(counts, won, lost): return torch.tensor(0.0)",
+    },
+    "spread": {
+        "gets that share": "def f(G, f): return G.repeat_interleave(f, 2).repeat_interleave(f, 3)",
+        "two sides": "def f(G, f): return G.repeat_interleave(f, 2).repeat_interleave(f, 3) / f",
+        "not to one alone": """
+def f(G, f):
+    out = G.new_zeros(*G.shape[:2], f * G.shape[2], f * G.shape[3])
+    out[:, :, ::f, ::f] = G
+    return out""",
+        "no interpolation": "def f(G, f): return F.interpolate(G, scale_factor=f, mode='bilinear') / f**2",
+        "shape": "def f(G, f): return G / f**2",
+    },
+    "pixel_gradient": {
+        "factor 2": _PIXEL.format(1, "eps[0].numel()", _BACK),
+        "divide by C": _PIXEL.format(2, 1, _BACK),
+        "over the pixels too": _PIXEL.format(2, "eps.shape[1]", _BACK),
+        "back through the softmax of": _PIXEL.format(2, "eps[0].numel()", "g"),
+        "p_k is missing": _PIXEL.format(2, "eps[0].numel()", "g - (p * g).sum(1, keepdim=True)"),
+        "not nothing": _PIXEL.format(2, "eps[0].numel()", "p * g"),
+        "plain mean": _PIXEL.format(2, "eps[0].numel()", "p * (g - g.mean(1, keepdim=True))"),
+        "sign": _PIXEL.format(-2, "eps[0].numel()", _BACK),
+    },
+    "flat_ssim": {
+        "square": "def f(x, y, L): return (2 * x * y + 0.01 * L) / (x**2 + y**2 + 0.01 * L)",
+        "is missing": "def f(x, y, L): return 2 * x * y / (x**2 + y**2)",
+        "grows with the range": "def f(x, y, L): return (2 * x * y + 1e-4) / (x**2 + y**2 + 1e-4)",
+        "variances": "def f(x, y, L): return (2 * x * y + 9e-4 * L**2) / (x**2 + y**2 + 9e-4 * L**2)",
+        "percent": "def f(x, y, L): return 100 * (2 * x * y + 1e-4 * L**2) / (x**2 + y**2 + 1e-4 * L**2)",
+    },
+    "best_scale": {
+        "in metres": "def f(y, d): return (y * d).sum() / (y * y).sum()",
+        "relative errors": "def f(y, d): return (y / d).sum() / (y / d).square().sum()",
+        "mean of the ratios": "def f(y, d): return (d / y).mean()",
+        "ratio of the means": "def f(y, d): return d.mean() / y.mean()",
+        "plain median": "def f(y, d): return (d / y).median()",
+        "upside down": """
+def f(y, d):
+    order = (d / y).argsort()
+    weight = (y / d)[order].cumsum(0)
+    return (y / d)[order][int((weight < weight[-1] / 2).sum())]""",
+        "differ": "def f(y, d): return 1.01 * (d / y).max()",
+    },
     "x0_error": {
         "upside down": "def f(e, t, abar): return e * abar[t] / (1 - abar[t])",
         "squared": "def f(e, t, abar): return e * ((1 - abar[t]) / abar[t]).sqrt()",
@@ -303,7 +368,7 @@ def solutions() -> dict[str, str]:
 
 def check(name: str):
     """The check of an exercise, in whichever module it stands."""
-    modules = (nb01_exercises, nb02_exercises, nb03_exercises, nb05_exercises, nb06_exercises)
+    modules = (nb01_exercises, nb02_exercises, nb03_exercises, nb04_exercises, nb05_exercises, nb06_exercises)
     return next(getattr(m, f"check_{name}") for m in modules if hasattr(m, f"check_{name}"))
 
 

@@ -1,3 +1,3 @@
 """Notebook 04: segmentation and depth by generative feedback."""
 
-from . import exercises, pictures  # noqa: F401
+from . import exercises, live, pictures  # noqa: F401

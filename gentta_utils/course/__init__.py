@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "nb01",
         "nb02",
         "nb03",
+        "nb04",
         "nb05",
         "nb06",
         "plots",

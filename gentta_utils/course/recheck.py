@@ -7,7 +7,7 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -18,17 +18,18 @@ from ..common.paths import MODELS
 from ..common.progress import progress
 from ..common.validate import frozen
 from ..diffusion.error_table import error_table
+from ..evaluation.dense import scored
+from ..evaluation.map_rows import map_apart
 from ..evaluation.records import Records
 from ..evaluation.stale import stale
 from ..evaluation.tables import results
 from ..methods import METHODS, diffusion_tta, from_table
 from ..models import zoo
 from ..recipes.aligned import from_description
-from ..streams.scenes import SceneSpec
 from ..streams.stream import Stream
 from ..world.words import label_set
 from .drawn import Drawn
-from .trials import DIT, Wording, models, ordered, untrained
+from .trials import DIT, Wording, models, ordered, placebo, spec_of, untrained
 
 FIRST = 20  # images of a stream that are run again, where an image's prediction depends on those before it
 
@@ -41,6 +42,9 @@ SECONDS = {
     "clip": {"fwd": 0.004, "fwd+bwd": 0.010},
     "text": {"fwd": 0.0005, "fwd+bwd": 0.0015},
     "generator": {"fwd": 0.02},  # of the slowest, in batches that are padded
+    "segmentor": {"fwd": 0.008, "fwd+bwd": 0.025},
+    "depth": {"fwd": 0.012, "fwd+bwd": 0.04},
+    "maps": {"fwd": 0.018, "fwd+bwd": 0.04},
 }
 RENDERING = 0.05  # seconds for the scene of a record
 SOURCE = RENDERING + SECONDS["classifier"]["fwd"]  # for a record of the frozen source
@@ -50,6 +54,8 @@ SOURCE = RENDERING + SECONDS["classifier"]["fwd"]  # for a record of the frozen 
 # in fp32, the lead changed by 0.02 in the median, by 0.35 in 97.5%; of the 3 that came out different the smaller lead
 # was 0.48 at most.
 MARGINS = {"bf16": 0.5, "fp32": 0.02}
+# Of maps, as `map_apart` says it: the share of pixels of another class, or the distance of scores of depth
+MAP_MARGINS = {"bf16": 0.05, "fp32": 0.002}
 
 
 @dataclass
@@ -243,20 +249,22 @@ def _compare(r: Records, rows: range, found: Outcome) -> None:
         found.different.append(f"{name}, image {int(r.id[rows.start])} cannot be made again: {error}")
         return
     half = r.about["precision"] != "fp32" or "drawn" in r.about  # views are drawn in half precision where that is fast
-    exact, loose = MARGINS["fp32"], MARGINS["bf16" if half else "fp32"]
+    maps = r.target != "class"
+    margins, between = (MAP_MARGINS, map_apart) if maps else (MARGINS, _apart)
+    exact, loose = margins["fp32"], margins["bf16" if half else "fp32"]
     for i, row in enumerate(rows):
         apart = {
             "id": r.id[row] != int(stream.ids[i]),
-            "label": r.label[row] != int(stream.labels[i]),
-            "prediction before": _apart(r.before[row], before[i]) > exact,
-            "prediction after": _apart(r.after[row], after[i]) > loose,
+            "label": not maps and r.label[row] != int(stream.labels[i]),
+            "prediction before": between(r.before[row], before[i]) > exact,
+            "prediction after": between(r.after[row], after[i]) > loose,
         }
         wrong = [what for what, is_wrong in apart.items() if is_wrong]
         if wrong:
             found.different.append(f"{name}, image {int(r.id[row])}: {', '.join(wrong)}")
         else:
             found.equal += 1
-            found.close += _apart(r.after[row], after[i]) > 0
+            found.close += between(r.after[row], after[i]) > 0
 
 
 def _apart(kept: np.ndarray, again: np.ndarray) -> float:
@@ -267,7 +275,8 @@ def _apart(kept: np.ndarray, again: np.ndarray) -> float:
 
 
 def again(r: Records, rows: range) -> tuple[Stream, np.ndarray, np.ndarray]:
-    """These images of a run, one alone or the first ones, with their logits (B, K) before and after, made again.
+    """These images of a run, one alone or the first ones, with their logits (B, K) before and after, made again, or
+    with what records keep of maps.
 
     A run in half precision is made again in fp32 where the processor is not fast at bf16. Raises ValueError where the
     networks are others now; raises as `aligned.from_description`."""
@@ -279,20 +288,17 @@ def again(r: Records, rows: range) -> tuple[Stream, np.ndarray, np.ndarray]:
     method = _method(r, stream)
     parts = [stream.rows(index) for index in torch.arange(len(stream)).split(about["protocol"]["batch"])]
     outputs = [method.adapt(part.images, part.ids) for part in parts]
-    return stream, *(torch.cat([getattr(o, k) for o in outputs]).float().numpy() for k in ("before", "logits"))
+    answers = (torch.cat([getattr(o, k) for o in outputs]).float() for k in ("before", "logits"))
+    return stream, *(v.numpy() if r.target == "class" else scored(v, stream.labels) for v in answers)
 
 
 def _images(r: Records, rows: range) -> Stream:
     """These images of a run's stream."""
     at = r.about["stream"]
     order = at.get("order", "iid")
-
-    def spec(of: dict, **changes) -> SceneSpec:
-        return replace(SceneSpec(**{f.name: of.get(f.name, f.default) for f in fields(SceneSpec)}), **changes)
-
     if order == "iid":  # without rendering the others
-        return ordered(spec(at, n=len(rows), start=at["start"] + rows.start))
-    whole = tuple(spec(part) for part in at["parts"]) if "parts" in at else spec(at)
+        return ordered(spec_of(at, n=len(rows), start=at["start"] + rows.start))
+    whole = tuple(spec_of(part) for part in at["parts"]) if "parts" in at else spec_of(at)
     return ordered(whole, order).rows(torch.tensor(rows))
 
 
@@ -316,7 +322,7 @@ def _method(r: Records, stream: Stream):
     module = METHODS[about["method"]]
     how = module.Settings(**values)
     if "drawn" not in about:
-        return module.configure(used, how)
+        return module.configure(used, how, *placebo(how, about["stream"]))
     drawn = Drawn(about["drawn"]["generator"], about["drawn"]["settings"]["start"])
     if drawn.describe() != about["drawn"]:
         raise ValueError(f"the generator {drawn.generator!r} changed since: measure the table again")

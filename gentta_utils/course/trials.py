@@ -4,7 +4,7 @@ Everything is chosen on the four validation corruptions, on scenes of the "selec
 data/results/diffusion_tta.json; the test corruptions are looked at only by `test_corruptions`, on other scenes, later.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 
 import torch
@@ -26,10 +26,12 @@ from ..models import zoo
 from ..models.classifier import Classifier
 from ..models.prompts import make_prompt
 from ..recipes.classifiers import MEAN, RECIPES, STD
+from ..streams.maps import MapSpec
 from ..streams.open_vocabulary import PhotoLabels
 from ..streams.scenes import SceneSpec
 from ..streams.stream import Stream, correlated, mixed, stream
 from ..world.labels import CLASSES, COLOURS
+from ..world.maps import MAP_CLASSES, STUFF
 from ..world.severities import VALIDATION
 from ..world.words import LabelSet, label_set
 from .drawn import Drawn
@@ -38,6 +40,8 @@ CLASSIFIERS = ("classifier/resnet", "classifier/vit")
 DIT = "denoiser/dit"
 TEXT = "denoiser/text"
 PROMPTS = ("one", "templates", "floors")
+MAP_PROMPTS = [f"a photo of {'the' if name in STUFF else 'a'} {name}." for name in MAP_CLASSES]
+PLACEBO = dict(n=8, split="select", start=3900)  # the scenes of feedback_from="another"
 
 
 def check_prompts(prompts: str, asked: LabelSet | PhotoLabels) -> None:
@@ -75,10 +79,14 @@ class Wording:
 def models(
     classifier: str, denoiser: str | None = DIT, precision: str = "auto", wording: Wording | None = None
 ) -> Models:
-    """Shipped models by name, loaded once per process; a CLIP and the text model with the prompts of `wording`."""
+    """Shipped models by name, loaded once per process; a CLIP and the text model with the prompts of `wording`, beside
+    a segmentor the text model with one prompt for each class of a map."""
     if wording is not None:
         return _asked(classifier, denoiser, precision, wording)
-    return Models(zoo.cached(classifier), zoo.cached(denoiser, precision) if denoiser else None)
+    network, made = zoo.cached(classifier), zoo.cached(denoiser, precision) if denoiser else None
+    if denoiser == TEXT and network.target == "classes":
+        made = made.for_prompts(MAP_PROMPTS)
+    return Models(network, made)
 
 
 @lru_cache(maxsize=4)
@@ -116,11 +124,25 @@ def _describe(spec: SceneSpec | tuple[SceneSpec, ...], order: str) -> dict:
     return spec.describe() | ({} if order == "iid" else {"order": order})
 
 
+def spec_of(stream: dict, **changes) -> SceneSpec | MapSpec:
+    """The spec of a stream of scenes that describes itself so in a record, with changes."""
+    kind = MapSpec if "target" in stream else SceneSpec
+    return replace(kind(**{f.name: stream.get(f.name, f.default) for f in fields(kind)}), **changes)
+
+
+def placebo(settings, of: dict) -> tuple[Tensor, ...]:
+    """What a method is configured with beside models and settings, in a run on the stream `of`: the images of other
+    scenes under the same shift where its feedback is from "another"."""
+    if getattr(settings, "feedback_from", "image") != "another":
+        return ()
+    return (stream(spec_of(of, **PLACEBO)).images,)
+
+
 def job(
     method: str,
     settings,
     classifier: str,
-    spec: SceneSpec | tuple[SceneSpec, ...],
+    spec: SceneSpec | MapSpec | tuple[SceneSpec, ...],
     label: str,
     denoiser: str | None = DIT,
     precision: str = "auto",
@@ -159,7 +181,8 @@ def job(
     def work() -> Records:
         used, s = models(classifier, denoiser, precision, wording), ordered(spec, order)
         if drawn is None:
-            return run(METHODS[method].configure(used, settings), s, about=about, **how)
+            configured = METHODS[method].configure(used, settings, *placebo(settings, about["stream"]))
+            return run(configured, s, about=about, **how)
         prompts, n = label_set(wording.labels).prompts(), settings.generated
         made = drawn.make(s.images, s.ids, n, used, prompts)  # all at once, for the network takes full batches
         configured = METHODS[method].configure(used, settings, drawn.views(used, prompts, n))

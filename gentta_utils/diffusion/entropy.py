@@ -8,6 +8,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
+from ..common.types import Answers, PerImage
 from ..common.validate import checked
 
 
@@ -16,6 +17,12 @@ def entropy(logits: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch"]:
     """H(p) of p = softmax(z) for finite logits z (*batch, K). Its gradient is dH/dz_i = -p_i (log p_i + H)."""
     log_p = logits.log_softmax(-1)
     return -(log_p.exp() * log_p).sum(-1)
+
+
+def entropy_of(answers: Answers) -> PerImage:
+    """H (B,) of the prediction of each image; of a map the mean over its pixels, each of which has a prediction."""
+    H = entropy(answers.movedim(1, -1))  # (B,), or (B, h, w)
+    return H.flatten(1).mean(1) if H.ndim > 1 else H
 
 
 @checked

@@ -120,6 +120,29 @@ def prompted(method: str, clip: str, labels: str = "category", **changes):
     return METHODS[method].Settings(**values)
 
 
+MAPS = RESULTS / "diffusion_tta_maps.json"
+
+
+def maps_choice() -> dict:
+    """What `measure select_maps` wrote down.
+
+    Raises FileNotFoundError before it was run, ValueError if the models changed since."""
+    return _read(MAPS, "select_maps")
+
+
+def tuned_maps(network: str, row: str = "settings", **changes) -> diffusion_tta.Settings:
+    """The chosen settings of Diffusion-TTA for a network that answers with maps, or those of another "row" of it, with
+    changes; raises as `maps_choice`, ValueError for a network that nothing was chosen for."""
+    return diffusion_tta.Settings(**frozen(_one(maps_choice()[row], network, "the network")) | changes)
+
+
+def map_controls(network: str) -> dict[str, tuple]:
+    """Row -> (method, settings) of every control that was chosen for a network; raises as `tuned_maps`."""
+    rows = _one(maps_choice()["controls"], network, "the network")
+    made = lambda c: METHODS[c["method"]].Settings(**frozen(c["settings"]))  # noqa: E731
+    return {row: (c["method"], made(c)) for row, c in rows.items()}
+
+
 SDA = RESULTS / "sda.json"
 
 

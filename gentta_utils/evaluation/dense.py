@@ -5,6 +5,7 @@ the set are two numbers, and mean class accuracy (the paper's) and mean IoU may 
 after both maps are cut to [NEAR, FAR]. Answers smaller than the truth are enlarged first.
 """
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
@@ -19,6 +20,7 @@ from ..models.dense import enlarged
 from ..world.maps import FAR, NEAR, VOID
 
 DELTA = 1.25
+DEPTH_SCORES = ("ssim", "absrel", "rmse", "delta", "dee")
 WINDOWS = ((20, 150), (150, 300), (300, 500), (500, 700), (700, 900))
 
 
@@ -60,6 +62,16 @@ def depth_scores(answer: Float[Tensor, "B 1 h w"], truth: Float[Tensor, "B S S"]
     ssim = ssim.reshape(len(y))
     rmse = apart.square().mean(1).sqrt()
     return {"ssim": 100 * ssim, "absrel": absrel, "rmse": rmse, "delta": delta, "dee": (absrel - delta + 1) / 2}
+
+
+def scored(answer: Tensor, truth: Tensor) -> np.ndarray:
+    """What records keep of maps: `confusion` (N, K, K) for a truth of labels, for depth (N, 5) the `depth_scores` in
+    the order of DEPTH_SCORES, float32."""
+    if truth.is_floating_point():
+        scores = depth_scores(answer, truth)
+        return torch.stack([scores[name] for name in DEPTH_SCORES], 1).float().numpy()
+    counts, pixels = confusion(answer, truth).numpy(), truth[0].numel()
+    return counts.astype(np.uint16 if pixels < 2**16 else np.uint32)
 
 
 @checked

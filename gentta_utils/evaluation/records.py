@@ -24,6 +24,8 @@ class Records:
 
     Attributes:
         id, label: (N,) int64. before, after: (N, K) float32 logits. loss: (N, S) float32. seconds: (N,) float32.
+            Of maps, whose truth is no one label, label is 0, and before and after are scores: pixels by true and
+            predicted class (N, K, K) uint16, or of depth (N, 5) float32, as `dense.scored` gives them.
         nfe: network evaluations per image, by network and kind.
         about: method, settings, stream, models with checksums, protocol: all that the numbers depend on.
     """
@@ -41,14 +43,24 @@ class Records:
         return len(self.id)
 
     @property
+    def target(self) -> str:
+        """What was predicted: the "class" of an image, or a map of "classes" or "depth"."""
+        return self.about.get("stream", {}).get("target", "class")
+
+    @property
     def right_before(self) -> np.ndarray:
-        """(N,) bool."""
-        return self.before.argmax(1) == self.label
+        """(N,) bool. Raises ValueError for maps, as `right_after`."""
+        return self._right(self.before)
 
     @property
     def right_after(self) -> np.ndarray:
         """(N,) bool."""
-        return self.after.argmax(1) == self.label
+        return self._right(self.after)
+
+    def _right(self, logits: np.ndarray) -> np.ndarray:
+        if self.target != "class":
+            raise ValueError("a map is not right or wrong as a whole: take its scores (`evaluation.map_rows`)")
+        return logits.argmax(1) == self.label
 
 
 def halved(values: np.ndarray) -> np.ndarray:

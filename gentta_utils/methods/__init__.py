@@ -3,6 +3,7 @@
 from . import (
     adapted_reader,
     bn_adapt,
+    consistency,
     coop,
     cotta,
     dda,
@@ -14,6 +15,7 @@ from . import (
     dusa,
     ensemble,
     ilvr,
+    map_filters,
     memo,
     mta,
     sda,
@@ -52,4 +54,6 @@ METHODS = {
     "coop": coop,
     "tda": tda,
     "dota": dota,
+    "map_filters": map_filters,
+    "consistency": consistency,
 }

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..common.types import Index, Probs
+from ..common.types import Answers, Index
 from ..common.validate import Count, NotNegative, Positive, between, checked
 from ..diffusion import reverse
 from ..diffusion.entropy import entropy, marginal_entropy
@@ -115,35 +115,40 @@ def as_jpeg(images: Tensor, quality: int) -> Tensor:
     return (torch.stack(out).permute(0, 3, 1, 2).float() / 255).to(images)
 
 
-def combine(source: Probs, purified: Probs, ensemble: str = "sum", temperature: float = 1.0) -> Probs:
-    """log of the mixed prediction (B, K) from the logits (B, K) of the image and of the purified image.
+def combine(source: Answers, purified: Answers, ensemble: str = "sum", temperature: float = 1.0) -> Answers:
+    """log of the mixed prediction (B, K) from the logits (B, K) of the image and of the purified image; of maps
+    (B, K, h, w) at each pixel.
 
     "sum": equal weights. "entropy", "confidence": weights exp(-H(p)), max p, of each. "calibrated": p(x) at a
     temperature, for a classifier that is over-confident under shift. "purified": p(x_hat) alone."""
     if ensemble == "purified":
         return purified.log_softmax(1)
-    z = torch.stack([source / temperature if ensemble == "calibrated" else source, purified])  # (2, B, K)
+    z = torch.stack([source / temperature if ensemble == "calibrated" else source, purified]).movedim(2, -1)
     weight = torch.ones_like(z[..., 0])
     if ensemble == "entropy":
         weight = (-entropy(z)).exp()
     elif ensemble == "confidence":
         weight = z.softmax(-1).amax(-1)
-    return ((weight / weight.sum(0)).log()[..., None] + z.log_softmax(-1)).logsumexp(0)
+    return ((weight / weight.sum(0)).log()[..., None] + z.log_softmax(-1)).logsumexp(0).movedim(-1, 1)
 
 
 class DDA(Purifier):
     """The source classifier on the image and on the projected one."""
 
     @torch.no_grad()
-    def read(self, images: Tensor, changed: Tensor) -> tuple[Probs, Probs]:
+    def read(self, images: Tensor, changed: Tensor) -> tuple[Answers, Answers]:
         return self.read_by(self.models.classifier, images, changed)
 
-    def read_by(self, second, images: Tensor, changed: Tensor) -> tuple[Probs, Probs]:
-        """Logits (B, K) of the ensemble, with `second` the classifier of the changed images, and of the source."""
-        s, purified = self.settings, second(changed).cpu()
+    def read_by(self, second, images: Tensor, changed: Tensor) -> tuple[Answers, Answers]:
+        """Logits (B, K) of the ensemble, with `second` the classifier of the changed images, and of the source; of
+        depth the mean of both, or that of the changed image alone."""
+        s, purified, depth = self.settings, second(changed).cpu(), self.models.classifier.target == "depth"
         if s.ensemble == "purified":
-            return combine(purified, purified, s.ensemble), source_logits(self.models, images)
+            answer = purified if depth else combine(purified, purified, s.ensemble)
+            return answer, source_logits(self.models, images)
         before = self.models.classifier(images).cpu()
+        if depth:
+            return (before + purified) / 2, before
         return combine(before, purified, s.ensemble, s.temperature), before
 
 
@@ -157,6 +162,8 @@ def configure(models: Models, settings: Settings | None = None, ready: dict[int,
     Raises ValueError where settings and denoiser do not fit."""
     settings = settings or Settings()
     models = prepare(models, settings)
+    if models.classifier.target == "depth" and settings.ensemble not in ("sum", "purified"):
+        raise ValueError(f"ensemble={settings.ensemble!r}: depth has no confidence, choose sum or purified")
     change = partial(align, models.denoiser, settings=settings, classifier=models.classifier)
     return DDA(models, settings, change, ready)
 

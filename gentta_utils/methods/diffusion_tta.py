@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..common.types import Answers
+from ..common.randomness import generator
+from ..common.types import Answers, Images, Index
 from ..common.validate import Checked, Count, Fraction, Natural, Positive, Window, checked
 from ..diffusion.feedback import MIXINGS, condition_gradient, probabilities
 from ..diffusion.pairs import NOISE_MODES, TIMESTEP_MODES, draw_pairs
@@ -28,6 +29,8 @@ from ..world.views import VIEWS, view_of
 from .base import Method, Models, Needs, Output, check_finite
 from .feedback import DENOISER_SETS, feedback, fresh_copies, prepare, told
 from .wordings import WORDINGS, choose, conditions
+
+SOURCES = ("image", "another", "random")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class Settings(Checked):
     # share of the updates, the last ones, whose logits are averaged into the prediction (Polyak and Juditsky, 1992);
     # 0: those after the last update alone
     tail: Fraction = field(default=0.0, metadata={"later": True})
+    # what the loss is of: "image", or for a placebo "another" image, or "random": a direction as long as the gradient
+    feedback_from: Literal[SOURCES] = field(default="image", metadata={"later": True})
 
 
 # The "adam" settings of their code: classifier and diffusion model together; the other is SGD 5e-3 with momentum .9
@@ -96,6 +101,7 @@ def frequent(logits: Float[Tensor, "B K h w"], k: int, best: int = 5) -> Int[Ten
 @dataclass
 class DiffusionTTA(Method):
     state: tuple | None = field(default=None, repr=False)  # online: (task, phi, optimiser), None is the source
+    others: Tensor | None = field(default=None, repr=False)  # (M, 3, S, S) of the placebo: image i gets number i % M
 
     @property
     def online(self) -> bool:
@@ -119,7 +125,8 @@ class DiffusionTTA(Method):
         task, phi, optimizer = self.state or self._fresh(len(images))
         s, denoiser = self.settings, self.models.denoiser
         with torch.no_grad():
-            seen, x0 = view_of(images, s.view), denoiser.encode(images)
+            judged = self.others[ids.cpu() % len(self.others)] if s.feedback_from == "another" else images
+            seen, x0 = view_of(images, s.view), denoiser.encode(judged.to(images.device))
         before, dropped, chosen, losses = None, None, None, []
         tail, path = max(1, math.ceil(s.tail * s.updates)), []  # the logits after the last `tail` updates
         for step in range(s.updates):
@@ -146,7 +153,11 @@ class DiffusionTTA(Method):
             classes = chosen if classes is None else classes
             G, loss = feedback(denoiser, phi, x0, p, t, eps, s.mixing, s.micro_batch, classes=classes)
             check_finite(loss, ids, step, s.lr)
-            (p * G).sum().div(len(images) if s.online else 1).backward()
+            slope = (p * G).sum().div(len(images) if s.online else 1)
+            if s.feedback_from == "random":
+                (grad,) = torch.autograd.grad(slope, logits, retain_graph=True)
+                slope = (logits * random_direction(grad, ids, s.seed, step)).sum()
+            slope.backward()
             optimizer.step()
             losses.append(loss)
         with torch.no_grad():
@@ -159,10 +170,21 @@ NEEDS = Needs(denoiser=True)
 
 
 @checked
-def configure(models: Models, settings: Settings) -> DiffusionTTA:
+def random_direction(grad: Answers, ids: Index, seed: int = 0, step: int = 0) -> Answers:
+    """Normal noise of the shape of a gradient (B, ...), each image's own, as long as the gradient of that image."""
+    noise = torch.stack(
+        [torch.randn(grad.shape[1:], generator=generator(seed, i, "random direction", step)) for i in ids.tolist()]
+    ).to(grad)
+    length = grad.flatten(1).norm(dim=1) / noise.flatten(1).norm(dim=1)
+    return noise * length.view(-1, *[1] * (grad.ndim - 1))
+
+
+@checked
+def configure(models: Models, settings: Settings, others: Images | None = None) -> DiffusionTTA:
     """The classifier's `param_set` is updated, and the denoiser if asked. Raises ValueError for misfits.
 
-    The networks of `models` are frozen here: they never compute weight gradients."""
+    `others` (M, 3, S, S) are the images of feedback_from="another". The networks of `models` are frozen here: they
+    never compute weight gradients."""
     wordings = getattr(models.denoiser, "wordings", 1)
     models = prepare(models, settings, settings.window[1] - 1, wordings)
     if settings.wording == "wrong" and wordings == 1:
@@ -173,7 +195,11 @@ def configure(models: Models, settings: Settings) -> DiffusionTTA:
         models.classifier.target != "classes" or settings.mixing != "output" or settings.top_k
     ):
         raise ValueError("map_classes is for maps of classes, with mixing='output' and top_k=0: leave it at 0")
-    return DiffusionTTA(models, settings)
+    if (settings.feedback_from == "another") != (others is not None):
+        raise ValueError(
+            "feedback_from='another' goes with the images that it takes: configure(models, settings, others)"
+        )
+    return DiffusionTTA(models, settings, others=others)
 
 
 def learning_rate(models: Models, images: Tensor, ids: Tensor, settings: Settings, delta: float = 0.7) -> float:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
-from ..common.types import Probs
+from ..common.types import Answers
 from ..diffusion.reverse import Settings, levels_of
 from .base import Method, Models, Output, no_loss, source_logits
 
@@ -53,7 +53,7 @@ class Purifier(Method):
         return self.settings.images_at_once
 
     @torch.no_grad()
-    def read(self, images: Tensor, changed: Tensor) -> tuple[Probs, Probs]:
+    def read(self, images: Tensor, changed: Tensor) -> tuple[Answers, Answers]:
         """Logits (B, K) of the method and of the source: here the source classifier, on the changed image alone."""
         return self.models.classifier(changed).cpu(), source_logits(self.models, images)
 

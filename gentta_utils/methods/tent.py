@@ -3,7 +3,8 @@
     L = mean over b of H(softmax(f(x_b)))
 
 Batch norm takes the statistics of the batch, with the gradient through them, as in training; dropout and stochastic
-depth stay off. Scale and shift of layer and group norm are adapted just so. The scored logits are those of the last
+depth stay off. Scale and shift of layer and group norm are adapted just so. Of a segmentor's map the loss is the mean
+over its pixels too. The scored logits are those of the last
 forward pass, before the last update (predict="before").
 
 Card: docs/methods/tent.md
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..common.validate import Checked, Count, Fraction, Positive, checked
-from ..diffusion.entropy import entropy
+from ..diffusion.entropy import entropy_of
 from ..models.batchnorm import with_test_statistics
 from ..models.classifier import Classifier
 from ..models.copies import Copies, parameter_names
@@ -74,8 +75,8 @@ class Tent(Method):
         task, optimizer = self.state or self._fresh(len(images))
         s, losses = self.settings, []
         for step in range(s.updates):
-            logits = task(images)  # (B, K)
-            loss = entropy(logits)
+            logits = task(images)  # (B, K), or maps (B, K, h, w)
+            loss = entropy_of(logits)
             check_finite(loss, ids, step, s.lr)
             optimizer.zero_grad()
             (loss.mean() if s.online else loss.sum()).backward()  # copies are independent: their gradients do not mix
@@ -84,7 +85,7 @@ class Tent(Method):
         if s.predict == "after":
             with torch.no_grad():
                 logits = task(images)
-            check_finite(logits.sum(1), ids, s.updates, s.lr, "prediction")
+            check_finite(logits.flatten(1).sum(1), ids, s.updates, s.lr, "prediction")
         return Output(logits.detach().cpu(), None, torch.stack(losses).cpu())
 
 
@@ -93,7 +94,10 @@ NEEDS = Needs(online=True)
 
 @checked
 def configure(models: Models, settings: Settings | None = None) -> Tent:
-    """Scale and shift of all norm layers are updated, on a copy. Raises ValueError for a network without any."""
+    """Scale and shift of all norm layers are updated, on a copy. Raises ValueError for a network without any, and for
+    one of depth, whose answer has no entropy."""
+    if models.classifier.target == "depth":
+        raise ValueError("depth has no entropy to lower: choose the method consistency for a depth network")
     adapted = with_test_statistics(models.classifier, differentiable=True)
     parameter_names(adapted, "norm")
     return Tent(models, settings or Settings(), adapted)

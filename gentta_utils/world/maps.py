@@ -5,6 +5,7 @@ A scene here shows 1 + id % 3 objects of different categories, and its ids are t
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from .labels import CLASSES
-from .scenes import Scenes, render, sample
+from .scenes import Scenes, render, sample, scene_ids
 from .tracing import WALL, camera_rays
 
 STUFF = ("floor", "wall")  # the first classes of a map, what is no object
@@ -57,6 +58,16 @@ def make(ids: Int[Tensor, " B"], size: int = 64) -> Maps:
             world = render(sample(ids[rows], objects), size)
             image[rows], depth[rows], classes[rows] = world.image, world.depth, class_map(world)
     return Maps(ids, image, classes, depth)
+
+
+@lru_cache(maxsize=2)
+def mean_map(target: str, n: int = 300, size: int = 32) -> Float[Tensor, "K S S"]:
+    """What n scenes of the training split show at each pixel on average: shares of the classes, or of "depth" metres
+    (1, S, S). It knows no image."""
+    made = make(scene_ids(n, "train"), size)
+    if target == "depth":
+        return made.depth.mean(0, keepdim=True)
+    return F.one_hot(made.classes.long(), len(MAP_CLASSES)).float().mean(0).movedim(-1, 0)
 
 
 def class_map(scenes: Scenes) -> UInt8[Tensor, "B S S"]:

@@ -1,3 +1,13 @@
-"""Notebook 04: segmentation and depth by generative feedback."""
+"""Notebook 04: segmentation and depth by generative feedback. `TABLES`: how each table is measured and shown."""
 
-from . import exercises, live, pictures  # noqa: F401
+from . import choose, exercises, experiments, figures, live, pictures, report, rows, where  # noqa: F401
+
+TABLES = {  # name -> (measure it, show its records)
+    "select_maps": (choose.select_maps, report.selection),
+    "maps_classes": (experiments.classes, report.k8),
+    "maps_depth": (experiments.depth, report.k8),
+    "maps_all": (experiments.all_corruptions, report.all_corruptions),
+    "maps_mixing": (experiments.mixing, report.mixing),
+    "maps_ablations": (experiments.ablations, report.ablations),
+    "maps_where": (experiments.where, report.where),
+}

@@ -1,0 +1,256 @@
+"""What notebook 04 chooses on the validation corruptions and on clean selection scenes, which must not be lost: the
+settings of Diffusion-TTA for each network, stage by stage, and on the same scenes those of every control.
+
+One rule chooses all of them (`merit`): who loses more than half a point on clean scenes comes behind who does not;
+among these the largest gain under the corruptions counts, the mean of both scores.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from ...common.files import write_json
+from ...common.paths import CACHE
+from ...evaluation.chosen import MAPS, purifier
+from ...evaluation.dense import confusion
+from ...evaluation.map_rows import METRICS, per_image, score, sign
+from ...evaluation.records import Records
+from ...evaluation.rows import is_clean, pick
+from ...evaluation.tables import table
+from ...methods import bn_adapt, consistency, diffusion_tta, map_filters, tent
+from ...methods.base import stated
+from ...models import zoo
+from ...models.batchnorm import MixedBatchNorm, with_test_statistics
+from ...streams.maps import MapSpec
+from ...streams.stream import stream
+from . import rows
+from .rows import MAP_MODEL, here, map_job, source_job, target_of, validation_specs
+
+SCENES = dict(tuned=3000, fitted=3400)  # first selection scene of each
+CLEAN = -0.5  # points that may be lost on clean scenes, in each score
+START = {
+    "classes": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), temperature=3.0, noise="antithetic"),
+    "depth": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), noise="antithetic"),
+}
+RATES = {"classes": (0.3, 1.0, 3.0), "depth": (0.01, 0.1, 1.0)}
+SAME_COST = [dict(updates=12, pairs=6), dict(updates=3, pairs=24)]
+STAGES: dict[str, list[list[dict]]] = {  # each changes what the one before it left; "times" is of the rate
+    "classes": [
+        [dict(window=(150, 500)), dict(window=(350, 750))],
+        [dict(temperature=1.0), dict(temperature=6.0, times=2.0)],
+        [dict(param_set="head", times=3.0), dict(param_set="norm", times=10.0)],
+        SAME_COST,
+        [dict(view="low")],
+    ],
+    "depth": [
+        [dict(window=(150, 500)), dict(window=(350, 750))],
+        [dict(param_set="head", times=3.0), dict(param_set="norm", times=10.0)],
+        SAME_COST,
+        [dict(view="low")],
+    ],
+}
+FREE_RATES = {"classes": (300.0, 1000.0, 3000.0), "depth": (10.0, 100.0, 1000.0)}  # of a free map
+MIXING_RATES = (0.3, 1.0)  # of output mixing, in units of the chosen rate
+STEPS = (-1.0, -0.5, 0.5, 1.0)  # by which a class's bias is tried
+
+
+def selection(target: str, n: int = 3, clean: int = 6) -> list[MapSpec]:
+    """The scenes on which all is chosen: each validation corruption at severities 3 and 5, and clean ones."""
+    first = SCENES["tuned"]
+    return [*validation_specs(target, n, first), MapSpec(clean, split="select", start=first + 100, target=target)]
+
+
+def described(s: diffusion_tta.Settings) -> str:
+    """A row's label from what the stages change, so that settings that two stages meet are one row."""
+    parts = [f"lr {s.lr:g}", f"t {s.window[0]}..{s.window[1]}", f"T {s.temperature:g}", s.param_set]
+    return ", ".join([*parts, f"{s.updates} x {s.pairs}", s.view])
+
+
+def merit(runs: list[Records]) -> tuple[float, float]:
+    """Points kept on clean scenes, in the score that lost more, those above `CLEAN` all alike; then points gained
+    under the corruptions, mean of both scores over images."""
+    gained = lambda mine, m: float(np.mean(sign(m) * (per_image(mine, m)[0] - per_image(mine, m, "before")[0])))  # noqa: E731
+    metrics, clean = METRICS[runs[0].target], [r for r in runs if is_clean(r)]
+    shifted = [r for r in runs if not is_clean(r)]
+    return min(CLEAN, *(gained(clean, m) for m in metrics)), float(np.mean([gained(shifted, m) for m in metrics]))
+
+
+class Chooser:
+    """Runs candidates on the selection scenes and keeps their jobs, which are one table in the end."""
+
+    def __init__(self):
+        self.jobs, self.runs = [], []
+
+    def best(self, network: str, options: dict[str, tuple], specs: list[MapSpec] | None = None, **how):
+        """The (method, settings) of the option, by its label, with most merit; ties go to the earlier one."""
+        specs = specs or selection(target_of(network))
+        known = {self._key(about) for about, _ in self.jobs}
+        made = [map_job(m, s, network, spec, label, **how) for label, (m, s) in options.items() for spec in specs]
+        self.jobs += [j for j in made if self._key(j[0]) not in known]
+        self.runs = table("select_maps", self.jobs, CACHE / "selection")
+        return options[max(options, key=lambda label: merit(pick(self.runs, label, network)))]
+
+    @staticmethod
+    def _key(about: dict) -> tuple:
+        s = about["stream"]
+        return about["label"], about["classifier"], s["shift"], s["severity"], s["start"], s["n"]
+
+
+def staged(choose: Chooser, network: str, start: diffusion_tta.Settings, stages: list[list[dict]]):
+    """Settings of Diffusion-TTA after the rates and these stages."""
+    rates = [replace(start, lr=lr) for lr in RATES[target_of(network)]]
+    _, now = choose.best(network, {described(s): ("diffusion_tta", s) for s in rates})
+    for stage in stages:
+        tried = [now, *(changed(now, **change) for change in stage)]
+        _, now = choose.best(network, {described(s): ("diffusion_tta", s) for s in tried})
+    return now
+
+
+def changed(s: diffusion_tta.Settings, times: float = 1.0, **change) -> diffusion_tta.Settings:
+    """Settings with these changes, and so many times the rate."""
+    return replace(s, lr=s.lr * times, **change)
+
+
+# --- controls ---------------------------------------------------------------------------------------------------------
+
+
+def grids(network: str) -> dict[str, dict[str, tuple]]:
+    """Control -> label -> (method, settings), all that is tried for a network. In none does every option do nothing."""
+    filters = lambda **values: ("map_filters", map_filters.Settings(**values))  # noqa: E731
+    found = {
+        rows.LOW: {"low view": filters(view="low")},
+        rows.MEDIAN: {f"median {r}": filters(median=r) for r in (1, 2, 3)},
+        rows.GUIDED: {
+            f"guided {r}, {eps:g}": filters(guided=r, eps=eps)
+            for r, eps in ((2, 1e-3), (4, 1e-3), (4, 1e-2), (8, 1e-2))
+        },
+        rows.BLEND: {f"blend {w:g}": filters(blend=w) for w in (0.1, 0.3, 0.5)},
+        rows.VIEWS: {
+            f"views {sizes}": ("consistency", consistency.Settings(updates=0, sizes=sizes, predict="views"))
+            for sizes in sizes_for(network)
+        },
+        rows.CONSISTENCY: {
+            f"consistency {lr:g}, {predict}": (
+                "consistency",
+                consistency.Settings(lr=lr, updates=3, sizes=sizes_for(network)[-1], predict=predict),
+            )
+            for lr in (1e-4, 1e-3, 1e-2)
+            for predict in ("image", "views")
+        },
+        rows.DDA: {f"DDA {e}": ("dda", purifier("dda", ensemble=e)) for e in ("sum", "purified")},
+    }
+    if target_of(network) == "classes":
+        fitted = fitted_bias(network)
+        found[rows.BIAS] = {
+            f"bias x {by:g}": filters(bias=tuple(round(by * b, 3) for b in fitted)) for by in (0.5, 1.0)
+        }
+        found[rows.DILATE] = {f"dilation {by}": filters(dilate=by) for by in (1, 2)}
+        found[rows.TENT] = {
+            f"TENT {lr:g}": ("tent", tent.Settings(lr=lr, updates=3, predict="after", online=False))
+            for lr in (1e-4, 1e-3, 1e-2)
+        }
+    if has_batch_norm(network):
+        found[rows.BN] = {
+            f"BN {a:g}": ("bn_adapt", bn_adapt.Settings(alpha=a, statistics="image")) for a in (0.03, 0.1, 0.3)
+        }
+    return {row: found[row] for row in rows.CONTROLS if row in found}
+
+
+def sizes_for(network: str) -> list[tuple[float, ...]]:
+    """Sizes of views that are tried: a zoom changes how far things seem to be, so a depth network gets flips alone."""
+    return [(1.0,)] if target_of(network) == "depth" else [(1.0,), (0.75, 1.0, 1.25)]
+
+
+def has_batch_norm(network: str) -> bool:
+    """Whether there are statistics to replace."""
+    return any(isinstance(m, MixedBatchNorm) for m in with_test_statistics(zoo.cached(network)).modules())
+
+
+def fitted_bias(network: str, n: int = 15) -> list[float]:
+    """A number for each class, by coordinate ascent from 0 on n selection scenes under each validation corruption at
+    both severities and 4 n clean ones: the mean of both scores over images, clean and corrupted at equal weight."""
+    first = SCENES["fitted"]
+    clean, shifted = [MapSpec(4 * n, split="select", start=first + 200)], validation_specs("classes", n, first)
+    parts = []
+    for specs in (clean, shifted):
+        streams = [stream(spec) for spec in specs]
+        with torch.no_grad():
+            parts.append([(zoo.cached(network)(s.images).log_softmax(1), s.labels) for s in streams])
+    bias = torch.zeros(parts[0][0][0].shape[1])
+
+    def value(b: torch.Tensor) -> float:
+        return sum(_scores(z + b.view(-1, 1, 1), y) / len(part) for part in parts for z, y in part)
+
+    best = value(bias)
+    for step in (1.0, 0.5):
+        for k in range(len(bias)):
+            for by in (-step, step):
+                tried = bias.clone()
+                tried[k] += by
+                if (found := value(tried)) > best:
+                    bias, best = tried, found
+    return bias.tolist()
+
+
+def _scores(z: torch.Tensor, truth: torch.Tensor) -> float:
+    counts = confusion(z, truth).numpy()
+    return float(np.mean([score(counts, m).mean() for m in METRICS["classes"]]))
+
+
+# --- all of it --------------------------------------------------------------------------------------------------------
+
+
+def select_maps() -> list[Records]:
+    """Choose and write down: settings for each network that is here, of a free map, of output mixing, of each control,
+    and which control is best in each score. The second network takes the first one's settings at a rate of its own."""
+    choose, content = Chooser(), {"settings": {}, "free": {}, "mixing": {}, "controls": {}, "best": {}}
+    for target in METRICS:
+        if MAP_MODEL[target] not in zoo.names():
+            continue
+        base, stages = diffusion_tta.Settings(**START[target]), STAGES[target]
+        for network in here(target):
+            for spec in selection(target):
+                choose.jobs += [source_job(network, spec)]
+            now = staged(choose, network, base, stages)
+            content["settings"][network] = stated(now)
+            if network == here(target)[0]:
+                base, stages = now, []
+                content["free"][network] = stated(_free(choose, network, now))
+                if target == "classes":
+                    content["mixing"][network] = stated(_mixing(choose, network, now))
+            controls = {row: choose.best(network, options) for row, options in grids(network).items()}
+            content["controls"][network] = {
+                row: {"method": m, "settings": stated(s)} for row, (m, s) in controls.items()
+            }
+            content["best"][network] = best_controls(choose.runs, network, controls)
+    used = [*content["settings"], *(MAP_MODEL[t] for t in METRICS if any(map(content["settings"].get, here(t))))]
+    write_json(MAPS, content | {"models": {name: zoo.fingerprint(name) for name in used}})
+    return table("select_maps", choose.jobs)
+
+
+def _free(choose: Chooser, network: str, now: diffusion_tta.Settings):
+    tried = [replace(now, param_set="logits", lr=lr) for lr in FREE_RATES[target_of(network)]]
+    return choose.best(network, {described(s): ("diffusion_tta", s) for s in tried})[1]
+
+
+def _mixing(choose: Chooser, network: str, now: diffusion_tta.Settings):
+    tried = [replace(changed(now, times=by), mixing="output", map_classes=3) for by in MIXING_RATES]
+    return choose.best(network, {f"output mixing, {described(s)}": ("diffusion_tta", s) for s in tried})[1]
+
+
+def best_controls(runs: list[Records], network: str, controls: dict[str, tuple]) -> dict[str, str]:
+    """Score -> the chosen control with the highest mean under the corruptions, whatever it does to clean scenes."""
+    mine, found = [r for r in pick(runs, classifier=network) if not is_clean(r)], {}
+    for metric in METRICS[target_of(network)]:
+        worth = {}
+        for row, (_, settings) in controls.items():
+            taken = [r for r in mine if r.about["settings"] == as_recorded(settings)]
+            worth[row] = float(np.mean(sign(metric) * per_image(taken, metric)[0]))
+        found[metric] = max(worth, key=worth.get)
+    return found
+
+
+def as_recorded(settings) -> dict:
+    """Settings as records hold them, tuples as lists."""
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in stated(settings).items()}

@@ -1,0 +1,285 @@
+"""Tables of notebook 04. All scores are in percent, mean over images unless "of the set" stands there; every difference
+is paired on the same images, has an interval over scenes, and is positive where it is better, also of AbsRel.
+
+Published shapes and claims get one of three words: holds, reversed, undecided, which it is where the interval holds 0.
+"""
+
+import numpy as np
+
+from ...common.text import as_table
+from ...evaluation.chosen import maps_choice
+from ...evaluation.map_rows import (
+    METRICS,
+    OF_COUNTS,
+    gain_of,
+    mean_score,
+    metrics_of,
+    minus,
+    set_minus,
+    set_score,
+    sign,
+)
+from ...evaluation.records import Records
+from ...evaluation.rows import distinct, is_clean, pick
+from ...evaluation.statistics import Interval, protocol_line
+from ...world.severities import TEST
+from ..side_by_side import denoiser_cost, verdict
+from . import rows
+from .rows import of_network, target_of
+from .where import QUANTITIES
+
+TOLERANCE = 0.5  # points that clean scenes may lose
+# Diffusion-TTA (Prabhudesai et al., 2023): before, after; clean and the six corruptions in the order of PAPER_SHIFTS
+PAPER_SHIFTS = ("clean", "gaussian_noise", "fog", "frost", "snow", "contrast", "shot_noise")
+PAPER = {
+    "mean class accuracy": (
+        (66.1, 65.3, 63.0, 58.0, 55.2, 65.3, 63.3),
+        (66.1, 66.4, 65.1, 58.9, 56.6, 66.4, 63.7),
+    ),
+    "SSIM": ((92.4, 79.1, 81.6, 72.2, 72.7, 77.4, 81.3), (92.6, 82.1, 84.4, 73.0, 74.1, 77.4, 82.1)),
+}
+
+
+def short(network: str) -> str:
+    """The name of a network in tables."""
+    return network.split("/")[-1]
+
+
+def networks_of(runs: list[Records]) -> list[str]:
+    """Those that were adapted, in the order of the runs."""
+    return distinct([r for r in runs if r.about["method"] == "diffusion_tta"], "classifier")
+
+
+def header(runs: list[Records]) -> str:
+    """The protocol of the rows that adapt."""
+    return protocol_line([r for r in runs if r.about["method"] == "diffusion_tta"])
+
+
+def seconds_of(runs: list[Records]) -> str:
+    """Seconds per image."""
+    return f"{np.concatenate([r.seconds for r in runs]).mean():.2f}"
+
+
+def parts_of(runs: list[Records]) -> dict[str, list[Records]]:
+    """Head of a column -> its runs: clean, and each severity that is there."""
+    severities = sorted({r.about["stream"]["severity"] for r in runs if not is_clean(r)})
+    found = {"clean": [r for r in runs if is_clean(r)]}
+    found |= {
+        f"severity {s}": [r for r in runs if not is_clean(r) and r.about["stream"]["severity"] == s] for s in severities
+    }
+    return {head: part for head, part in found.items() if part}
+
+
+def selection(runs: list[Records]) -> str:
+    """What the choice was between: both scores and the gain in them, clean and under the validation corruptions."""
+    found = []
+    for network in distinct(runs, "classifier"):
+        for label in distinct(pick(runs, classifier=network), "label"):
+            mine, row = pick(runs, label, network), {"network": short(network), "row": label}
+            for metric in metrics_of(mine):
+                for head, clean in (("clean", True), ("corrupted", False)):
+                    part = [r for r in mine if is_clean(r) == clean]
+                    after, before = (mean_score(part, metric, when) for when in ("after", "before"))
+                    row[f"{metric}, {head}"] = f"{after:.1f} ({sign(metric) * (after - before):+.1f})"
+            found.append(row)
+    return header(runs) + "\n" + as_table(aligned_rows(found))
+
+
+def aligned_rows(found: list[dict]) -> list[dict]:
+    """Rows with all columns that any of them has."""
+    keys = list(dict.fromkeys(k for row in found for k in row))
+    return [{k: row.get(k, "") for k in keys} for row in found]
+
+
+# --- the paper's six corruptions (K8) ---------------------------------------------------------------------------------
+
+
+def rivals(runs: list[Records], network: str, metric: str) -> list[dict]:
+    """A row of one network and score: its value clean and by severity, the difference to the source and of ours to it,
+    both under the corruptions; of classes the score of the set too."""
+    found, labels = [], [label for label in distinct(runs, "label") if of_network(runs, network, label)]
+    shifted = [r for r in runs if not is_clean(r)]
+    best = maps_choice()["best"][network][metric]
+    for label in labels:
+        mine, row = of_network(runs, network, label), {"network": short(network), "row": label}
+        row["row"] += " (best control on validation)" if label == best else ""
+        row |= {head: f"{mean_score(part, metric):.1f}" for head, part in parts_of(mine).items()}
+        here, source, us = (of_network(shifted, network, at) for at in (label, rows.SOURCE, rows.OURS))
+        row["minus source"] = "" if label == rows.SOURCE else str(minus(here, source, metric))
+        row["ours minus it"] = "" if label == rows.OURS else str(minus(us, here, metric))
+        if metric in OF_COUNTS:
+            row["of the set"] = f"{set_score(here, metric):.1f}"
+            row["ours minus it, of the set"] = "" if label == rows.OURS else str(set_minus(us, here, metric))
+        found.append(row | {"diffusion model": denoiser_cost(mine[0]), "s/img": seconds_of(mine)})
+    return found
+
+
+def claims(runs: list[Records]) -> list[dict]:
+    """The bars: no loss on clean scenes, a gain over the source and over the best control, by network and score."""
+    found = []
+    for network in networks_of(runs):
+        for metric in METRICS[target_of(network)]:
+            best = maps_choice()["best"][network][metric]
+            at = lambda label, clean: [r for r in of_network(runs, network, label) if is_clean(r) == clean]  # noqa: E731
+            row = {"network": short(network), "score": metric}
+            clean, source = gain_of(at(rows.OURS, True), metric), gain_of(at(rows.OURS, False), metric)
+            kept = Interval(clean.mean + TOLERANCE, clean.low + TOLERANCE, clean.high + TOLERANCE)
+            row |= {"clean": str(clean), f"clean above -{TOLERANCE:g}": verdict(kept)}
+            row |= {"minus source": str(source), "gains": verdict(source), "best control": best}
+            control = minus(at(rows.OURS, False), at(best, False), metric)
+            row |= {"minus best control": str(control), "beats it": verdict(control)}
+            whole = set_minus(at(rows.OURS, False), at(best, False), metric)
+            row["the same of the set"] = f"{whole}, {verdict(whole)}" if metric in OF_COUNTS else ""
+            placebo = minus(at(rows.OURS, False), at(rows.ANOTHER, False), metric)
+            found.append(row | {"minus another image's": f"{placebo}, {verdict(placebo)}"})
+    return found
+
+
+def by_shift(runs: list[Records], network: str, metric: str) -> list[dict]:
+    """A row for each shift and severity: source, ours, the gain; beside it what the paper printed, where it did."""
+    found, best = [], maps_choice()["best"][network][metric]
+    places = list(dict.fromkeys((r.about["stream"]["shift"], r.about["stream"]["severity"]) for r in runs))
+    for shift, severity in places:
+        here = [r for r in runs if (r.about["stream"]["shift"], r.about["stream"]["severity"]) == (shift, severity)]
+        us, control = of_network(here, network, rows.OURS), of_network(here, network, best)
+        row = {"network": short(network), "shift": shift.replace("_", " "), "severity": severity or ""}
+        row |= {"n": sum(map(len, us)), "source": f"{mean_score(us, metric, 'before'):.1f}"}
+        row |= {"ours": f"{mean_score(us, metric):.1f}", "gain": str(gain_of(us, metric))}
+        row |= {best: f"{mean_score(control, metric):.1f}", "ours minus it": str(minus(us, control, metric))}
+        if metric in PAPER and shift in PAPER_SHIFTS:
+            before, after = (values[PAPER_SHIFTS.index(shift)] for values in PAPER[metric])
+            row["the paper"] = f"{before} → {after}"
+        found.append(row)
+    return found
+
+
+def k8(runs: list[Records]) -> str:
+    """The whole table: claims, then for each network and score all rows, then ours by shift."""
+    parts = [header(runs) + "\n" + as_table(claims(runs))]
+    for network in networks_of(runs):
+        mine = [r for r in runs if r.about["classifier"].startswith(network)]
+        for metric in METRICS[target_of(network)]:
+            parts.append(f"{metric}, {short(network)}\n" + as_table(rivals(mine, network, metric)))
+            parts.append(as_table(by_shift(mine, network, metric)))
+    return "\n\n".join(parts)
+
+
+# --- all fifteen ------------------------------------------------------------------------------------------------------
+
+
+def all_corruptions(runs: list[Records]) -> str:
+    """Mean gain over the 15 corruptions, over the source and the best control; how many gain and how many lose."""
+    found, each = [], []
+    for network in networks_of(runs):
+        for metric in METRICS[target_of(network)]:
+            us, best = pick(runs, rows.OURS, network), maps_choice()["best"][network][metric]
+            gains = {s: gain_of(pick(us, shifts=[s]), metric) for s in TEST if pick(us, shifts=[s])}
+            row = {"network": short(network), "score": metric, "gain": str(gain_of(us, metric))}
+            control = minus(us, pick(runs, best, network), metric)
+            row |= {"best control": best, "minus it": f"{control}, {verdict(control)}"}
+            said = [verdict(g) for g in gains.values()]
+            row["above 0"] = sum(g.mean > 0 for g in gains.values())
+            row |= {"below 0": sum(g.mean < 0 for g in gains.values()), "clearly above": said.count("holds")}
+            row |= {"clearly below": said.count("reversed")}
+            worst = min(gains, key=lambda s: gains[s].mean)
+            found.append(row | {"worst": f"{worst.replace('_', ' ')} {gains[worst].mean:+.1f}"})
+            each.append(
+                {"network": short(network), "score": metric}
+                | {s.replace("_", " "): f"{g.mean:+.1f}" for s, g in gains.items()}
+            )
+    return header(runs) + "\n" + as_table(found) + "\n\n" + as_table(each)
+
+
+# --- mixing, ablations ------------------------------------------------------------------------------------------------
+
+
+def against(runs: list[Records], usual: str) -> list[dict]:
+    """Rows of a table by network: both scores clean and corrupted, the gain, the difference to the row `usual` on the
+    scenes that both met, cost."""
+    found = []
+    for network in networks_of(runs):
+        for label in distinct(pick(runs, classifier=network), "label"):
+            mine, row = pick(runs, label, network), {"network": short(network), "row": label}
+            for metric in metrics_of(mine):
+                for head, clean in (("corrupted", False), ("clean", True)):
+                    part = [r for r in mine if is_clean(r) == clean]
+                    other = [r for r in pick(runs, usual, network) if is_clean(r) == clean]
+                    if not part:
+                        continue
+                    row[f"{metric}, {head}"] = f"{mean_score(part, metric):.1f}"
+                    if label not in (usual, rows.SOURCE) and [len(r) for r in part] == [len(r) for r in other]:
+                        row[f"{metric}, {head}, minus {usual}"] = str(minus(part, other, metric))
+            found.append(row | {"diffusion model": denoiser_cost(mine[0]), "s/img": seconds_of(mine)})
+    return aligned_rows(found)
+
+
+def mixing(runs: list[Records]) -> str:
+    """The map as condition against predictions that are mixed per pixel."""
+    return header(runs) + "\n" + as_table(against(runs, "map as condition"))
+
+
+def ablations(runs: list[Records]) -> str:
+    """One thing changed at a time; a table for each target."""
+    return (
+        header(runs)
+        + "\n"
+        + "\n\n".join(
+            as_table(against([r for r in runs if r.target == target], rows.OURS))
+            for target in METRICS
+            if any(r.target == target for r in runs)
+        )
+    )
+
+
+# --- where it fails ---------------------------------------------------------------------------------------------------
+
+
+def pooled(runs: list[Records]) -> dict[str, float]:
+    """`QUANTITIES` summed over images; those in ten thousandths as their mean."""
+    values = np.concatenate([r.loss for r in runs]).astype(float)
+    found = dict(zip(QUANTITIES, values.sum(0), strict=True))
+    return {k: v / len(values) if "thousandths" in k else v for k, v in found.items()}
+
+
+def share(part: float, whole: float) -> str:
+    """Percent, empty of nothing."""
+    return f"{100 * part / whole:.0f}" if whole else ""
+
+
+def where(runs: list[Records]) -> str:
+    """Wrong pixels whose gradient points to the truth; what is repaired and broken near edges and inside; objects whose
+    class is changed as a whole."""
+    found = []
+    for network in networks_of(runs):
+        for label in distinct(pick(runs, classifier=network), "label"):
+            for head, clean in (("corrupted", False), ("clean", True)):
+                part = [r for r in pick(runs, label, network) if is_clean(r) == clean]
+                if part:
+                    found.append({"network": short(network), "row": label, "scenes": head} | _where(part))
+    return header(runs) + "\n" + as_table(aligned_rows(found))
+
+
+def _where(runs: list[Records]) -> dict[str, str]:
+    q = pooled(runs)
+    row = {"wrong pixels pointing to the truth, %": share(q["pointing to the truth"], q["wrong"])}
+    row["gradient's energy near edges, %"] = f"{q['energy in ten thousandths near edges'] / 100:.0f}"
+    row["pixels near edges, %"] = f"{q['edge in ten thousandths'] / 100:.0f}"
+    for at in ("near edges", "inside"):
+        row[f"repaired {at}, %"] = share(q[f"repaired {at}"], q[f"wrong {at}"])
+        row[f"broken {at}, %"] = share(q[f"broken {at}"], q[f"right {at}"])
+    if q["objects wrong"] + q["objects right"]:
+        row["objects of a wrong class, of them relabelled"] = f"{q['objects wrong']:.0f}, {q['objects relabelled']:.0f}"
+        row["objects of the right class, of them broken"] = f"{q['objects right']:.0f}, {q['objects broken']:.0f}"
+        small = [share(q[f"small right {when}"], q["small"]) for when in ("before", "after")]
+        row["pixels of small objects right, %"] = " → ".join(small)
+    return row
+
+
+def headline(runs: list[Records]) -> dict[str, str]:
+    """What a sweep's summary shows of the records: gain of each network in each score, under corruptions."""
+    return {
+        f"gain in {metric}, {short(network)}": str(gain_of(part, metric))
+        for network in networks_of(runs)
+        if (part := [r for r in pick(runs, rows.OURS, network) if not is_clean(r)])
+        for metric in metrics_of(part)
+    }

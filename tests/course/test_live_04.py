@@ -92,7 +92,9 @@ def test_the_live_table_pairs_every_row_with_the_source_and_with_ours():
     assert ours["mean class accuracy, minus source"].startswith("+15.0")
     assert median["mean class accuracy, minus source"].startswith("+5.0")
     assert median["mean class accuracy, ours minus it"].startswith("+10.0")
-    assert live.gain(runs[rows.OURS], "mean class accuracy").startswith("+15.0")
+    assert live.gains(runs[rows.OURS])["mean class accuracy"].startswith("+15.0")
+    alone = live.table({name: mine for name, mine in runs.items() if name != rows.OURS})
+    assert [r["mean class accuracy, ours minus it"] for r in alone] == ["", ""]
 
 
 def test_scenes_are_drawn_by_the_seed_from_those_that_changed():

@@ -20,22 +20,23 @@ LEAST = 1.0  # points of mean IoU from which a scene counts as changed
 
 
 def methods(models: Models, settings: diffusion_tta.Settings, controls: dict[str, tuple]) -> dict[str, Method]:
-    """Row -> method: the source, those of the controls (row -> method, settings) that cost next to nothing, ours."""
+    """Row -> method: the source, those of the controls (row -> method, settings) that cost next to nothing, and ours
+    where there is a diffusion model that is told such maps."""
     found = {rows.SOURCE: source.configure(models, source.Settings())}
     found |= {row: METHODS[m].configure(models, s) for row, (m, s) in controls.items() if row in CHEAP}
-    return found | {rows.OURS: diffusion_tta.configure(models, settings)}
+    return found | ({} if models.denoiser is None else {rows.OURS: diffusion_tta.configure(models, settings)})
 
 
 def table(runs: dict[str, list[Records]]) -> list[dict]:
     """A row for each method of name -> records of one stream: both scores, and in each the difference to the source
-    and of ours to it, paired."""
-    found, us, base = [], runs[rows.OURS], runs[rows.SOURCE]
+    and, where ours is among them, of ours to it, paired."""
+    found, us, base = [], runs.get(rows.OURS), runs[rows.SOURCE]
     for name, mine in runs.items():
         row = {"method": name}
         for metric in metrics_of(mine):
             row[metric] = f"{mean_score(mine, metric):.1f}"
             row[f"{metric}, minus source"] = "" if name == rows.SOURCE else str(minus(mine, base, metric))
-            row[f"{metric}, ours minus it"] = "" if name == rows.OURS else str(minus(us, mine, metric))
+            row[f"{metric}, ours minus it"] = "" if name == rows.OURS or us is None else str(minus(us, mine, metric))
         found.append(row | {"diffusion model": denoiser_cost(mine[0])})
     return found
 
@@ -65,9 +66,9 @@ def reading_of_card(card: dict) -> list[dict]:
     return found
 
 
-def gain(runs: list[Records], metric: str) -> str:
-    """Gain over the source in a score, with its interval."""
-    return str(gain_of(runs, metric))
+def gains(runs: list[Records]) -> dict[str, str]:
+    """Gain over the source in each of the two scores, with its interval."""
+    return {metric: str(gain_of(runs, metric)) for metric in metrics_of(runs)}
 
 
 def still_right(before: Tensor, after: Tensor, truth: Tensor) -> dict[str, str]:

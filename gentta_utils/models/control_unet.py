@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
 
@@ -96,9 +96,7 @@ class ControlUNet(TextUNet):
                     picture = self.paint(cond.float())
         if picture is None:
             picture = x_t.new_zeros(len(x_t), self.controlnet.config.conditioning_channels, self.side, self.side)
-        beside, middle = self.controlnet(x_t, t, states, picture, return_dict=False)
-        added = dict(down_block_additional_residuals=beside, mid_block_additional_residual=middle)
-        output = self.network(x_t, t, states, return_dict=False, **added)[0]
+        output = beside(self.network, self.controlnet, x_t, t, states, picture)
         return to_eps(output.float(), x_t, t, self.alphas_cumprod, self.prediction_type)
 
     def paint(self, maps: Float[Tensor, "B K h w"]) -> Float[Tensor, "B channels side side"]:
@@ -109,13 +107,23 @@ class ControlUNet(TextUNet):
         return resized(colours, self.side)
 
 
+def beside(
+    unet: UNet2DConditionModel, controlnet: ControlNetModel, x_t: Tensor, t: Tensor, states: Tensor, picture: Tensor
+) -> Tensor:
+    """The U-Net's output (B, C, H, W) with what the ControlNet adds: it sees the same x_t (B, C, H, W), t (B,) and states
+    (B, L, D), and a picture (B, channels, side, side)."""
+    added, middle = controlnet(x_t, t, states, picture, return_dict=False)
+    residuals = dict(down_block_additional_residuals=added, mid_block_additional_residual=middle)
+    return unet(x_t, t, states, return_dict=False, **residuals)[0]
+
+
 def load_controlnet(where: str | Path, local_files_only: bool = True, **how) -> ControlNetModel:
     """The `ControlNetModel` in a folder or repository, float32."""
     return ControlNetModel.from_pretrained(where, torch_dtype=torch.float32, local_files_only=local_files_only, **how)
 
 
-def load_control_pipeline(where: str | Path, controlnet: ControlNetModel | None = None, local_files_only: bool = True):
-    """The pipeline of Stable Diffusion in a folder or repository beside this ControlNet, float32, silent and without its
-    filter of images; None: the folder holds its own."""
-    parts = {"feature_extractor": None} | ({"controlnet": controlnet} if controlnet is not None else {})
+def load_control_pipeline(where: str | Path, controlnet: ControlNetModel, local_files_only: bool = True):
+    """The parts of Stable Diffusion in a folder or repository beside this ControlNet, float32, silent and without its
+    filter of images."""
+    parts = dict(feature_extractor=None, controlnet=controlnet)
     return load_parts(StableDiffusionControlNetPipeline, where, torch.float32, local_files_only, **parts)

@@ -110,8 +110,8 @@ class ControlUNet(TextUNet):
 def beside(
     unet: UNet2DConditionModel, controlnet: ControlNetModel, x_t: Tensor, t: Tensor, states: Tensor, picture: Tensor
 ) -> Tensor:
-    """The U-Net's output (B, C, H, W) with what the ControlNet adds: it sees the same x_t (B, C, H, W), t (B,) and states
-    (B, L, D), and a picture (B, channels, side, side)."""
+    """The U-Net's output (B, C, H, W) with what the ControlNet adds, which sees the same x_t (B, C, H, W), t (B,) and
+    states (B, L, D), and a picture (B, channels, side, side)."""
     added, middle = controlnet(x_t, t, states, picture, return_dict=False)
     residuals = dict(down_block_additional_residuals=added, mid_block_additional_residual=middle)
     return unet(x_t, t, states, return_dict=False, **residuals)[0]

@@ -29,8 +29,8 @@ class MapUNet(Denoiser):
         image_size: side of the task model's images.
         prediction_type: "epsilon", "v_prediction" or "sample".
         unshuffle: as of `PixelUNet`; the map has the resolution inside, half of the image's.
-        vae: where the network works on its latents. The map is then seen at the pixels that these stand for, every n x n
-            of them as one with n * n times K channels.
+        vae: where the network works on its latents. The map is then seen at the pixels that these stand for, every
+            n x n of them as one with n * n times K channels.
 
     Attributes:
         classes: K.

@@ -41,7 +41,7 @@ START = "unconditional/unet-unshuffle"
 MAP_RATE = 5.0
 DROPPED = 0.1
 TEXT = "denoiser/text"  # whose latents two of the spaces are
-SPACES = {  # what is denoised, and where the map comes in -> channels of that, side of the map, n x n of it as one pixel
+SPACES = {  # what is denoised and where the map comes in: channels of that, side of the map, n x n of it as one pixel
     "unshuffled": (12, 32, 1),  # 64 px, every 2 x 2 as one; concatenated, going on from START
     "averaged": (3, 32, 1),  # 32 px, areas averaged; concatenated
     "latents": (8, 32, 4),  # of TEXT's autoencoder; concatenated

@@ -175,7 +175,7 @@ def read_image(
 
 
 def read_rgb(path: Path) -> Image.Image:
-    """An image as 8-bit RGB. Raises ValueError in one sentence for a file that is damaged, tiny or of a strange kind."""
+    """An image as 8-bit RGB. Raises ValueError with one sentence for one that is damaged, tiny or of a strange kind."""
     try:
         with Image.open(path) as file:
             image = file.copy()

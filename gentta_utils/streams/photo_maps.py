@@ -18,7 +18,6 @@ from torch import Tensor
 from ..common.randomness import generator
 from ..common.validate import Checked, Count, check_choice
 from ..world import ade20k
-from ..world.maps import VOID
 from ..world.shifts import in_memory, shifted
 from . import folders
 from .stream import Lazy, Stream
@@ -92,8 +91,8 @@ def read_image(name: str, path: Path) -> Float[Tensor, "3 S S"]:
 
 
 def read_truth(name: str, path: Path, image: Path) -> UInt8[Tensor, "S S"] | Float[Tensor, "S S"]:
-    """The map of an image, cropped as the image is: labels from 0, VOID where there is none, or metres. Where no depth
-    was measured it is that of the nearest pixel that has one.
+    """The map of an image, cropped as the image is: labels from 0, `maps.VOID` where there is none, or metres. Where no
+    depth was measured it is that of the nearest pixel that has one.
 
     Raises ValueError in one sentence for a file that is damaged, of another size than its image, or no such map."""
     try:
@@ -131,7 +130,7 @@ def _middle(image: Image.Image, size: int, path: Path) -> Image.Image:
 class PhotoMapSpec(Checked):
     """Which images of a data set, with the truth of which map: all that such a stream depends on.
 
-    The stream's labels are the maps (N, S, S): uint8 of `ade20k.CLASSES` with VOID, or float32 metres."""
+    The stream's labels are the maps (N, S, S): uint8 of `ade20k.CLASSES` or void, or float32 metres."""
 
     dataset: str  # one of SETS
     root: str  # the folder that holds the data sets

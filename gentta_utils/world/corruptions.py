@@ -51,7 +51,7 @@ def corrupt(
     seed: int = 0,
     **options,
 ) -> Float[Tensor, "B 3 S S"]:
-    """Corrupt images (B, 3, S, S) in [0, 1], S = 32, 64 or from 224 to 512; returns the same shape, whole multiples of 1/255.
+    """Corrupt images (B, 3, S, S) in [0, 1], S = 32, 64 or 224 to 512; the same shape returns, multiples of 1/255.
 
     Args:
         name: one of `ALL`.

@@ -6,6 +6,7 @@ Maps may be smaller than the image; whoever compares them with a truth enlarges 
 """
 
 import json
+import re
 from pathlib import Path
 
 import timm
@@ -78,7 +79,22 @@ def published(folder: Path, name: str, size: int) -> DenseModel:
     seen = [(0.0,) * 3, (1.0,) * 3]
     if shown.get("do_normalize"):
         seen = [tuple(shown[f"image_{what}"]) for what in ("mean", "std")]
-    return _of_transformers(folder, kind.get("model_type"), name, size, *seen)
+    model = _of_transformers(folder, kind.get("model_type"), name, size, *seen)
+    as_published(model.network)
+    return model
+
+
+def as_published(network: nn.Module) -> nn.Module:
+    """Make an encoder of transformers the function that published weights of it were trained in (Xie et al., 2021; Kim
+    et al., 2022), in place: norms of blocks and stages had epsilon 1e-6, the library's have 1e-5.
+
+    Models that were trained in the library's class, as those of the scenes profile, must not come here."""
+    block = ("layernorm_before", "layernorm_after", "layer_norm_1", "layer_norm_2")
+    for name, module in network.named_modules():
+        own = re.search(r"encoder\.layer_norm\.\d+$|stages\.\d+\.layer_norm$", name)
+        if isinstance(module, nn.LayerNorm) and (own or name.endswith(block)):
+            module.eps = 1e-6
+    return network
 
 
 def load(path: Path, name: str = "") -> DenseModel:

@@ -294,52 +294,47 @@ def _load_dit(name: str, device: str, precision: str, low_memory: bool) -> nn.Mo
 
 
 def _load_text(name: str, device: str, precision: str, low_memory: bool) -> nn.Module:
-    from .text_unet import TextUNet, halve_layers, load_pipeline
+    from .text_unet import TextUNet, load_pipeline
 
     (repository,) = repositories(name)
     pipeline = _read(name, repository, lambda: load_pipeline(repository, local_files_only=constants.HF_HUB_OFFLINE))
-    if precision != "fp32":
-        halve_layers(pipeline.unet, DTYPES[precision])
-    if low_memory:
-        pipeline.unet.enable_gradient_checkpointing()
-        pipeline.vae.enable_slicing()
-    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-        part.to(device)
+    _settle(pipeline, device, precision, low_memory, pipeline.unet)
     return TextUNet(pipeline, [""], 224, precision)
 
 
 def _load_variation(name: str, device: str, precision: str, low_memory: bool) -> nn.Module:
-    from .text_unet import halve_layers
     from .variation_unet import VariationUNet, load_variation_pipeline
 
     (repository,) = repositories(name)
     how = dict(local_files_only=constants.HF_HUB_OFFLINE, revision=_revision(repository))
     pipeline = _read(name, repository, lambda: load_variation_pipeline(repository, **how))
-    if precision != "fp32":
-        halve_layers(pipeline.unet, DTYPES[precision])
-    if low_memory:
-        pipeline.vae.enable_slicing()
-    for part in (pipeline.unet, pipeline.vae, pipeline.image_encoder):
-        part.to(device)
+    _settle(pipeline, device, precision, low_memory, pipeline.unet, gradients=False)
     return VariationUNet(pipeline, 224, precision)
 
 
 def _load_control(name: str, device: str, precision: str, low_memory: bool) -> nn.Module:
     from ..world.ade20k import palette
     from .control_unet import ControlUNet, load_control_pipeline, load_controlnet
-    from .text_unet import halve_layers
 
     repository, control = repositories(name)
     how = dict(local_files_only=constants.HF_HUB_OFFLINE)
     controlnet = _read(name, control, lambda: load_controlnet(control, **how))
     pipeline = _read(name, repository, lambda: load_control_pipeline(repository, controlnet, **how))
-    for network in (pipeline.unet, pipeline.controlnet):
+    _settle(pipeline, device, precision, low_memory, pipeline.unet, controlnet)
+    return ControlUNet(pipeline, palette(), DENSE_SIZES["segmentor"], precision)
+
+
+def _settle(pipeline, device: str, precision: str, low_memory: bool, *networks: nn.Module, gradients: bool = True):
+    """Put a pipeline on the device, these networks of it in this precision."""
+    from .text_unet import halve_layers
+
+    for network in networks:
         if precision != "fp32":
             halve_layers(network, DTYPES[precision])
-        if low_memory:
+        if low_memory and gradients:
             network.enable_gradient_checkpointing()
     if low_memory:
         pipeline.vae.enable_slicing()
-    for part in (pipeline.unet, pipeline.controlnet, pipeline.vae, pipeline.text_encoder):
-        part.to(device)
-    return ControlUNet(pipeline, palette(), 512, precision)
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module):
+            part.to(device)

@@ -53,7 +53,7 @@ from gentta_utils.models.classifier import Classifier
 from gentta_utils.models.clip import Clip
 from gentta_utils.models.control_unet import PROMPT, ControlUNet
 from gentta_utils.models.copies import Copies
-from gentta_utils.models.dense import Answers, DenseModel, dense_model
+from gentta_utils.models.dense import Answers, DenseModel, as_published, dense_model
 from gentta_utils.models.dit import LatentDiT, prepare_dit
 from gentta_utils.models.prompts import make_prompt
 from gentta_utils.models.text_unet import TextUNet
@@ -462,7 +462,7 @@ def test_task_networks_of_maps_are_those_of_the_library(at_hub, name):
     )
     assert not any(p.requires_grad for p in model.parameters())
     kind = GLPNForDepthEstimation if "glpn" in name else SegformerForSemanticSegmentation
-    plain = kind.from_pretrained(fake_hub_path(at_hub, hub.REPOSITORIES[name][0])).eval()
+    plain = as_published(kind.from_pretrained(fake_hub_path(at_hub, hub.REPOSITORIES[name][0])).eval())
     photos = torch.rand(1, 3, model.image_size, model.image_size, generator=torch.Generator().manual_seed(7))
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in IMAGENET_STATISTICS)
     with torch.no_grad():

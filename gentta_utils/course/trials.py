@@ -40,6 +40,7 @@ CLASSIFIERS = ("classifier/resnet", "classifier/vit")
 DIT = "denoiser/dit"
 TEXT = "denoiser/text"
 PROMPTS = ("one", "templates", "floors")
+SEED_STEP = 1_000_000  # between the draws of two seeds, so that they differ from those of two values of `start`
 MAP_PROMPTS = [f"a photo of {'the' if name in STUFF else 'a'} {name}." for name in MAP_CLASSES]
 PLACEBO = dict(n=8, split="select", start=3900)  # the scenes of feedback_from="another"
 

@@ -106,7 +106,7 @@ def watched(preset, monkeypatch) -> tuple[dict, Watched]:
     return parameters, seen
 
 
-@pytest.mark.parametrize("preset", [p for p in PRESETS if p.stem[:2] not in ("03", "06")], ids=lambda p: p.stem)
+@pytest.mark.parametrize("preset", [p for p in PRESETS if p.stem[:2] not in ("03", "04", "06")], ids=lambda p: p.stem)
 def test_every_parameter_of_a_preset_reaches_what_runs(preset, monkeypatch):
     parameters, seen = watched(preset, monkeypatch)
     for name, value in parameters.items():
@@ -132,6 +132,23 @@ def test_parameters_of_a_preset_of_clip_reach_its_settings(preset):
     settings = kit.text_settings(parameters["clip_name"], kind=parameters["adapt"], **asked)
     assert {name: getattr(settings, name) for name in asked} == asked
     assert settings.param_set == KINDS[parameters["adapt"]]["param_set"]
+
+
+@pytest.mark.parametrize("preset", [p for p in PRESETS if p.stem.startswith("04")], ids=lambda p: p.stem)
+def test_parameters_of_a_preset_of_maps_reach_the_live_stream(preset):
+    parameters = check_parameters(find("04"), read_preset(preset))
+    sources = "\n".join(rules.source(c) for c in rules.code_cells(rules.load(find("04"))))
+    assert "live_stream = kit.map_stream(3 if fast else n, target, shift, severity, start=97_200)" in sources
+    kit = profiles.profile(parameters["profile"])
+    for target, name in (("classes", "segmentor_name"), ("depth", "depth_name")):
+        assert parameters[name] in kit.task_models[target]
+        assert parameters[name] in hub.REPOSITORIES
+    asked = {k: v for k, v in parameters.items() if k in diffusion_tta.Settings.__dataclass_fields__}
+    assert all(f"{name}={name}" in sources for name in asked)
+    settings = kit.map_settings(parameters["segmentor_name"], **asked)
+    assert {name: getattr(settings, name) for name in asked} == asked
+    assert (settings.optimizer, settings.lr, settings.adapt_denoiser) == ("adamw", 8e-5, False)  # as published
+    assert parameters["target"] in kit.map_models or parameters["target"] == "depth"  # which is told to no public model
 
 
 @pytest.mark.parametrize("preset", [p for p in PRESETS if p.stem.startswith("06")], ids=lambda p: p.stem)

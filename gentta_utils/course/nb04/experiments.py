@@ -23,7 +23,10 @@ SIX = ("gaussian_noise", "fog", "frost", "snow", "contrast", "shot_noise")  # of
 FIVE = ("gaussian_noise", "fog", "pixelate", "snow", "contrast")  # of the smaller tables
 SCENES = dict(test=90_000, clean=94_000)  # first scene of each; a corruption has 200
 BLOCK = 8
-EXACT = "maps/classes-exact"  # trained on exact maps alone
+OTHER_TRAININGS = {  # of the map-conditioned model, where they are here
+    "trained on exact maps": "maps/classes-exact",
+    "trained on the segmentor's 1,500 maps": "maps/classes-1500",
+}
 WINDOWS = ((20, 150), (150, 300), (300, 500), (500, 700), (0, 1000))
 
 
@@ -120,8 +123,8 @@ def ablated(network: str) -> dict[str, tuple[diffusion_tta.Settings, dict]]:
     found |= {f"t {a}..{b}": (replace(now, window=(a, b)), {}) for a, b in WINDOWS}
     if target == "classes":
         found |= {f"T {t:g}": (replace(now, temperature=t), {}) for t in (1.0, 3.0, 10.0) if t != now.temperature}
-    if target == "classes" and EXACT in zoo.names():
-        found["trained on exact maps"] = (now, {"denoiser": EXACT})
+    if target == "classes":
+        found |= {row: (now, {"denoiser": m}) for row, m in OTHER_TRAININGS.items() if m in zoo.names()}
     # a rounding error would be larger than its steps
     adapted = replace(now, adapt_denoiser=True, denoiser_lr=1e-3)
     found["phi adapted too"] = (adapted, {"precision": "fp32"})

@@ -121,12 +121,13 @@ def test_clean_scenes_come_first():
 
 
 def test_blocks_are_taken_up_by_longer_tables():
-    few, many = (experiments.blocks(n, "fog", 3, "classes") for n in (8, 24))
-    assert many[: len(few)] == few
-    assert sum(s.n for s in many) == 24
-    assert len({s.start for s in many}) == len(many)
-    assert few == [MapSpec(8, "fog", 3, start=few[0].start, target="classes")]
-    assert experiments.blocks(8, "fog", 5, "classes")[0].start == few[0].start
+    n = experiments.BLOCK
+    few, many = (experiments.blocks(m, "fog", 3, "classes") for m in (n, 3 * n))
+    assert many[:1] == few == [MapSpec(n, "fog", 3, start=few[0].start, target="classes")]
+    assert sum(s.n for s in many) == 3 * n
+    assert len({s.start for s in many}) == len(many) == 3
+    assert experiments.blocks(n, "fog", 5, "classes")[0].start == few[0].start
+    assert experiments.blocks(n, "snow", 3, "classes")[0].start >= few[0].start + 200
 
 
 def test_a_record_says_what_stream_it_met():

@@ -118,7 +118,15 @@ def place_of(r: Records) -> tuple:
     at = r.about["stream"]
     order = (at["order"], at["order_seed"]) if "order_seed" in at else ()
     shift = "" if "parts" in at else at["shift"]
-    return r.about["classifier"], shift, at["severity"], at["seed"], at.get("labels", "category"), order
+    return (
+        r.about["classifier"],
+        shift,
+        at["severity"],
+        at["seed"],
+        at.get("labels", "category"),
+        at.get("target"),
+        order,
+    )
 
 
 def answers(runs: list[Records], when: str) -> dict[str, dict]:
@@ -135,7 +143,7 @@ def answers(runs: list[Records], when: str) -> dict[str, dict]:
 def agreements(runs: list[Records]) -> dict[tuple[str, str], tuple[float, float]]:
     """Two rows, or a row and its source -> the share of equal predictions, and from what share on they are one."""
     rows, own = (
-        {label: {at: z.argmax() for at, z in row.items()} for label, row in answers(runs, when).items()}
+        {label: {at: said(z, runs[0].target) for at, z in row.items()} for label, row in answers(runs, when).items()}
         for when in ("after", "before")
     )
     method, found = {r.about["label"]: r.about["method"] for r in runs}, {}
@@ -146,6 +154,11 @@ def agreements(runs: list[Records]) -> dict[tuple[str, str], tuple[float, float]
         if method[label] != "source":  # on the low view it is its own source
             found[label, OWN] = equal(predictions, own[label]), OTHER
     return found
+
+
+def said(z, target: str):
+    """A prediction; of a map its scores, of which two alike are as good as the same map."""
+    return z.argmax() if target == "class" else z.tobytes()
 
 
 def equal(one: dict, other: dict) -> float | None:

@@ -29,6 +29,8 @@ def wrong_values(hint) -> list:
         return wrong_values(inner[0]) + [inner[0](v) for v in numbers]
     if kind is Literal:
         return ["none of them", 1, None]
+    if kind is tuple and inner[-1] is ...:
+        return [("a",), (None,), [1.0], 150, "150"]
     if kind is tuple:
         return [(600, 150), (-50, 100), (100,), (0.5, 3), [150, 600], 150, "150"]
     if inner:

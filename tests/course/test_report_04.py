@@ -1,0 +1,139 @@
+"""The tables and figures of notebook 04, on records made by hand: who is held against whom, what is counted."""
+
+import numpy as np
+import pytest
+
+from gentta_utils.course.nb04 import figures, report, rows, where
+from gentta_utils.evaluation.dense import DEPTH_SCORES
+from gentta_utils.evaluation.records import Records
+from gentta_utils.evaluation.statistics import ON_VALIDATION
+
+NETWORK = "segmentor/resnet"
+STARTS = {"clean": 0, "fog": 100, "snow": 200}
+
+
+def counts(right, n):
+    """n images of two classes of 100 pixels each, so many of each right."""
+    return np.broadcast_to(np.array([[right, 100 - right], [100 - right, right]], np.uint16), (n, 2, 2)).copy()
+
+
+def record(label, after, before=50, shift="fog", severity=3, network=NETWORK, n=6, target="classes", loss=None):
+    values = counts if target == "classes" else lambda v, n: np.full((n, len(DEPTH_SCORES)), v, np.float32)
+    method = "source" if label == rows.SOURCE else "diffusion_tta" if label in (rows.OURS, *rows.PLACEBOS) else "tent"
+    stream = {"shift": shift, "severity": severity if shift != "clean" else 0, "seed": 0, "split": "test"}
+    return Records(
+        id=np.arange(n) + STARTS[shift],
+        label=np.zeros(n, int),
+        before=values(before, n),
+        after=values(after, n),
+        loss=np.zeros((n, 2), np.float32) if loss is None else loss,
+        seconds=np.full(n, 0.5, np.float32),
+        nfe={"denoiser fwd+bwd": 72.0} if method == "diffusion_tta" else {"classifier fwd": 1.0},
+        about={
+            "label": label,
+            "method": method,
+            "classifier": rows.beside(network, label),
+            "settings": {"seed": 0},
+            "stream": stream | {"target": target, "start": STARTS[shift]},
+            "protocol": {"order": "iid", "reset": "per_image", "predict": "after", "batch": 12, "device": "cpu"},
+            "select": ON_VALIDATION,
+        },
+    )
+
+
+AFTER = {rows.SOURCE: 50, rows.OURS: 70, rows.TENT: 60, rows.ANOTHER: 45, rows.CEILING: 95}
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    best = {"mean class accuracy": rows.TENT, "mean IoU": rows.TENT}
+    monkeypatch.setattr(report, "maps_choice", lambda: {"best": {NETWORK: best}})
+    found = [record(label, v, shift=s) for s in ("fog", "snow") for label, v in AFTER.items()]
+    found += [record(label, v, shift="fog", severity=5) for label, v in AFTER.items()]
+    found += [record(label, v, shift="snow", severity=5) for label, v in AFTER.items()]
+    return found + [record(label, 49 if label == rows.OURS else 50, shift="clean") for label in AFTER]
+
+
+def test_claims_are_held_against_the_source_the_best_control_and_the_placebo(runs):
+    (accuracy, iou) = report.claims(runs)
+    assert accuracy["score"] == "mean class accuracy"
+    assert accuracy["minus source"].startswith("+20.0 [")
+    assert accuracy["minus best control"].startswith("+10.0 [")
+    assert (accuracy["gains"], accuracy["beats it"]) == ("holds", "holds")
+    assert accuracy["minus another image's"].startswith("+25.0 [")
+    assert accuracy["clean"].startswith("-1.0 [")
+    assert accuracy["clean above -0.5"] == "reversed"
+    assert iou["best control"] == rows.TENT
+    assert iou["the same of the set"].endswith("holds")
+
+
+def test_rows_of_other_networks_stand_beside_theirs(runs):
+    found = {row["row"]: row for row in report.rivals(runs, NETWORK, "mean class accuracy")}
+    assert found[rows.CEILING]["severity 3"] == "95.0"
+    assert found[rows.CEILING]["ours minus it"].startswith("-25.0 [")
+    assert found[rows.SOURCE]["minus source"] == ""
+    assert found[rows.OURS]["ours minus it"] == ""
+    assert f"{rows.TENT} (best control on validation)" in found
+    assert found[rows.OURS]["clean"] == "49.0"
+    assert found[rows.OURS]["diffusion model"] == "72 fwd+bwd"
+
+
+def test_shifts_stand_beside_what_the_paper_printed(runs):
+    found = report.by_shift(runs, NETWORK, "mean class accuracy")
+    fog = next(row for row in found if row["shift"] == "fog" and row["severity"] == 5)
+    assert fog["the paper"] == "63.0 → 65.1"
+    assert fog["gain"].startswith("+20.0")
+    assert fog[rows.TENT] == "60.0"
+    assert report.k8(runs).startswith("protocol: stream=iid reset=per_image")
+
+
+def test_corruptions_that_gain_are_counted(runs):
+    text = report.all_corruptions([r for r in runs if r.about["stream"]["severity"] == 3])
+    (line,) = [x for x in text.splitlines() if "mean IoU" in x and "+" in x and "[" in x]
+    assert "| 2 | 0 | 2 | 0 |" in line
+    assert "| fog " in text
+
+
+def test_ablations_are_held_against_the_chosen_row(runs):
+    found = {row["row"]: row for row in report.against(runs, rows.OURS)}
+    assert found[rows.ANOTHER][f"mean IoU, corrupted, minus {rows.OURS}"].startswith("-")
+    assert found[rows.SOURCE].get(f"mean IoU, corrupted, minus {rows.OURS}", "") == ""
+    few = [record("2 scenes", 60, shift="fog", n=2)]
+    assert found.keys() | {"2 scenes"} == {row["row"] for row in report.against([*runs, *few], rows.OURS)}
+    assert report.ablations(runs).count("protocol:") == 1
+
+
+def looked(**values):
+    q = np.zeros((6, len(where.QUANTITIES)), np.float32)
+    for name, v in values.items():
+        q[:, where.QUANTITIES.index(name.replace("_", " "))] = v
+    return q
+
+
+def test_where_it_fails_is_counted_over_all_pixels():
+    q = looked(
+        wrong=40, pointing_to_the_truth=30, wrong_inside=20, repaired_inside=5, right_inside=100, broken_inside=1
+    )
+    q[:, where.QUANTITIES.index("objects wrong")] = 2
+    q[:, where.QUANTITIES.index("objects relabelled")] = [1, 0, 0, 0, 0, 1]
+    row = report._where([record(rows.OURS, 60, loss=q)])
+    assert row["wrong pixels pointing to the truth, %"] == "75"
+    assert (row["repaired inside, %"], row["broken inside, %"]) == ("25", "1")
+    assert row["repaired near edges, %"] == ""
+    assert row["objects of a wrong class, of them relabelled"] == "12, 2"
+    assert "wrong pixels" in report.where([record(rows.OURS, 60, loss=q)])
+
+
+def test_figures_are_drawn(runs):
+    at_3 = [r for r in runs if r.about["stream"]["severity"] == 3]
+    assert len(figures.gains(at_3).axes) == 2
+    assert len(figures.controls(runs, NETWORK).axes) == 2
+    windows = [record(f"t {a}..{b}", 50 + i, shift="fog") for i, (a, b) in enumerate(figures.WINDOWS)]
+    assert len(figures.windows(windows).axes) == 2
+    assert len(figures.repaired([record(rows.OURS, 60, loss=looked(wrong_inside=4, repaired_inside=1))]).axes) == 2
+
+
+def test_the_headline_names_networks_and_scores(runs):
+    found = report.headline(runs)
+    assert found["gain in mean IoU, resnet"].startswith("+")
+    assert len(found) == 2

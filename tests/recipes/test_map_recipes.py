@@ -115,7 +115,7 @@ def test_other_ways_to_show_a_map_are_saved_as_they_were_trained(space, tmp_path
     network = spec.build()
     for value in network.parameters():
         if value.requires_grad and not value.any():
-            torch.nn.init.normal_(value, std=0.02)
+            torch.nn.init.normal_(value, std=0.1)
     spec.save(network, tmp_path / name)
     model = zoo.load(name, precision="fp32", folder=tmp_path)
     channels, side, fold = recipe.SPACES[space]

@@ -112,8 +112,8 @@ VISION = dict(  # the image encoder of Stable Diffusion image variations but for
 )
 MIT = dict(  # the encoder of SegFormer and GLPN but for the first five
     depths=[1, 1, 1, 1],
-    hidden_sizes=[4, 4, 8, 8],
-    num_attention_heads=[1, 1, 2, 2],
+    hidden_sizes=[8, 12, 16, 16],
+    num_attention_heads=[1, 2, 2, 2],
     mlp_ratios=[1, 1, 1, 1],
     decoder_hidden_size=8,
     sr_ratios=[8, 4, 2, 1],

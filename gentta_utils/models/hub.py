@@ -123,7 +123,7 @@ def _how_to_get(repository: str, name: str) -> str | None:
     if name.startswith("clip/"):
         config, wanted = CLIP_FILES[0], [CLIP_FILES[1]]
     elif name.startswith(tuple(DENSE_SIZES)):
-        wanted = ["preprocessor_config.json", "[mp]*model.*"]  # the weights in either form, and not TensorFlow's
+        wanted = ["preprocessor_config.json", "*model.[sb]*"]  # the weights in either form, and not TensorFlow's
     elif repository in REPOSITORIES["denoiser/text"]:
         config, wanted = "model_index.json", STABLE_DIFFUSION
     elif name == "denoiser/variation":

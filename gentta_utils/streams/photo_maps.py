@@ -5,6 +5,7 @@ Images are square crops, as everywhere in the course, and corrupted at the size 
 the middle 448 px of its official test images as they are, without their white frame, and no metre is changed.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -95,11 +96,7 @@ def read_truth(name: str, path: Path, image: Path) -> UInt8[Tensor, "S S"] | Flo
     depth was measured it is that of the nearest pixel that has one.
 
     Raises ValueError in one sentence for a file that is damaged, of another size than its image, or no such map."""
-    try:
-        with Image.open(path) as file, Image.open(image) as seen:
-            size, truth = seen.size, file.copy()
-    except Exception as error:  # a damaged file can fail in any way
-        raise ValueError(f"{path} cannot be read as a map ({error}): get it again, or delete it") from error
+    truth, size = _opened(path, Image.Image.copy), _opened(image, lambda file: file.size)
     if truth.size != size:
         raise ValueError(f"{path} has {truth.size} pixels and its image {size}: get both again, or delete them")
     how = SETS[name]
@@ -116,6 +113,14 @@ def read_truth(name: str, path: Path, image: Path) -> UInt8[Tensor, "S S"] | Flo
         raise ValueError(f"{path} has no depth anywhere in the middle: get it again, or delete it with its image")
     nearest = ndimage.distance_transform_edt(depth == 0, return_distances=False, return_indices=True)
     return torch.from_numpy(depth[tuple(nearest)])
+
+
+def _opened(path: Path, read: Callable[[Image.Image], object]):
+    try:
+        with Image.open(path) as file:
+            return read(file)
+    except Exception as error:  # a damaged file can fail in any way
+        raise ValueError(f"{path} cannot be read as an image ({error}): get it again, or delete it") from error
 
 
 def _middle(image: Image.Image, size: int, path: Path) -> Image.Image:

@@ -115,7 +115,7 @@ def test_other_ways_to_show_a_map_are_saved_as_they_were_trained(space, tmp_path
     network = spec.build()
     for value in network.parameters():
         if value.requires_grad and not value.any():
-            torch.nn.init.normal_(value, std=0.02)
+            torch.nn.init.normal_(value, std=0.3)
     spec.save(network, tmp_path / name)
     model = zoo.load(name, precision="fp32", folder=tmp_path)
     channels, side, fold = recipe.SPACES[space]
@@ -125,8 +125,9 @@ def test_other_ways_to_show_a_map_are_saved_as_they_were_trained(space, tmp_path
     assert x0.shape[1] == channels
     seen = F.pixel_unshuffle(resized(truth, side), fold)
     expected = network(torch.cat([x0[:2], seen], 1), t, return_dict=False)[0]
-    torch.testing.assert_close(model(x0[:2], t, truth), expected, rtol=0.05, atol=0.05)
-    assert (model(x0[:2], t, truth) - model(x0[:2], t)).abs().max() > 0.01
+    found, unseen = model(x0[:2], t, truth), model(x0[:2], t)
+    assert (found - expected).norm() < 0.03 * expected.norm()  # weights of 8 bits
+    assert (unseen - expected).norm() > 0.1 * expected.norm()
     assert spec.describe()["space"] == space
 
 

@@ -17,20 +17,20 @@ COLOURS = (
 WHITE = (1.0, 1.0, 1.0)  # of what has no colour here, void among it
 
 
-def painted(classes: Shaped[Tensor, "S S"]) -> Float[Tensor, "3 S S"]:
+def painted(classes: Shaped[Tensor, "h w"]) -> Float[Tensor, "3 h w"]:
     """A class map as a picture; labels beyond the twelve classes are white."""
     palette = torch.tensor([to_rgb(c) for c in COLOURS] + [WHITE])
     return palette[classes.long().clamp_max(len(COLOURS))].permute(2, 0, 1)
 
 
-def errors(predicted: Shaped[Tensor, "S S"], truth: UInt8[Tensor, "S S"]) -> Float[Tensor, "3 S S"]:
+def errors(predicted: Shaped[Tensor, "h w"], truth: UInt8[Tensor, "h w"]) -> Float[Tensor, "3 h w"]:
     """Where a class map is right (light grey) and where it is wrong, in the colour of what it says there."""
     return torch.where(predicted == truth, torch.tensor(0.92), painted(predicted))
 
 
 def change(
-    before: Shaped[Tensor, "S S"], after: Shaped[Tensor, "S S"], truth: UInt8[Tensor, "S S"]
-) -> Float[Tensor, "3 S S"]:
+    before: Shaped[Tensor, "h w"], after: Shaped[Tensor, "h w"], truth: UInt8[Tensor, "h w"]
+) -> Float[Tensor, "3 h w"]:
     """Pixels by what became of them: repaired green, broken red, wrong as before dark grey, right as before light."""
     was, is_ = before == truth, after == truth
     shade = torch.where(is_, 0.92, 0.45).expand(3, -1, -1)
@@ -46,7 +46,7 @@ def signed(ax: Axes, values: Float[Tensor, "H W"], title: str, largest: float, r
         ax.contour(region.float().numpy(), levels=[0.5], colors=plots.BLACK, linewidths=1.2)
 
 
-def names_of(classes: Shaped[Tensor, "S S"], names: tuple[str, ...] = tuple(MAP_CLASSES), least: int = 15) -> str:
+def names_of(classes: Shaped[Tensor, "h w"], names: tuple[str, ...] = tuple(MAP_CLASSES), least: int = 15) -> str:
     """The objects of a map that have at least so many pixels, for a title."""
     found = [names[k] for k in classes.unique().tolist() if 2 <= k < len(names) and int((classes == k).sum()) >= least]
     return ", ".join(found) or "nothing"

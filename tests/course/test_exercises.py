@@ -55,7 +55,7 @@ WRONG = {
         "lost pixels": _GROW.format(f"{_CLASSES}, {_UNION}", _GROWN.replace("-lost, lost", "0, 0")),
         "shape": "def f(counts, won, lost): return torch.tensor(0.0)",
     },
-    "spread": {
+    "handed_back": {
         "gets that share": "def f(G, f): return G.repeat_interleave(f, 2).repeat_interleave(f, 3)",
         "two sides": "def f(G, f): return G.repeat_interleave(f, 2).repeat_interleave(f, 3) / f",
         "not to one alone": """

@@ -43,7 +43,7 @@ def check_grow(answer: Callable) -> None:
     )
 
 
-def check_spread(answer: Callable) -> None:
+def check_handed_back(answer: Callable) -> None:
     """The gradient (B, K, f h, f w) that a map gets whose averages over f x f pixels have the gradient (B, K, h, w)."""
     B, K, h, w, f = (random.randint(2, 4) for _ in range(5))
     G, fine = torch.randn(B, K, h, w).double(), torch.zeros(B, K, f * h, f * w).double().requires_grad_()

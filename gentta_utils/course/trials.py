@@ -38,6 +38,7 @@ CLASSIFIERS = ("classifier/resnet", "classifier/vit")
 DIT = "denoiser/dit"
 TEXT = "denoiser/text"
 PROMPTS = ("one", "templates", "floors")
+SEED_STEP = 1_000_000  # between the draws of two seeds, so that they differ from those of two values of `start`
 
 
 def check_prompts(prompts: str, asked: LabelSet | PhotoLabels) -> None:

@@ -1,4 +1,5 @@
-"""The 15 + 4 corruptions of ImageNet-C (Hendrycks and Dietterich, ICLR 2019) for images of 32, 64 and 224 px.
+"""The 15 + 4 corruptions of ImageNet-C (Hendrycks and Dietterich, ICLR 2019) for images of 32 and 64 px, and
+of 224 to 512.
 
 Written from scratch from the published description and constants, in numpy, scipy, scikit-image and Pillow alone. Every
 image has its own generator, so its result does not depend on its neighbours. Differences from the public code: glass
@@ -26,7 +27,7 @@ from torch import Tensor
 from ..common.types import Index, Number
 from ..common.validate import check_ids, check_pixels, checked
 from .frost import texture
-from .severities import ALL, CONSTANTS
+from .severities import ALL, CONSTANTS, LARGEST, constants_side
 
 # The version of a corruption at a severity, where it is not the first. It is part of every record, so that only rows of
 # what changed are made again: raise the number of what changes, and say in data/results/stale.json which rows are old.
@@ -50,7 +51,7 @@ def corrupt(
     seed: int = 0,
     **options,
 ) -> Float[Tensor, "B 3 S S"]:
-    """Corrupt images (B, 3, S, S) in [0, 1], S = 32, 64 or 224; returns the same shape, whole multiples of 1/255.
+    """Corrupt images (B, 3, S, S) in [0, 1], S = 32, 64 or 224 to 512; the same shape returns, multiples of 1/255.
 
     Args:
         name: one of `ALL`.
@@ -66,16 +67,16 @@ def corrupt(
     if isinstance(severity, bool) or severity not in range(1, 6) or not isinstance(severity, int):
         raise ValueError(f"severity {severity!r}: choose 1, 2, 3, 4 or 5 (clean images need no call)")
     side = images.shape[-1] if isinstance(images, Tensor) and images.ndim else None
-    if side is None or images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != side or side not in CONSTANTS:
-        raise ValueError(
-            f"images {tuple(getattr(images, 'shape', ()))}: corruptions take (B, 3, S, S) with S = 32, 64 or 224"
-        )
+    at = side and constants_side(side)
+    if side is None or images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != side or at not in CONSTANTS:
+        shape = tuple(getattr(images, "shape", ()))
+        raise ValueError(f"images {shape}: corruptions take (B, 3, S, S) with S = 32, 64 or 224 to {LARGEST}")
     check_pixels(images)
-    if name not in CONSTANTS[side]:
+    if name not in CONSTANTS[at]:
         raise ValueError(f"{name} has no constants for {side} px: add them to CONSTANTS in world/severities.py")
     ids = torch.arange(len(images)) if ids is None else ids
     check_ids(ids, len(images))
-    constant = CONSTANTS[side][name][severity - 1]
+    constant = CONSTANTS[at][name][severity - 1]
     apply = _APPLY[name]
     out = []
     for image, i in zip(images.permute(0, 2, 3, 1).cpu().double().numpy(), ids.tolist(), strict=True):
@@ -249,7 +250,7 @@ def _elastic(x: Array, c: tuple, rng: Rng) -> Array:
     """A random affine map, then displacements of every pixel: with the same draws, those of the public code with rows
     and columns exchanged (the three points, and the two fields)."""
     side = x.shape[0]
-    alpha, sigma, reach = (value * _ELASTIC_UNIT[side] for value in c)
+    alpha, sigma, reach = (value * _ELASTIC_UNIT[constants_side(side)] for value in c)
     centre, third = side // 2, side // 3
     square = np.array([[centre + third, centre + third], [centre + third, centre - third], [centre - third] * 2], float)
     moved = square + rng.uniform(-reach, reach, (3, 2))

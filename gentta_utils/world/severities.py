@@ -1,4 +1,6 @@
-"""Names of the corruptions of ImageNet-C and their published constants, for images of 32, 64 and 224 px."""
+"""Names of the corruptions of ImageNet-C and their published constants, for images of 32, 64 and 224 px.
+
+Larger images have the constants of 224 px, in the same units of pixels, as ADE20K-C was made: there they are milder."""
 
 # fmt: off
 TEST = [  # the 15 of the benchmark: for tables only
@@ -9,6 +11,7 @@ TEST = [  # the 15 of the benchmark: for tables only
 # fmt: on
 VALIDATION = ["speckle_noise", "gaussian_blur", "spatter", "saturate"]  # settings are chosen on these four only
 ALL = TEST + VALIDATION
+LARGEST = 512  # px: the pictures of `frost` have no more
 CONSTANTS = {  # side -> name -> constants of severity 1 to 5
     32: {
         "gaussian_noise": (0.04, 0.06, 0.08, 0.09, 0.1),
@@ -110,3 +113,8 @@ CONSTANTS = {  # side -> name -> constants of severity 1 to 5
         "saturate": ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)),
     },
 }
+
+
+def constants_side(side: int) -> int:
+    """Whose constants images of this side have: 224 px for all from there to LARGEST, else their own."""
+    return 224 if 224 < side <= LARGEST else side

@@ -9,12 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ...common.files import write_json
 from ...common.paths import CACHE
 from ...evaluation.chosen import MAPS, purifier
-from ...evaluation.dense import confusion
-from ...evaluation.map_rows import METRICS, per_image, score, sign
+from ...evaluation.dense import mean_class_accuracy, mean_iou
+from ...evaluation.map_rows import METRICS, per_image, sign
 from ...evaluation.records import Records
 from ...evaluation.rows import is_clean, pick
 from ...evaluation.tables import table
@@ -52,7 +53,6 @@ STAGES: dict[str, list[list[dict]]] = {  # each changes what the one before it l
 }
 FREE_RATES = {"classes": (300.0, 1000.0, 3000.0), "depth": (10.0, 100.0, 1000.0)}  # of a free map
 MIXING_RATES = (0.3, 1.0)  # of output mixing, in units of the chosen rate
-STEPS = (-1.0, -0.5, 0.5, 1.0)  # by which a class's bias is tried
 
 
 def selection(target: str, n: int = 3, clean: int = 6) -> list[MapSpec]:
@@ -169,18 +169,20 @@ def has_batch_norm(network: str) -> bool:
 
 def fitted_bias(network: str, n: int = 15) -> list[float]:
     """A number for each class, by coordinate ascent from 0 on n selection scenes under each validation corruption at
-    both severities and 4 n clean ones: the mean of both scores over images, clean and corrupted at equal weight."""
-    first = SCENES["fitted"]
+    both severities and 4 n clean ones: the mean of both scores over images, clean and corrupted at equal weight, at
+    the resolution of the answer."""
+    first, parts = SCENES["fitted"], []
     clean, shifted = [MapSpec(4 * n, split="select", start=first + 200)], validation_specs("classes", n, first)
-    parts = []
     for specs in (clean, shifted):
         streams = [stream(spec) for spec in specs]
         with torch.no_grad():
-            parts.append([(zoo.cached(network)(s.images).log_softmax(1), s.labels) for s in streams])
-    bias = torch.zeros(parts[0][0][0].shape[1])
+            z = torch.cat([zoo.cached(network)(s.images).log_softmax(1) for s in streams])
+        truth = torch.cat([s.labels for s in streams])[:, None].float()
+        parts.append((z, F.interpolate(truth, z.shape[-2:], mode="nearest")[:, 0].long()))
+    bias = torch.zeros(z.shape[1])
 
     def value(b: torch.Tensor) -> float:
-        return sum(_scores(z + b.view(-1, 1, 1), y) / len(part) for part in parts for z, y in part)
+        return sum(float(_scores((z + b.view(-1, 1, 1)).argmax(1), y, len(b))) for z, y in parts)
 
     best = value(bias)
     for step in (1.0, 0.5):
@@ -193,9 +195,12 @@ def fitted_bias(network: str, n: int = 15) -> list[float]:
     return bias.tolist()
 
 
-def _scores(z: torch.Tensor, truth: torch.Tensor) -> float:
-    counts = confusion(z, truth).numpy()
-    return float(np.mean([score(counts, m).mean() for m in METRICS["classes"]]))
+def _scores(labels: torch.Tensor, truth: torch.Tensor, K: int) -> torch.Tensor:
+    """The mean of both scores over images, from labels and truth (B, h, w)."""
+    each = torch.arange(len(truth)).view(-1, 1, 1)
+    counts = torch.bincount(((each * K + truth) * K + labels).flatten(), minlength=len(truth) * K * K)
+    counts = counts.view(-1, K, K)
+    return (mean_class_accuracy(counts).mean() + mean_iou(counts).mean()) / 2
 
 
 # --- all of it --------------------------------------------------------------------------------------------------------

@@ -34,31 +34,35 @@ START = {
     "classes": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), temperature=3.0, noise="antithetic"),
     "depth": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), noise="antithetic"),
 }
-RATES = {"classes": (0.3, 1.0, 3.0), "depth": (0.01, 0.1, 1.0)}
-SAME_COST = [dict(updates=12, pairs=6), dict(updates=3, pairs=24)]
+RATES = {"classes": (1.0, 3.0), "depth": (0.01, 0.03, 0.1)}
 STAGES: dict[str, list[list[dict]]] = {  # each changes what the one before it left; "times" is of the rate
     "classes": [
-        [dict(window=(150, 500)), dict(window=(350, 750))],
-        [dict(temperature=1.0), dict(temperature=6.0, times=2.0)],
-        [dict(param_set="head", times=3.0), dict(param_set="norm", times=10.0)],
-        SAME_COST,
+        [dict(window=(300, 700))],
+        [dict(temperature=1.0)],
+        [dict(param_set="norm", times=10.0)],
         [dict(view="low")],
     ],
     "depth": [
-        [dict(window=(150, 500)), dict(window=(350, 750))],
-        [dict(param_set="head", times=3.0), dict(param_set="norm", times=10.0)],
-        SAME_COST,
+        [dict(window=(300, 700))],
+        [dict(param_set="norm", times=10.0)],
         [dict(view="low")],
     ],
 }
-FREE_RATES = {"classes": (300.0, 1000.0, 3000.0), "depth": (10.0, 100.0, 1000.0)}  # of a free map
+FREE_RATES = {"classes": (300.0, 3000.0), "depth": (10.0, 300.0)}  # of a free map
 MIXING_RATES = (0.3, 1.0)  # of output mixing, in units of the chosen rate
 
 
-def selection(target: str, n: int = 3, clean: int = 6) -> list[MapSpec]:
-    """The scenes on which all is chosen: each validation corruption at severities 3 and 5, and clean ones."""
+def selection(target: str, n: int = 3, clean: int = 6, severities: tuple[int, ...] = (3, 5)) -> list[MapSpec]:
+    """The scenes on which the controls are chosen: under each validation corruption, and clean ones."""
     first = SCENES["tuned"]
-    return [*validation_specs(target, n, first), MapSpec(clean, split="select", start=first + 100, target=target)]
+    clean_spec = MapSpec(clean, split="select", start=first + 100, target=target)
+    return [*validation_specs(target, n, first, severities), clean_spec]
+
+
+def few(target: str) -> list[MapSpec]:
+    """Those of them on which what asks the diffusion model is chosen, at a hundred times the cost: the controls have
+    the better choice."""
+    return selection(target, 2, 4, (3,))
 
 
 def described(s: diffusion_tta.Settings) -> str:
@@ -100,10 +104,11 @@ class Chooser:
 def staged(choose: Chooser, network: str, start: diffusion_tta.Settings, stages: list[list[dict]]):
     """Settings of Diffusion-TTA after the rates and these stages."""
     rates = [replace(start, lr=lr) for lr in RATES[target_of(network)]]
-    _, now = choose.best(network, {described(s): ("diffusion_tta", s) for s in rates})
+    specs = few(target_of(network))
+    _, now = choose.best(network, {described(s): ("diffusion_tta", s) for s in rates}, specs)
     for stage in stages:
         tried = [now, *(changed(now, **change) for change in stage)]
-        _, now = choose.best(network, {described(s): ("diffusion_tta", s) for s in tried})
+        _, now = choose.best(network, {described(s): ("diffusion_tta", s) for s in tried}, specs)
     return now
 
 
@@ -236,12 +241,13 @@ def select_maps() -> list[Records]:
 
 def _free(choose: Chooser, network: str, now: diffusion_tta.Settings):
     tried = [replace(now, param_set="logits", lr=lr) for lr in FREE_RATES[target_of(network)]]
-    return choose.best(network, {described(s): ("diffusion_tta", s) for s in tried})[1]
+    return choose.best(network, {described(s): ("diffusion_tta", s) for s in tried}, few(target_of(network)))[1]
 
 
 def _mixing(choose: Chooser, network: str, now: diffusion_tta.Settings):
     tried = [replace(changed(now, times=by), mixing="output", map_classes=3) for by in MIXING_RATES]
-    return choose.best(network, {f"output mixing, {described(s)}": ("diffusion_tta", s) for s in tried})[1]
+    options = {f"output mixing, {described(s)}": ("diffusion_tta", s) for s in tried}
+    return choose.best(network, options, few("classes"))[1]
 
 
 def best_controls(runs: list[Records], network: str, controls: dict[str, tuple]) -> dict[str, str]:

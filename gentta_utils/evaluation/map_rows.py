@@ -87,10 +87,11 @@ def set_minus(one: list[Records], other: list[Records], metric: str, when: str =
     weights = np.random.default_rng(seed).multinomial(len(scene), np.full(len(scene), 1 / len(scene)), size=DRAWS)
 
     def scores(runs: list[Records], of: str) -> np.ndarray:
-        counts = np.concatenate([getattr(r, of) for r in runs]).astype(float)  # (N, K, K)
-        by_scene = np.zeros((len(scene), *counts.shape[1:]))
+        counts = np.concatenate([getattr(r, of) for r in runs]).astype(np.int64)  # (N, K, K)
+        by_scene = np.zeros((len(scene), *counts.shape[1:]), np.int64)
         np.add.at(by_scene, index, counts)
-        drawn = np.tensordot(np.concatenate([np.ones((1, len(scene))), weights]), by_scene, 1)  # the set itself first
+        whole = np.ones((1, len(scene)), np.int64)  # the set itself first
+        drawn = np.tensordot(np.concatenate([whole, weights]), by_scene, 1)
         return OF_COUNTS[metric](torch.from_numpy(drawn)).numpy()
 
     whole, *draws = scores(a, "after") - scores(b, when)

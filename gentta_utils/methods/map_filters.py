@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from ..common.types import Images
 from ..common.validate import Checked, Count, Fraction, Natural, Positive, Rule, checked
 from ..models.dense import enlarged
 from ..models.map_unet import one_hot_map
@@ -51,7 +50,9 @@ def median_of(maps: Map, radius: Natural) -> Map:
 
 
 @checked
-def guided_filter(maps: Map, images: Images, radius: Count, eps: Positive) -> Map:
+def guided_filter(
+    maps: Map, images: Float[Tensor, "B 3 S S"], radius: Count, eps: Positive
+) -> Float[Tensor, "B K S S"]:
     """Each channel as a linear function of the image's brightness in every window of (2 radius + 1)^2 pixels, averaged
     over the windows that a pixel is in: smooth, but for edges that the image has too.
 
@@ -74,7 +75,7 @@ class MapFilters(Method):
         before = answer if self.settings.view == "full" else source_logits(self.models, images)
         return Output(self.filtered(answer, images.cpu()), before, no_loss(images))
 
-    def filtered(self, answer: Map, images: Images) -> Map:
+    def filtered(self, answer: Tensor, images: Tensor) -> Tensor:
         """Logits or metres, (B, K, h, w) or as large as the image."""
         s, depth = self.settings, self.models.classifier.target == "depth"
         if s.bias:

@@ -90,7 +90,7 @@ def test_shifts_stand_beside_what_the_paper_printed(runs):
 def test_corruptions_that_gain_are_counted(runs):
     text = report.all_corruptions([r for r in runs if r.about["stream"]["severity"] == 3])
     (line,) = [x for x in text.splitlines() if "mean IoU" in x and "+" in x and "[" in x]
-    assert "| 2 | 0 | 2 | 0 |" in line
+    assert [cell.strip() for cell in line.split("|")[6:10]] == ["2", "0", "2", "0"]
     assert "| fog " in text
 
 

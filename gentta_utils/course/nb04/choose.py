@@ -9,12 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ...common.files import write_json
 from ...common.paths import CACHE
 from ...evaluation.chosen import MAPS, purifier
-from ...evaluation.dense import confusion
-from ...evaluation.map_rows import METRICS, per_image, score, sign
+from ...evaluation.dense import mean_class_accuracy, mean_iou
+from ...evaluation.map_rows import METRICS, per_image, sign
 from ...evaluation.records import Records
 from ...evaluation.rows import is_clean, pick
 from ...evaluation.tables import table
@@ -33,32 +34,35 @@ START = {
     "classes": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), temperature=3.0, noise="antithetic"),
     "depth": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), noise="antithetic"),
 }
-RATES = {"classes": (0.3, 1.0, 3.0), "depth": (0.01, 0.1, 1.0)}
-SAME_COST = [dict(updates=12, pairs=6), dict(updates=3, pairs=24)]
+RATES = {"classes": (1.0, 3.0), "depth": (0.01, 0.03, 0.1)}
 STAGES: dict[str, list[list[dict]]] = {  # each changes what the one before it left; "times" is of the rate
     "classes": [
-        [dict(window=(150, 500)), dict(window=(350, 750))],
-        [dict(temperature=1.0), dict(temperature=6.0, times=2.0)],
-        [dict(param_set="head", times=3.0), dict(param_set="norm", times=10.0)],
-        SAME_COST,
+        [dict(window=(300, 700))],
+        [dict(temperature=1.0)],
+        [dict(param_set="norm", times=10.0)],
         [dict(view="low")],
     ],
     "depth": [
-        [dict(window=(150, 500)), dict(window=(350, 750))],
-        [dict(param_set="head", times=3.0), dict(param_set="norm", times=10.0)],
-        SAME_COST,
+        [dict(window=(300, 700))],
+        [dict(param_set="norm", times=10.0)],
         [dict(view="low")],
     ],
 }
-FREE_RATES = {"classes": (300.0, 1000.0, 3000.0), "depth": (10.0, 100.0, 1000.0)}  # of a free map
+FREE_RATES = {"classes": (300.0, 3000.0), "depth": (10.0, 300.0)}  # of a free map
 MIXING_RATES = (0.3, 1.0)  # of output mixing, in units of the chosen rate
-STEPS = (-1.0, -0.5, 0.5, 1.0)  # by which a class's bias is tried
 
 
-def selection(target: str, n: int = 3, clean: int = 6) -> list[MapSpec]:
-    """The scenes on which all is chosen: each validation corruption at severities 3 and 5, and clean ones."""
+def selection(target: str, n: int = 3, clean: int = 6, severities: tuple[int, ...] = (3, 5)) -> list[MapSpec]:
+    """The scenes on which the controls are chosen: under each validation corruption, and clean ones."""
     first = SCENES["tuned"]
-    return [*validation_specs(target, n, first), MapSpec(clean, split="select", start=first + 100, target=target)]
+    clean_spec = MapSpec(clean, split="select", start=first + 100, target=target)
+    return [*validation_specs(target, n, first, severities), clean_spec]
+
+
+def few(target: str) -> list[MapSpec]:
+    """Those of them on which what asks the diffusion model is chosen, at a hundred times the cost: the controls have
+    the better choice."""
+    return selection(target, 2, 4, (3,))
 
 
 def described(s: diffusion_tta.Settings) -> str:
@@ -100,10 +104,11 @@ class Chooser:
 def staged(choose: Chooser, network: str, start: diffusion_tta.Settings, stages: list[list[dict]]):
     """Settings of Diffusion-TTA after the rates and these stages."""
     rates = [replace(start, lr=lr) for lr in RATES[target_of(network)]]
-    _, now = choose.best(network, {described(s): ("diffusion_tta", s) for s in rates})
+    specs = few(target_of(network))
+    _, now = choose.best(network, {described(s): ("diffusion_tta", s) for s in rates}, specs)
     for stage in stages:
         tried = [now, *(changed(now, **change) for change in stage)]
-        _, now = choose.best(network, {described(s): ("diffusion_tta", s) for s in tried})
+        _, now = choose.best(network, {described(s): ("diffusion_tta", s) for s in tried}, specs)
     return now
 
 
@@ -169,18 +174,20 @@ def has_batch_norm(network: str) -> bool:
 
 def fitted_bias(network: str, n: int = 15) -> list[float]:
     """A number for each class, by coordinate ascent from 0 on n selection scenes under each validation corruption at
-    both severities and 4 n clean ones: the mean of both scores over images, clean and corrupted at equal weight."""
-    first = SCENES["fitted"]
+    both severities and 4 n clean ones: the mean of both scores over images, clean and corrupted at equal weight, at
+    the resolution of the answer."""
+    first, parts = SCENES["fitted"], []
     clean, shifted = [MapSpec(4 * n, split="select", start=first + 200)], validation_specs("classes", n, first)
-    parts = []
     for specs in (clean, shifted):
         streams = [stream(spec) for spec in specs]
         with torch.no_grad():
-            parts.append([(zoo.cached(network)(s.images).log_softmax(1), s.labels) for s in streams])
-    bias = torch.zeros(parts[0][0][0].shape[1])
+            z = torch.cat([zoo.cached(network)(s.images).log_softmax(1) for s in streams])
+        truth = torch.cat([s.labels for s in streams])[:, None].float()
+        parts.append((z, F.interpolate(truth, z.shape[-2:], mode="nearest")[:, 0].long()))
+    bias = torch.zeros(z.shape[1])
 
     def value(b: torch.Tensor) -> float:
-        return sum(_scores(z + b.view(-1, 1, 1), y) / len(part) for part in parts for z, y in part)
+        return sum(float(_scores((z + b.view(-1, 1, 1)).argmax(1), y, len(b))) for z, y in parts)
 
     best = value(bias)
     for step in (1.0, 0.5):
@@ -193,9 +200,12 @@ def fitted_bias(network: str, n: int = 15) -> list[float]:
     return bias.tolist()
 
 
-def _scores(z: torch.Tensor, truth: torch.Tensor) -> float:
-    counts = confusion(z, truth).numpy()
-    return float(np.mean([score(counts, m).mean() for m in METRICS["classes"]]))
+def _scores(labels: torch.Tensor, truth: torch.Tensor, K: int) -> torch.Tensor:
+    """The mean of both scores over images, from labels and truth (B, h, w)."""
+    each = torch.arange(len(truth)).view(-1, 1, 1)
+    counts = torch.bincount(((each * K + truth) * K + labels).flatten(), minlength=len(truth) * K * K)
+    counts = counts.view(-1, K, K)
+    return (mean_class_accuracy(counts).mean() + mean_iou(counts).mean()) / 2
 
 
 # --- all of it --------------------------------------------------------------------------------------------------------
@@ -231,12 +241,13 @@ def select_maps() -> list[Records]:
 
 def _free(choose: Chooser, network: str, now: diffusion_tta.Settings):
     tried = [replace(now, param_set="logits", lr=lr) for lr in FREE_RATES[target_of(network)]]
-    return choose.best(network, {described(s): ("diffusion_tta", s) for s in tried})[1]
+    return choose.best(network, {described(s): ("diffusion_tta", s) for s in tried}, few(target_of(network)))[1]
 
 
 def _mixing(choose: Chooser, network: str, now: diffusion_tta.Settings):
     tried = [replace(changed(now, times=by), mixing="output", map_classes=3) for by in MIXING_RATES]
-    return choose.best(network, {f"output mixing, {described(s)}": ("diffusion_tta", s) for s in tried})[1]
+    options = {f"output mixing, {described(s)}": ("diffusion_tta", s) for s in tried}
+    return choose.best(network, options, few("classes"))[1]
 
 
 def best_controls(runs: list[Records], network: str, controls: dict[str, tuple]) -> dict[str, str]:

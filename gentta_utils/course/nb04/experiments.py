@@ -22,7 +22,7 @@ from .where import where_job
 SIX = ("gaussian_noise", "fog", "frost", "snow", "contrast", "shot_noise")  # of the paper
 FIVE = ("gaussian_noise", "fog", "pixelate", "snow", "contrast")  # of the smaller tables
 SCENES = dict(test=90_000, clean=94_000)  # first scene of each; a corruption has 200
-BLOCK = 6
+BLOCK = 3
 OTHER_TRAININGS = {  # of the map-conditioned model, where they are here
     "trained on exact maps": "maps/classes-exact",
     "trained on the segmentor's 1,500 maps": "maps/classes-1500",
@@ -69,17 +69,17 @@ def k8(target: str, n: int, clean: int) -> list[Job]:
     return [j for c in chosen_networks(target) for spec in k8_specs(target, n, clean) for j in k8_rows(c, spec)]
 
 
-def classes(n: int = 6, clean: int = 18) -> list[Records]:
+def classes(n: int = 3, clean: int = 6) -> list[Records]:
     """Segmentation (K8)."""
     return table("maps_classes", k8("classes", n, clean))
 
 
-def depth(n: int = 6, clean: int = 18) -> list[Records]:
+def depth(n: int = 3, clean: int = 6) -> list[Records]:
     """Depth (K8)."""
     return table("maps_depth", k8("depth", n, clean))
 
 
-def all_corruptions(n: int = 6) -> list[Records]:
+def all_corruptions(n: int = 3) -> list[Records]:
     """The 15 test corruptions at severity 3: the source, ours, and the controls that were best on validation."""
     jobs = []
     for target in METRICS:
@@ -143,7 +143,7 @@ def ablations(n: int = 3) -> list[Records]:
     return table("maps_ablations", jobs)
 
 
-def where(n: int = 6) -> list[Records]:
+def where(n: int = 3) -> list[Records]:
     """Where it fails: the chosen settings and a free map by the same loss."""
     jobs = []
     for target in METRICS:

@@ -173,6 +173,8 @@ def obstacle(r: Records) -> tuple[str, str] | None:
         return r.about["label"], "its state comes from the stream before"
     if r.about["method"] == "dusa" and not r.about["settings"]["online"]:  # up to 45 logits between bf16 and fp32
         return "DUSA image by image", "a rounding error can change the prediction after its large steps"
+    if "purified" in r.about:
+        return r.about["label"], "its images were changed before, by another method: `measure` makes it"
     if r.about.keys() & {"told", "few_shot"}:
         return r.about["label"], "it knows labels, of this image or of others: `measure` makes it"
     if "text" in r.about and r.about["method"] == "diffusion_tta" and not r.about["settings"].get("tail"):
@@ -290,10 +292,10 @@ def _images(r: Records, rows: range) -> Stream:
     def spec(of: dict, **changes) -> SceneSpec:
         return replace(SceneSpec(**{f.name: of.get(f.name, f.default) for f in fields(SceneSpec)}), **changes)
 
-    if order == "iid":  # without rendering the others
+    if order == "iid" and "order_seed" not in at:  # without rendering the others
         return ordered(spec(at, n=len(rows), start=at["start"] + rows.start))
     whole = tuple(spec(part) for part in at["parts"]) if "parts" in at else spec(at)
-    return ordered(whole, order).rows(torch.tensor(rows))
+    return ordered(whole, order, at.get("order_seed")).rows(torch.tensor(rows))
 
 
 def _method(r: Records, stream: Stream):

@@ -10,6 +10,7 @@ from ..common.cache import ImageSet, fingerprint, make_images
 from ..common.paths import CACHE
 from ..common.validate import frozen
 from ..diffusion.reverse import Settings
+from ..evaluation.chosen import purifier, selection
 from ..evaluation.evaluate import run
 from ..evaluation.records import Records
 from ..evaluation.tables import Job, table
@@ -22,10 +23,25 @@ from ..models.classifier import Classifier
 from ..recipes.aligned import ALIGNER, Data, aligned_classifier, describe, from_description
 from ..streams.scenes import SceneSpec
 from ..streams.stream import stream
+from ..world.views import view_of
 from .trials import DIT, Wording, job, models
 
 CHANGE = {"diffpure": diffpure.purify, "ilvr": ilvr.purify, "dda": dda.align, "sda": dda.align}
 STEP, LEAST = 1 / 4, -8.0  # logits are kept in these steps below the largest, which makes the tables a third
+ENSEMBLES = {
+    "sum": {},
+    "entropy": dict(ensemble="entropy"),
+    "confidence": dict(ensemble="confidence"),
+    **{f"calibrated {T:g}": dict(ensemble="calibrated", temperature=T) for T in (2.0, 4.0, 8.0)},
+    "purified": dict(ensemble="purified"),
+}
+
+
+def ours(method: str, ensemble: str = "sum"):
+    """The chosen settings of "diffpure", "dda" or "sda"; `ensemble` "chosen" or one of `ENSEMBLES`."""
+    if method == "diffpure":
+        return purifier(method)
+    return purifier(method, **ENSEMBLES[selection()[f"{method}_ensemble"] if ensemble == "chosen" else ensemble])
 
 
 def coarse(logits: np.ndarray) -> np.ndarray:
@@ -93,23 +109,30 @@ def _with_cost(r: Records, made: ImageSet) -> Records:
     return replace(r, seconds=r.seconds + np.float32(made.seconds), nfe=nfe)
 
 
-def then_job(change: str, changed_by: Settings, then: Job, source: str, spec: SceneSpec) -> Job:
+def then_job(change: str, changed_by: Settings | None, then: Job, source: str, spec: SceneSpec, kept: SceneSpec) -> Job:
     """Another method's run, on images that were purified first.
 
     Args:
-        change: the method that purifies, with its settings.
+        change: the method that purifies, with its settings; or "low" for the low view, without any.
         then: the run to make on them, of a job for the same scenes as they come.
         source: the classifier whose answers to these, as they come, are the record's `before`.
+        kept: the scenes whose purified images are kept, of which `spec` are the first.
 
     The record's label and costs are of both together."""
-    used = {"denoiser": f"{ALIGNER} {zoo.fingerprint(ALIGNER)}", "source": f"{source} {zoo.fingerprint(source)}"}
-    about = then[0] | {"purified": {"by": change, "settings": what_changes(changed_by), **used}}
+    about = then[0] | {"purified": {"by": change, "source": f"{source} {zoo.fingerprint(source)}"}}
+    if changed_by is not None:
+        network = {"denoiser": f"{ALIGNER} {zoo.fingerprint(ALIGNER)}"}
+        about["purified"] |= {"settings": what_changes(changed_by), **network}
 
     def work() -> Records:
-        made, s, settings = purified(change, changed_by, spec), stream(spec), METHODS[about["method"]].Settings
+        s, settings = stream(spec), METHODS[about["method"]].Settings
+        if changed_by is None:
+            made = ImageSet(s.ids, view_of(s.images, change), 0.0, {})
+        else:
+            made = purified(change, changed_by, kept)
         both = models(about["classifier"], about.get("denoiser", DIT) if "denoiser" in about["models"] else None)
         configured = METHODS[about["method"]].configure(both, settings(**frozen(about["settings"])))
-        r = run(configured, replace(s, images=made.images), about=about, **about["how"])
+        r = run(configured, replace(s, images=made.images[: len(s)]), about=about, **about["how"])
         before = source_logits(models(source, None), s.images)
         return _with_cost(replace(r, before=before.numpy()), made)
 

@@ -8,26 +8,19 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from ...diffusion.synthesis import Synthesis
-from ...evaluation.chosen import purifier, rival, selection
+from ...evaluation.chosen import rival, selection
 from ...evaluation.records import Records
 from ...evaluation.tables import Job, table
 from ...methods import dda, memo
 from ...recipes.aligned import ALIGNER, BACKBONES, Data, chosen
 from ...streams.scenes import SceneSpec
 from ...world.severities import TEST
-from ..purified import input_job, small_table
+from ..purified import ENSEMBLES, input_job, ours, small_table
 from ..trials import CLASSIFIERS, clean_spec, job, source_jobs
 
 THREE = ("classifier/resnet", "classifier/swin", "classifier/convnext")  # of the paper's ablations
 FAULTY = ("gaussian_noise", "fog", "pixelate")
 SYNTHESIS = Synthesis(steps=100)
-ENSEMBLES = {
-    "sum": {},
-    "entropy": dict(ensemble="entropy"),
-    "confidence": dict(ensemble="confidence"),
-    **{f"calibrated {T:g}": dict(ensemble="calibrated", temperature=T) for T in (2.0, 4.0, 8.0)},
-    "purified": dict(ensemble="purified"),
-}
 STEPS = [(50, 1.0), *((n, eta) for n in (20, 10, 5) for eta in (1.0, 0.0))]
 ORDERS = ("iid", "correlated", "mixed", "mixed correlated")
 
@@ -43,13 +36,6 @@ def input_jobs(rows: dict[str, tuple], classifiers: Iterable[str], specs: list[S
 
 
 # --- what was chosen -------------------------------------------------------------------------------------------------
-
-
-def ours(method: str, ensemble: str = "sum"):
-    """The chosen settings of "diffpure", "dda" or "sda"; `ensemble` "chosen" or one of `ENSEMBLES`."""
-    if method == "diffpure":
-        return purifier(method)
-    return purifier(method, **ENSEMBLES[selection()[f"{method}_ensemble"] if ensemble == "chosen" else ensemble])
 
 
 def set_of(**changes) -> Data:

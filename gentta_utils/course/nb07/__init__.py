@@ -1,0 +1,11 @@
+"""Notebook 07: every method on one stream. `TABLES` says how each table is measured and shown."""
+
+from ..display import plain
+from . import board, choose, cost, experiments, guide, plan, report  # noqa: F401
+
+TABLES = {  # name -> (measure it, show its records)
+    "select_grid": (choose.select_grid, plain),
+    "grid": (experiments.grid, report.grid),
+    "streams": (experiments.streams, report.streams),
+    "unseen": (experiments.unseen, report.unseen),
+}

@@ -104,7 +104,7 @@ def stream_jobs(row: Row, model: str) -> Iterator[Job]:
     for batch in BATCHES:
         for spec in specs_of("iid", row.stream):
             yield row_job(row, model, spec, f"{row.label}, batch {batch}", batch=batch, order_seed=0)
-    if row.stream >= 100:
+    if row.seconds <= 0.01:
         long = specs_of("mixed", LONG)[0]
         yield row_job(row, model, long, f"{row.label}, {LONG * len(long)} images", order="mixed", order_seed=0)
     yield clean_after_job(row, model)

@@ -4,12 +4,14 @@ All rows of a block have one family of classifier, so no rank is taken across fa
 scenes that both met, in pairs.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import log_softmax, logsumexp, softmax
 from scipy.stats import rankdata
 
+from ...common.types import Number
 from ...evaluation.records import Records
 from ...evaluation.rows import shift_of
 from ...evaluation.statistics import Interval, paired_interval
@@ -110,7 +112,7 @@ class Board:
         return float(((p - np.eye(p.shape[1])[label]) ** 2).sum(1).mean())
 
 
-def forwards(nfe: dict[str, float]) -> float:
+def forwards(nfe: Mapping[str, Number]) -> float:
     """Forward equivalents of evaluations by network and kind: a backward pass counts as two forward ones."""
     return sum(n * (3 if kind.endswith("fwd+bwd") else 1) for kind, n in nfe.items())
 

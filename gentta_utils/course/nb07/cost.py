@@ -68,6 +68,11 @@ def gpu_hours(images: int = 15 * 1000, classifiers: int = 2, tera: float = 100.0
         each = sum(
             n * (3 if kind.endswith("bwd") else 1) * GIGA.get(kind.split()[0], GIGA[own]) for kind, n in nfe.items()
         )
-        shared = row in ("DiffPure", "DDA", "reader")  # the images, or the errors, are the same for all classifiers
+        shared = row in (
+            "DiffPure",
+            "DDA",
+            "SDA",
+            "reader",
+        )  # the images, or the errors, are the same for all classifiers
         hours[row] = each * images * (1 if shared else classifiers) / (1000 * tera) / 3600
     return hours

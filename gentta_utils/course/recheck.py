@@ -215,7 +215,7 @@ def together(r: Records) -> int:
 
 def cost(r: Records) -> float:
     """Seconds for one record of this run on one thread without bf16, by its network evaluations."""
-    kinds = {role: name.split("/")[0] for role, name in _networks(r).items()}
+    kinds = {"denoiser": "unconditional"} | {role: name.split("/")[0] for role, name in _networks(r).items()}
     kinds |= {"aligned": "classifier", "text": "text", "generator": "generator"}
     spent = Counter(r.nfe) + Counter({"denoiser fwd": _table_pairs(r) * r.after.shape[1]})
     each = sum(n * SECONDS[kinds[role]][kind] for (role, kind), n in ((k.split(" "), n) for k, n in spent.items()))

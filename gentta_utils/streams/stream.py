@@ -164,11 +164,12 @@ def gradual(streams: list[Stream]) -> Stream:
 
 @checked
 def continual(streams: list[Stream]) -> Stream:
-    """One stream after the other, each as it was: a state that is carried on meets all shifts in turn.
+    """One stream after the other, each as it was: a state that is carried on meets all shifts in turn. Parts of one shift
+    in one order are a longer stream in that order.
 
     Raises ValueError unless the classes are the same."""
-    joined = _joined(streams)
-    return replace(joined, order="continual")
+    known = {(s.about.get("shift"), s.about.get("severity"), s.order) for s in streams}
+    return replace(_joined(streams), order="continual" if len(known) > 1 else streams[0].order)
 
 
 def _ordered(stream: Stream, index: Tensor, order: str) -> Stream:

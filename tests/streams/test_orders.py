@@ -56,6 +56,8 @@ def test_one_shift_after_the_other():
     assert s.about["shift"] == ["fog", "snow"]
     assert torch.equal(s.rows(torch.tensor([0, 200])).images, torch.stack([p.images[0] for p in parts]))
     assert s.order == "continual"
+    same = [stream(1000 * i, shift="fog", severity=5) for i in range(2)]
+    assert continual(same).order == "iid"
 
 
 def test_orders_of_several_can_be_nested():

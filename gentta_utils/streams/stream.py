@@ -164,8 +164,8 @@ def gradual(streams: list[Stream]) -> Stream:
 
 @checked
 def continual(streams: list[Stream]) -> Stream:
-    """One stream after the other, each as it was: a state that is carried on meets all shifts in turn. Parts of one shift
-    in one order are a longer stream in that order.
+    """One stream after the other, each as it was: a state that is carried on meets all shifts in turn. Parts of one
+    shift in one order are a longer stream in that order.
 
     Raises ValueError unless the classes are the same."""
     known = {(s.about.get("shift"), s.about.get("severity"), s.order) for s in streams}

@@ -20,6 +20,7 @@ from ..side_by_side import ensemble_temperature
 from .plan import Row, plan
 
 BLOCKS = {"resnet": "ResNet", "vit": "ViT", "clip": "larger CLIP", "mae": "masked autoencoder's ViT"}
+DRAWS = 2_000  # of the bootstrap: a page shows hundreds of intervals
 SOURCE, CEILING, ENSEMBLE, READER = "source", "ceiling", "ensemble", "reader"
 
 
@@ -92,7 +93,7 @@ class Board:
     def versus(self, row: str, other: str = SOURCE) -> Interval:
         """Paired difference in points, `row` minus `other`, on the scenes that both met."""
         both = self.met(row, other)
-        return paired_interval(self.right(row)[both], self.right(other)[both], self.scene[both])
+        return paired_interval(self.right(row)[both], self.right(other)[both], self.scene[both], DRAWS)
 
     def changed(self, row: str) -> tuple[int, int]:
         """How many predictions of the source it fixed, and how many it broke."""

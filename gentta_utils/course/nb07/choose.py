@@ -24,7 +24,7 @@ OPTIONS = {  # those that notebook 02 chose from, or around them
     "memo": {f"memo lr {lr:g}": memo.Settings(lr=lr) for lr in (5e-4, 5e-3, 2e-2)},
     "tea": {f"tea lr {lr:g}": tea.Settings(lr=lr) for lr in (1e-3, 1e-2)},
 }
-SCENES = {"cotta": 10, "memo": 3, "tea": 5}  # under each of the four validation corruptions
+SCENES = {"cotta": 5, "memo": 2, "tea": 3}  # under each of the four validation corruptions
 
 
 def clip_rival(method: str, clip: str):

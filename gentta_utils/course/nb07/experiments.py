@@ -24,6 +24,7 @@ STREAM, GRADUAL, CONTINUAL, CLEAN = 92_000, 95_000, 98_000, 99_900  # first scen
 ORDERS = ("iid", "correlated", "dirichlet", "long-tailed", "mixed", "gradual", "continual")
 BATCHES = (1, 10, 50)
 LONG = 200  # scenes of each of five corruptions in the longest stream
+ROUGH = (20,)  # images of a shift that say how rough it is
 CLEAN_AFTER = "clean after: "
 
 
@@ -51,7 +52,7 @@ def grid() -> list[Records]:
 
 def unseen() -> list[Records]:
     """Natural shifts, the watermark and ten more corruptions; how rough the images of each shift are."""
-    rough = [rough_job(spec) for shift in (*TEST, *SHIFTS) for spec in parts(shift, (40,))]
+    rough = [rough_job(spec) for shift in (*TEST, *SHIFTS) for spec in parts(shift, ROUGH)]
     return measured("unseen", unseen_jobs() + rough)
 
 

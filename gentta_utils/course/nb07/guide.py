@@ -13,7 +13,7 @@ import numpy as np
 from ...evaluation.records import Records
 from ...evaluation.rows import shift_of
 from ...evaluation.statistics import Interval, paired_interval
-from .board import SOURCE, Board
+from .board import DRAWS, SOURCE, Board
 from .plan import plan
 
 BUDGETS = {"up to 5": 5.0, "up to 100": 100.0, "any": math.inf}  # forward equivalents per image
@@ -100,7 +100,7 @@ def cross_fitted(b: Board, rows: tuple[str, ...], s: Situation, kind_of: dict[st
         both = here & (b.scene % 2 == fold) & b.met(row, SOURCE)
         for values, of in ((after, b.right(row)), (before, b.right(SOURCE)), (scenes, b.scene)):
             values.append(of[both])
-    return paired_interval(*map(np.concatenate, (after, before, scenes)))
+    return paired_interval(*map(np.concatenate, (after, before, scenes)), DRAWS)
 
 
 def decision_table(b: Board, rows: tuple[str, ...], kind_of: dict[str, str]) -> list[dict]:
@@ -144,8 +144,8 @@ def regret(grid: Board, unseen: Board, rows: tuple[str, ...], kind_of: dict[str,
                 parts.append(np.stack([unseen.scene[judged], *(unseen.right(row)[judged] for row in by)]))
     scene, oracle, guide, usual = np.concatenate(parts, 1)
     return {
-        "guide": paired_interval(oracle, guide, scene),
-        "always": paired_interval(oracle, usual, scene),
-        "guide minus always": paired_interval(guide, usual, scene),
+        "guide": paired_interval(oracle, guide, scene, DRAWS),
+        "always": paired_interval(oracle, usual, scene, DRAWS),
+        "guide minus always": paired_interval(guide, usual, scene, DRAWS),
         "scenes": len(scene),
     }

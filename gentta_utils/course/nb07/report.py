@@ -8,7 +8,7 @@ from ...evaluation.statistics import Interval, paired_interval, protocol_line
 from ...evaluation.tables import results
 from ...world.severities import TEST
 from . import guide
-from .board import BLOCKS, CEILING, Board, board, family, ranks
+from .board import BLOCKS, CEILING, DRAWS, Board, board, family, ranks
 from .experiments import BATCHES, CLEAN_AFTER, LONG, ORDERS
 from .plan import plan
 
@@ -84,7 +84,7 @@ def _pooled(runs: list[Records]) -> Interval:
     after, before, scene = (
         np.concatenate([getattr(r, k) for r in runs]) for k in ("right_after", "right_before", "id")
     )
-    return paired_interval(after, before, scene)
+    return paired_interval(after, before, scene, DRAWS)
 
 
 def tail(runs: list[Records], share: float = TAIL) -> float:

@@ -4,13 +4,20 @@ import copy
 import math
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from scipy.stats import binom
 from torch import Tensor, nn
 
+from ...evaluation.evaluate import run
+from ...evaluation.records import Records
+from ...methods.base import Models, Output, no_loss, source_logits, spent
 from ...models.classifier import Classifier
+from ...streams.stream import Stream
+from .. import side_by_side
 from ..exercises import Wrong, compare, whole_numbers
+from .board import forwards
 
 
 def check_mine(answer: Callable) -> None:
@@ -51,6 +58,43 @@ def _random_classifier() -> Classifier:
     )
     nn.init.normal_(network[-1].weight, std=5.0)
     return Classifier(network, (0.5,) * 3, (0.25,) * 3, S, K, "classifier/tiny")
+
+
+@dataclass
+class Mine:
+    """A reader's function of classifier and images, as a method that `evaluation.run` takes."""
+
+    predict, online = "before", None
+    models: Models
+    answer: Callable
+
+    @torch.no_grad()
+    def adapt(self, images: Tensor, ids: Tensor) -> Output:
+        """What it says of images (B, 3, S, S) in [0, 1]."""
+        start = self.models.counts()
+        logits = self.answer(self.models.classifier, images.to(self.models.classifier.mean.device))
+        return Output(logits.cpu(), source_logits(self.models, images), no_loss(images), spent(self.models, start))
+
+    def reset(self) -> None:
+        """Nothing to do: there is no state."""
+
+
+def joined(
+    answer: Callable, models: Models, stream: Stream, live: dict[str, list[Records]], label: str = "mine"
+) -> list[dict]:
+    """The live table with one row more: that of an answer which passes `check_mine`, else without it."""
+    try:
+        check_mine(answer)
+    except Exception:  # the answer's own, which the check has reported
+        return table_of(live)
+    about = {"select": "none", "label": label}
+    return table_of(live | {label: [run(Mine(models, answer), stream, about=about, batch=len(stream))]})
+
+
+def table_of(live: dict[str, list[Records]]) -> list[dict]:
+    """`side_by_side.live` with the forward equivalents of each row."""
+    spent_by = {row: forwards(mine[0].nfe) for row, mine in live.items()}
+    return [line | {"forward equivalents": f"{spent_by[line['method']]:g}"} for line in side_by_side.live(live)]
 
 
 def check_cross_fitted(answer: Callable) -> None:

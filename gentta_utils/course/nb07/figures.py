@@ -7,27 +7,31 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from ...evaluation.statistics import Interval
+from ...evaluation.records import Records
+from ...evaluation.statistics import accuracy_interval
 from ...streams.scenes import SceneSpec
 from ...streams.stream import Stream, stream
 from ...world.scenes import scene_ids
 from .. import plots
-from .board import SOURCE, Board, frontier
+from .board import Board, frontier
 from .board import heat as heat_of
+from .experiments import ORDERS
+from .plan import plan
+from .report import by_order, of_streams
 
 FREE = 0.5  # where on a logarithmic axis what costs nothing stands
 NEAR = 1.5  # published costs within this factor share a tick
 LIMIT = 40.0  # points of gain where the colours of the heat map end
 
 
-def cost(b: Board, published: dict[str, float], left_out: tuple[str, ...] = ()) -> Figure:
+def cost(b: Board, published: dict[str, float], rows: tuple[str, ...] | None = None) -> Figure:
     """Paired gain over the source against forward equivalents on a logarithmic axis: each row a number with its name
     beside the picture, those that none beats at no more cost joined by a line.
 
     Args:
         published: name of a method -> forward equivalents of the paper's own settings, marked above on the same axis.
-        left_out: rows that know something of the shift, such as a ceiling."""
-    gains = {row: b.versus(row) for row in b.rows if row not in left_out}
+        rows: those that are drawn; None: all."""
+    gains = {row: b.versus(row) for row in rows or b.rows}
     at = {row: max(b.facts[row].forwards, FREE) for row in gains}
     best = frontier({row: (at[row], g.mean) for row, g in gains.items()})
     fig, (ax, names) = plots.figure(1, 2, height=5.2, width_ratios=[2.3, 1])
@@ -157,25 +161,26 @@ def said(b: Board, places: list[int], names: list[str]) -> Figure:
     return fig
 
 
-def streams(right: dict[str, dict[str, Interval]], source: dict[str, float]) -> Figure:
-    """Percent right of rows with a state by stream: a panel for each stream, a line for each row; dashed: the source.
-
-    Args:
-        right: row -> stream -> percent right. source: stream -> percent right of the frozen source."""
-    panels = list(dict.fromkeys(name for by in right.values() for name in by))
+def streams(runs: list[Records], model: str) -> Figure:
+    """Percent right of a classifier's rows with a state by order: a panel for each order, a line for each row; dashed
+    the frozen source on the same images."""
+    labels = {row.row: row.label for row in plan()}
+    rows = {row: by_order(mine, labels[row]) for row, of, mine in of_streams(runs) if of == model}
+    panels = [order for order in ORDERS if any(by[order] for by in rows.values())]
     columns = min(4, len(panels))
     lines = -(-len(panels) // columns)
-    fig, axes = plots.figure(lines, columns, height=0.8 + 0.17 * len(right), sharex=True, sharey=True, squeeze=False)
-    for ax, name in zip(axes.flat, panels, strict=False):
-        for i, by in enumerate(right.values()):
-            if name in by:
-                ax.plot([by[name].low, by[name].high], [i, i], color="0.75", lw=3, solid_capstyle="round")
-                ax.plot(by[name].mean, i, color=plots.BLUE, marker="o", ms=4)
-        if name in source:
-            ax.axvline(source[name], color=plots.RED, ls="--", lw=0.9)
-        ax.set_title(name, fontsize=8)
-        ax.set_yticks(range(len(right)), list(right), fontsize=6.5)
-        ax.set_ylim(len(right) - 0.5, -0.5)
+    fig, axes = plots.figure(lines, columns, height=0.8 + 0.2 * len(rows), sharex=True, sharey=True, squeeze=False)
+    for ax, order in zip(axes.flat, panels, strict=False):
+        for i, by in enumerate(rows.values()):
+            if by[order]:
+                v = accuracy_interval(by[order])
+                ax.plot([v.low, v.high], [i, i], color="0.75", lw=3, solid_capstyle="round")
+                ax.plot(v.mean, i, color=plots.BLUE, marker="o", ms=4)
+                before = 100 * np.concatenate([r.right_before for r in by[order]]).mean()
+                ax.plot([before] * 2, [i - 0.45, i + 0.45], color=plots.RED, ls="--", lw=1)
+        ax.set_title(order, fontsize=8)
+        ax.set_yticks(range(len(rows)), list(rows), fontsize=6.5)
+        ax.set_ylim(len(rows) - 0.5, -0.5)
     for ax in axes[-1]:
         ax.set_xlabel("% right", fontsize=8)
     for ax in list(axes.flat)[len(panels) :]:

@@ -1,7 +1,7 @@
 """Notebook 07: every method on one stream. `TABLES` says how each table is measured and shown."""
 
 from ..display import plain
-from . import board, choose, cost, exercises, experiments, figures, guide, plan, report  # noqa: F401
+from . import board, choose, cost, exercises, experiments, figures, guide, plan, report, says  # noqa: F401
 
 TABLES = {  # name -> (measure it, show its records)
     "select_grid": (choose.select_grid, plain),

@@ -255,7 +255,7 @@ def f(c, x):
     return logits""",
         "not finite": "def f(c, x): return c(x) / 0.0",
     },
-    "cross_fitted": {
+    "honest_guide": {
         "own score": "def f(a, b): return (a.max(0).values.mean() + b.max(0).values.mean()) / 2",
         "praises it": "def f(a, b): return ((a + b) / 2).max(0).values.mean()",
         "by `b` too": "def f(a, b): return b.gather(0, a.argmax(0, keepdim=True)).mean()",

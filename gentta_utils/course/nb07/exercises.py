@@ -97,7 +97,7 @@ def table_of(live: dict[str, list[Records]]) -> list[dict]:
     return [line | {"forward equivalents": f"{spent_by[line['method']]:g}"} for line in side_by_side.live(live)]
 
 
-def check_cross_fitted(answer: Callable) -> None:
+def check_honest_guide(answer: Callable) -> None:
     """Percent right of a guide, honestly, of two halves (R, C) each: R rows in C cells on the halves of the scenes."""
     R, C = random.randint(4, 8), random.randint(3, 6)
     by_a = by_b = torch.zeros(C)

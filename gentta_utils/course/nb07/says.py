@@ -38,12 +38,13 @@ def answer(b: Board) -> list[dict]:
         for budget in guide.BUDGETS:
             row = guide.always(b, guide.candidates(b), guide.Situation(batch, guide.KINDS[0], budget))
             line = {"images come": "in batches" if batch else "one by one", "forward equivalents": budget, "use": row}
+            gain_of, worst_on = "", ""
             if row != SOURCE:
                 by_shift = gains[rows.index(row)]
                 worst = int(np.nanargmin(by_shift))
-                line |= {"gain": str(b.versus(row)), "it costs": f"{b.facts[row].forwards:.0f}"}
-                line |= {"worst on": f"{shifts[worst].rpartition(' ')[0].replace('_', ' ')} {by_shift[worst]:+.0f}"}
-            lines.append(line)
+                gain_of = str(b.versus(row))
+                worst_on = f"{shifts[worst].rpartition(' ')[0].replace('_', ' ')} {by_shift[worst]:+.0f}"
+            lines.append(line | {"gain": gain_of, "it costs": f"{b.facts[row].forwards:.0f}", "worst on": worst_on})
     return lines
 
 

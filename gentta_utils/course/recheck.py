@@ -41,6 +41,7 @@ SECONDS = {
     "clip": {"fwd": 0.004, "fwd+bwd": 0.010},
     "text": {"fwd": 0.0005, "fwd+bwd": 0.0015},
     "generator": {"fwd": 0.02},  # of the slowest, in batches that are padded
+    "digits": {"fwd": 0.0001, "fwd+bwd": 0.0003},
 }
 RENDERING = 0.05  # seconds for the scene of a record
 SOURCE = RENDERING + SECONDS["classifier"]["fwd"]  # for a record of the frozen source
@@ -167,6 +168,8 @@ def obstacle(r: Records) -> tuple[str, str] | None:
             return name, "made on demand (`python -m gentta_utils train NAME --promote`)"
     if reason := stale(r):
         return "older than the code", reason
+    if r.about["stream"].get("world") == "digits":
+        return "digits", "their networks are trained where the table is made: `python -m gentta_utils measure digits`"
     if "pairs" in r.about["stream"]:
         return "pairs of scenes", "each has captions of its own: `python -m gentta_utils measure winoground` makes them"
     if r.about["protocol"]["reset"] == "never":

@@ -61,6 +61,17 @@ def of_grid(b: Board) -> str:
     )
 
 
+def of_heat(b: Board) -> str:
+    """What share of the variance of gains by row and corruption lies between rows, and what between corruptions."""
+    rows, _, gains, _ = heat(b)
+    gains = gains[[i for i, row in enumerate(rows) if row in methods(b) and np.isfinite(gains[i]).all()]]
+    between = [100 * gains.mean(axis).var() / gains.var() for axis in (1, 0)]
+    return (
+        f"**{BLOCKS[b.block]}**, {len(gains)} rows: of the variance of their gains {between[0]:.0f}% lies "
+        f"between rows, {between[1]:.0f}% between corruptions; the rest is which row suits which corruption, and noise."
+    )
+
+
 def combinations(b: Board) -> list[dict]:
     """Rows made of two, each against both of its parts on the scenes that they share."""
     lines = []

@@ -93,8 +93,8 @@ def joined(
 
 def table_of(live: dict[str, list[Records]]) -> list[dict]:
     """`side_by_side.live` with the forward equivalents of each row."""
-    spent_by = {row: forwards(mine[0].nfe) for row, mine in live.items()}
-    return [line | {"forward equivalents": f"{spent_by[line['method']]:g}"} for line in side_by_side.live(live)]
+    heads = [{"method": row, "forward equivalents": f"{forwards(mine[0].nfe):g}"} for row, mine in live.items()]
+    return [head | line for head, line in zip(heads, side_by_side.live(live), strict=True)]
 
 
 def check_honest_guide(answer: Callable) -> None:

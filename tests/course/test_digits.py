@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gentta_utils.course.nb01 import digits
+from gentta_utils.course import digits
 from gentta_utils.diffusion.error_table import error_table
 from gentta_utils.diffusion.process import diffusion_loss
 

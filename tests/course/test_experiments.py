@@ -231,7 +231,7 @@ def test_committed_tables_can_be_reported(name):
     text = course_tables.report(name)
     assert text.startswith(
         "protocol: stream="
-        if name in ("online", "sda_order", "prompt_order")
+        if name in ("online", "sda_order", "prompt_order", "select_grid", "grid", "streams", "unseen")
         else "protocol: stream=iid reset=per_image"
     )
     assert "nan" not in text

@@ -27,8 +27,9 @@ LAST = {  # of each notebook, the beginnings of the cells in which a parameter i
     "00": ("n_each = ",),
     "02": ("per_shift = ",),
     "05": ("g_dit = ", "per_shift = "),
+    "07": ("def configured(",),
 }
-NAMES = {"classifier_names": "classifier_name"}  # parameters that hold several values of what is used one by one
+NAMES = {"classifier_names": "classifier_name", "shift": "shifts"}  # parameters whose values are seen by other names
 STILL = {"logits": "AdamW at 1e-5 moves each logit by 5e-5 in five updates: its row is empty (issue of notebook 02)"}
 
 
@@ -67,7 +68,8 @@ def watched(preset, monkeypatch) -> tuple[dict, Watched]:
             seen.add(name, value)
         return here
 
-    def run(method, *_, **__):
+    def run(method, *_, about=None, **__):
+        seen.add("rows", (about or {}).get("label"))
         seen.add_settings(method.settings)
         seen.add("classifier_name", method.models.classifier.name)
         seen.rows.setdefault(type(method.settings).__module__.split(".")[-1], []).append(method.settings)

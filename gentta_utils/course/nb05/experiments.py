@@ -1,92 +1,28 @@
 """The tables of notebook 05: input adaptation and synthetic-domain alignment.
 
-Images are purified once (`purified`, kept in data/cache) and then read by every classifier and every ensemble.
+Images are purified once (`course.purified`, kept in data/cache) and then read by every classifier and every ensemble.
 Everything is chosen before, on the validation corruptions (`choose`).
 """
 
 from collections.abc import Iterable
 from dataclasses import replace
 
-import numpy as np
-
-from ...common.cache import ImageSet, fingerprint, make_images
-from ...common.paths import CACHE
-from ...diffusion.reverse import Settings
 from ...diffusion.synthesis import Synthesis
-from ...evaluation.chosen import purifier, rival, selection
-from ...evaluation.evaluate import run
+from ...evaluation.chosen import rival, selection
 from ...evaluation.records import Records
 from ...evaluation.tables import Job, table
-from ...methods import METHODS, dda, diffpure, ilvr, memo
-from ...methods.base import Models
-from ...methods.purifier import what_changes
-from ...methods.sda import FineTune
-from ...models import zoo
-from ...recipes.aligned import ALIGNER, BACKBONES, Data, aligned_classifier, chosen, describe
+from ...methods import dda, memo
+from ...recipes.aligned import ALIGNER, BACKBONES, Data, chosen
 from ...streams.scenes import SceneSpec
-from ...streams.stream import stream
 from ...world.severities import TEST
+from ..purified import ENSEMBLES, input_job, ours, small_table
 from ..trials import CLASSIFIERS, clean_spec, job, source_jobs
 
 THREE = ("classifier/resnet", "classifier/swin", "classifier/convnext")  # of the paper's ablations
 FAULTY = ("gaussian_noise", "fog", "pixelate")
 SYNTHESIS = Synthesis(steps=100)
-CHANGE = {"diffpure": diffpure.purify, "ilvr": ilvr.purify, "dda": dda.align, "sda": dda.align}
-STEP, LEAST = 1 / 4, -8.0  # logits are kept in these steps below the largest, which makes the tables a third
-ENSEMBLES = {
-    "sum": {},
-    "entropy": dict(ensemble="entropy"),
-    "confidence": dict(ensemble="confidence"),
-    **{f"calibrated {T:g}": dict(ensemble="calibrated", temperature=T) for T in (2.0, 4.0, 8.0)},
-    "purified": dict(ensemble="purified"),
-}
 STEPS = [(50, 1.0), *((n, eta) for n in (20, 10, 5) for eta in (1.0, 0.0))]
 ORDERS = ("iid", "correlated", "mixed", "mixed correlated")
-
-
-def coarse(logits: np.ndarray) -> np.ndarray:
-    """Logits (B, K) less the largest of each row, in steps of `STEP` down to `LEAST`; the prediction alone is 0."""
-    top = np.arange(logits.shape[1]) == logits.argmax(1)[:, None]
-    steps = np.round((logits - logits.max(1, keepdims=True)) / STEP) * STEP
-    return np.where(top, 0, steps.clip(LEAST, -STEP)).astype(np.float32)
-
-
-def small_table(name: str, jobs: Iterable[Job]) -> list[Records]:
-    """`tables.table` with coarse logits: these tables have many rows."""
-    return table(name, jobs, kept=lambda r: replace(r, before=coarse(r.before), after=coarse(r.after)))
-
-
-def purified(method: str, settings: Settings, spec: SceneSpec, classifier: str | None = None) -> ImageSet:
-    """The images of a stream as a method changes them, resumable, from the cache where they are there.
-
-    `classifier` only where the images depend on it (`entropy_scale`)."""
-    s, denoiser = stream(spec), zoo.cached(ALIGNER)
-    about = {"spec": spec.describe(), "method": method.replace("sda", "dda"), "settings": what_changes(settings)}
-    about |= {"denoiser": zoo.fingerprint(ALIGNER), "precision": denoiser.precision}
-    about |= {"classifier": zoo.fingerprint(classifier)} if classifier else {}
-    more = (zoo.cached(classifier),) if classifier else ()
-    return make_images(
-        lambda rows: CHANGE[method](denoiser, s.images[rows], s.ids[rows], settings, *more),
-        s.ids, denoiser, CACHE / "purified" / fingerprint(about), settings.images_at_once, "purified images",
-    )  # fmt: skip
-
-
-def input_job(
-    method: str, settings, classifier: str, spec: SceneSpec, label: str, tuned: tuple[Data, FineTune] | None = None
-) -> Job:
-    """One run of a method that changes the input. `tuned`: what SDA's second classifier is fine-tuned on, and how."""
-    about, _ = job(method, settings, classifier, spec, label, denoiser=ALIGNER, batch=100)
-    about |= {"aligned": describe(classifier, *tuned)} if tuned else {}
-
-    def work() -> Records:
-        second = aligned_classifier(classifier, *tuned) if tuned else None
-        made = purified(method, settings, spec, classifier if getattr(settings, "entropy_scale", 0) else None)
-        both = Models(zoo.cached(classifier), zoo.cached(ALIGNER), second)
-        configured = METHODS[method].configure(both, settings, made.by_id())
-        r = run(configured, stream(spec), about=about, batch=100)
-        return replace(r, seconds=r.seconds + np.float32(made.seconds), nfe={**made.nfe, **r.nfe})
-
-    return about, work
 
 
 def input_jobs(rows: dict[str, tuple], classifiers: Iterable[str], specs: list[SceneSpec]) -> list[Job]:
@@ -100,13 +36,6 @@ def input_jobs(rows: dict[str, tuple], classifiers: Iterable[str], specs: list[S
 
 
 # --- what was chosen -------------------------------------------------------------------------------------------------
-
-
-def ours(method: str, ensemble: str = "sum"):
-    """The chosen settings of "diffpure", "dda" or "sda"; `ensemble` "chosen" or one of `ENSEMBLES`."""
-    if method == "diffpure":
-        return purifier(method)
-    return purifier(method, **ENSEMBLES[selection()[f"{method}_ensemble"] if ensemble == "chosen" else ensemble])
 
 
 def set_of(**changes) -> Data:

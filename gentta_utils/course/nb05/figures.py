@@ -61,7 +61,7 @@ def drowned_votes(runs: list[Records], edges: tuple[float, ...] = (0.0, 0.5, 0.8
     of the source.
 
     From `sda_faults`, which holds "ours" with both readings of the same scenes; its logits are coarse
-    (`nb05.experiments.coarse`), so a confidence is good to some hundredths."""
+    (`course.purified.coarse`), so a confidence is good to some hundredths."""
     both = {}
     for name in ("sum", "purified"):
         mine = pick(runs, f"ours, {name}")

@@ -1,5 +1,5 @@
-"""The real data set of notebook 01: scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, and a diffusion model
-of them that trains live, in seconds on two cores.
+"""The real pictures of notebooks 01 and 07: scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, and a diffusion
+model of them that trains live, in seconds on two cores.
 
 `DigitDenoiser` obeys the contract of all denoisers here, so loss and error table take it as it is.
 """
@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ...common.progress import progress
-from ...common.randomness import generator
-from ...common.types import Images, Index, PerImage
-from ...diffusion.pairs import draw_timesteps
-from ...diffusion.process import add_noise, alphas_cumprod_of, eps_error, linear_betas
-from ...models.denoiser import Denoiser
-from ...models.dit import SoftEmbedding
+from ..common.progress import progress
+from ..common.randomness import generator
+from ..common.types import Images, Index, PerImage
+from ..diffusion.pairs import draw_timesteps
+from ..diffusion.process import add_noise, alphas_cumprod_of, eps_error, linear_betas
+from ..models.denoiser import Denoiser
+from ..models.dit import SoftEmbedding
 
 CLASSES = 10
 TEST = 397  # the rest, 1,400, is for training

@@ -26,13 +26,12 @@ from ...recipes.aligned import ALIGNER, BACKBONES, Data, aligned_classifier, cho
 from ...streams.scenes import SceneSpec
 from ...streams.stream import stream
 from ...world.severities import TEST
-from ..trials import CLASSIFIERS, clean_spec, job, source_jobs
+from ..trials import CLASSIFIERS, clean_spec, coarse, job, source_jobs
 
 THREE = ("classifier/resnet", "classifier/swin", "classifier/convnext")  # of the paper's ablations
 FAULTY = ("gaussian_noise", "fog", "pixelate")
 SYNTHESIS = Synthesis(steps=100)
 CHANGE = {"diffpure": diffpure.purify, "ilvr": ilvr.purify, "dda": dda.align, "sda": dda.align}
-STEP, LEAST = 1 / 4, -8.0  # logits are kept in these steps below the largest, which makes the tables a third
 ENSEMBLES = {
     "sum": {},
     "entropy": dict(ensemble="entropy"),
@@ -42,13 +41,6 @@ ENSEMBLES = {
 }
 STEPS = [(50, 1.0), *((n, eta) for n in (20, 10, 5) for eta in (1.0, 0.0))]
 ORDERS = ("iid", "correlated", "mixed", "mixed correlated")
-
-
-def coarse(logits: np.ndarray) -> np.ndarray:
-    """Logits (B, K) less the largest of each row, in steps of `STEP` down to `LEAST`; the prediction alone is 0."""
-    top = np.arange(logits.shape[1]) == logits.argmax(1)[:, None]
-    steps = np.round((logits - logits.max(1, keepdims=True)) / STEP) * STEP
-    return np.where(top, 0, steps.clip(LEAST, -STEP)).astype(np.float32)
 
 
 def small_table(name: str, jobs: Iterable[Job]) -> list[Records]:

@@ -49,7 +49,9 @@ WRONG = {
         "block of pairs": """
 def f(e):
     return torch.stack([part.mean(1)[:, k] for k, part in enumerate(e.chunk(e.shape[2], 1))], 1)""",
-        "another class": "def f(e): return torch.stack([e[:, k :: e.shape[2]].mean((1, 2)) for k in range(e.shape[2])], 1)",
+        "another class": """
+def f(e):
+    return torch.stack([e[:, k :: e.shape[2]].mean((1, 2)) for k in range(e.shape[2])], 1)""",
         "shape": "def f(e): return torch.stack([e[:, k :: e.shape[2], k].mean(1) for k in range(e.shape[2])])",
         "differ": "def f(e): return torch.stack([e[:, k :: e.shape[2], k].sum(1) for k in range(e.shape[2])], 1)",
     },

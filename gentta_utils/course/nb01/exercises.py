@@ -4,7 +4,6 @@ import random
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from ...diffusion.process import add_noise, eps_to_v, eps_to_x0, to_eps
 from ..exercises import ABAR, compare, random_batch, whole_numbers
@@ -86,7 +85,7 @@ def check_best_window(answer: Callable) -> None:
         right = {low: int((e.argmin(1) == labels).sum()) for low, e in within.items()}
         found["wanted"].append(max(lows, key=right.get))
         found["last"].append(max(reversed(lows), key=right.get))
-        found["most"].append(max(lows, key=lambda low: int((within[low].argmax(1) == labels).sum())))  # noqa: B023
+        found["most"].append(max(lows, key=lambda low: int((within[low].argmax(1) == labels).sum())))
         found["worst"].append(min(lows, key=right.get))
     outcome = {name: torch.tensor(values) for name, values in found.items()}
     known = {

@@ -21,7 +21,7 @@ TABLES = {  # name -> (measure it, show its records)
     "rivals": (rivals.rivals, compared),
     "select_dit": (experiments.select_dit, plain),
     "ablations": (experiments.ablations, report.ablations),
-    "severity": (experiments.severity, plain),
+    "severity": (experiments.severity, report.severities),
     "common_draws": (experiments.common_draws, plain),
     "trust": (experiments.trust, report.of_trust),
     "phase": (experiments.phase, when_it_helps.phase),

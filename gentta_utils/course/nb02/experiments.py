@@ -4,6 +4,7 @@ Settings are those that `nb02.choose.select` chose; what they leave open (the ra
 is set on the same validation corruptions.
 """
 
+import copy
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -18,6 +19,7 @@ from ...evaluation.tables import Job, results, table
 from ...methods import diffusion_tta, from_table
 from ...methods.base import Models
 from ...models import zoo
+from ...models.classifier import Classifier
 from ...recipes.dit import SOFT, WEAK
 from ...streams.scenes import SceneSpec
 from ...streams.stream import stream
@@ -52,6 +54,17 @@ def backbones() -> list[Records]:
 
 
 # --- ablations -------------------------------------------------------------------------------------------------------
+
+
+def forgotten(classifier: Classifier) -> Classifier:
+    """A copy whose layers are drawn again, the same each time: any network as it is before any training."""
+    made = copy.deepcopy(classifier)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        for layer in made.modules():
+            if hasattr(layer, "reset_parameters"):
+                layer.reset_parameters()
+    return made
 
 
 def random_job(settings: diffusion_tta.Settings, classifier: str, spec: SceneSpec, label: str) -> Job:

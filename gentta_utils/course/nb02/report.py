@@ -8,7 +8,7 @@ from ...evaluation.rows import accuracy, distinct, is_clean, one_severity, pick,
 from ...evaluation.statistics import gain, paired_interval, protocol_line, summary
 from ...evaluation.tables import results
 from ..display import plain
-from ..side_by_side import ensemble_temperature, gains_by_shift, signs  # noqa: F401  (the notebook's names)
+from ..side_by_side import ensemble_temperature, gains_by_shift, signs, verdict  # noqa: F401  (the notebook's names)
 from ..trials import CLASSIFIERS
 from . import trust
 from .experiments import UNTOUCHED
@@ -101,6 +101,36 @@ def of_trust(readers_of_heldout: list[Records]) -> str:
             rows.append(row | {name: str(gain) for name, gain in trust.judge(e, option, cut).items()})
     chosen = f"Chosen on validation corruptions: {rule}, at least {threshold:.2f}."
     return f"{protocol_line(readers)}\n{chosen}\n\n{as_table(rows)}"
+
+
+def severities(runs: list[Records]) -> str:
+    """The table `severity`: the small grid at severity 3, and at severity 5 with another seed of scenes and draws."""
+    adapted, rows = [r for r in runs if r.about["method"] == "diffusion_tta"], []
+    for label in distinct(adapted, "label"):
+        for classifier in distinct(adapted, "classifier"):
+            mine = pick(adapted, label, classifier)
+            s = summary(mine)
+            at = f"severity {mine[0].about['stream']['severity']}, seed {mine[0].about['settings']['seed']}"
+            row = {"stream": at, "classifier": classifier.split("/")[1], "n": s["n"]}
+            rows.append(row | {"source": f"{s['before']:.1f}", "after": f"{s['after']:.1f}", "gain": str(s["gain"])})
+    return f"{protocol_line(adapted)}\n{as_table(rows)}"
+
+
+def natural_shapes(runs: list[Records]) -> list[dict]:
+    """For each set of images of `natural`: the gain of Diffusion-TTA on each classifier and whether the published
+    shape, a gain on every set, holds; and the best entropy method there."""
+    rows = []
+    for name in dict.fromkeys(map(shift_of, runs)):
+        row, here = {"images": name}, [r for r in runs if shift_of(r) == name]
+        for classifier in CLASSIFIERS:
+            found = gain(pick(here, "diffusion_tta/full", classifier))
+            others = {label: accuracy(pick(here, label, classifier)) for label in ("tent", "cotta")}
+            best = max(others, key=others.get)
+            row[classifier.split("/")[1]] = f"{found}: {verdict(found)}"
+            ours = accuracy(pick(here, "diffusion_tta/full", classifier))
+            row[f"ours, best of TENT and CoTTA ({classifier.split('/')[1]})"] = f"{ours:.0f}, {best} {others[best]:.0f}"
+        rows.append(row)
+    return rows
 
 
 def headlines(runs: list[Records]) -> list[dict]:

@@ -5,6 +5,7 @@ Every rate and what else a rival leaves open at this size is chosen by `select_r
 
 from ...evaluation.chosen import chosen_window, rival, tuned
 from ...evaluation.records import Records
+from ...evaluation.rows import accuracy, distinct, pick, versus
 from ...evaluation.tables import table
 from ...methods import bn_adapt, tta_averaging
 from ...streams.scenes import SceneSpec
@@ -36,8 +37,9 @@ def online() -> list[Records]:
 
 
 def rivals() -> list[Records]:
-    """Everything that one would try on a ResNet, on the small grid: at most 96 evaluations of the diffusion model
-    per image, the Diffusion Classifier at five times as many beside it; TTT-MAE on its own network."""
+    """What one would try on a ResNet for a single image, on the small grid: at most 96 evaluations of the diffusion
+    model per image, the Diffusion Classifier at five times as many beside it; TTT-MAE on its own network, with 16 masks
+    where 128 are published. Beside them the statistics of a batch of 50; what learns from a stream is in `streams`."""
     specs, resnet = small_grid(), CLASSIFIERS[0]
     choose_rates((MAE,))
     prepared = ("classifier/resnet-augmix", "classifier/resnet-ceiling")
@@ -46,8 +48,21 @@ def rivals() -> list[Records]:
     jobs += effect_jobs(specs, (resnet,))[len(source_jobs(specs, (resnet,))) :]
     jobs += [method_job("bn_adapt", bn_adapt.Settings(), resnet, s, "bn_adapt") for s in specs]
     jobs += [method_job("tta_averaging", tta_averaging.Settings(), resnet, s, "tta_averaging") for s in specs]
-    rows = ("tent", "cotta", "memo", "tea", "dusa", "dusa one by one", "diffusion_tta online")
+    rows = ("memo", "dusa", "dusa one by one", "diffusion_tta online")
     jobs += [method_job(row, rival(row, resnet), resnet, s, row) for row in rows for s in specs]
     for row, settings in {"ttt_mae": rival("ttt_mae", MAE), "diffusion_tta": tuned(MAE)}.items():
         jobs += [method_job(row, settings, MAE, s, f"{row} (mae)") for s in specs]
     return table("rivals", jobs)
+
+
+def against(runs: list[Records], ours: str = "diffusion_tta/full") -> list[dict]:
+    """Rows of `rivals` on the ResNet, paired with our row; cost of the diffusion model per image in forward passes, a
+    backward pass counted as two."""
+    resnet, rows = [r for r in runs if r.about["classifier"] == CLASSIFIERS[0]], []
+    for label in distinct(resnet, "label"):
+        mine = pick(resnet, label)
+        spent = sum(n * (3 if "bwd" in kind else 1) for kind, n in mine[0].nfe.items() if kind.startswith("denoiser"))
+        gap = "" if label == ours else str(versus(mine, pick(resnet, ours)))
+        row = {"row": label, "right": f"{accuracy(mine):.1f}", "minus Diffusion-TTA": gap}
+        rows.append(row | {"forward passes of the diffusion model": f"{spent:g}"})
+    return rows

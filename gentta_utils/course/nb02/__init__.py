@@ -20,6 +20,7 @@ TABLES = {  # name -> (measure it, show its records)
     "one_by_one": (streams.one_by_one, streams.online_rows),
     "rivals": (rivals.rivals, compared),
     "select_dit": (experiments.select_dit, plain),
+    "information": (rivals.information, rivals.same_labels),
     "ablations": (experiments.ablations, report.ablations),
     "severity": (experiments.severity, report.severities),
     "common_draws": (experiments.common_draws, plain),

@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 
+from ...common.validate import check_choice
 from ...diffusion.pairs import draw_pairs
 from ...diffusion.process import diffusion_loss
 from ...evaluation.chosen import chosen_window, tuned
@@ -56,8 +57,11 @@ def backbones() -> list[Records]:
 # --- ablations -------------------------------------------------------------------------------------------------------
 
 
-def forgotten(classifier: Classifier) -> Classifier:
-    """A copy whose layers are drawn again, the same each time: any network as it is before any training."""
+def forgotten(classifier: Classifier, init: str = "random") -> Classifier:
+    """A copy whose layers are drawn again, the same each time: any network as it is before any training.
+
+    Raises ValueError for another `init`."""
+    check_choice("init", init, ("random",))
     made = copy.deepcopy(classifier)
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -168,7 +172,7 @@ def trust() -> list[Records]:
     return table("trust", reader_jobs(specs, 48, chosen_window()))
 
 
-COMMON = 16  # pairs on which the loss is compared before and after
+COMMON = 8  # pairs on which the loss is compared before and after
 
 
 def common_draws() -> list[Records]:
@@ -188,23 +192,16 @@ def _on_common_draws(r: Records, about: dict) -> Records:
     s, denoiser, T = stream(SceneSpec(**at)), zoo.cached(DIT), r.about["settings"]["temperature"]
     window = tuple(r.about["settings"]["window"])
     t, eps = draw_pairs(s.ids, COMMON, denoiser.shape, window, purpose="common")  # (N, n), (N, n, C, H, W)
+    p = torch.stack([torch.tensor(z).div(T).softmax(1) for z in (r.before, r.after)], 1)  # (N, 2, K)
     x0, losses = denoiser.encode(s.images), []
-    for logits in (r.before, r.after):
-        p = torch.tensor(logits).div(T).softmax(1)  # (N, K)
+    for rows in torch.arange(len(s)).split(4):
+        both = [v[rows, None].expand(-1, 2, *v.shape[1:]).flatten(0, 2) for v in (t, eps)]  # (4 * 2 * n, ...)
+        x = x0[rows].repeat_interleave(2 * COMMON, 0)
+        cond = p[rows].flatten(0, 1).repeat_interleave(COMMON, 0)
         with torch.no_grad():
-            each = [
-                diffusion_loss(
-                    denoiser,
-                    x.expand(COMMON, -1, -1, -1),
-                    t[i],
-                    eps[i],
-                    p[i].expand(COMMON, -1),
-                    denoiser.alphas_cumprod,
-                ).mean()
-                for i, x in enumerate(x0)
-            ]
-        losses.append(torch.stack(each))
-    return replace(r, about={**r.about, **about}, loss=torch.stack(losses, 1).float().numpy())
+            loss = diffusion_loss(denoiser, x, *both, cond, denoiser.alphas_cumprod)
+        losses.append(loss.view(-1, 2, COMMON).mean(2))
+    return replace(r, about={**r.about, **about}, loss=torch.cat(losses).float().numpy())
 
 
 # --- when does generative feedback help? -----------------------------------------------------------------------------

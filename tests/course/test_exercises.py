@@ -44,7 +44,7 @@ WRONG = {
         "roots": "def f(v, x, t, a): return expand(a, t, v) * v + expand(1 - a, t, v) * x",
         "raised|differ": "def f(v, x, t, a): return a[t] * v",
     },
-    "unpaired": {
+    "unpair": {
         "still paired": "def f(e): return e.mean(1)",
         "block of pairs": """
 def f(e):
@@ -76,7 +76,7 @@ def f(e, pairs, keep):
         left, start = left[e[start:n, left].mean(0).argsort()[:kept]], n
     return int(left[0])""",
     },
-    "best_window": {
+    "move_window": {
         "take the lowest": """
 def f(e, t, y, w):
     right = lambda a: int((e[:, (t >= a) & (t < a + w)].mean(1).argmin(1) == y).sum())

@@ -37,7 +37,7 @@ def check_noise_of_v(answer: Callable) -> None:
     compare(answer(v, x_t, t, ABAR), to_eps(v, x_t, t, ABAR, "v_prediction"), known)
 
 
-def check_unpaired(answer: Callable) -> None:
+def check_unpair(answer: Callable) -> None:
     """answer(error (B, N, K)) -> mean errors (B, K), of class k over its own pairs k, k + K, ... alone."""
     B, K, each = random.randint(2, 5), random.randint(3, 6), random.randint(3, 5)
     error = torch.rand(B, K * each, K)
@@ -72,7 +72,7 @@ def check_eliminate(answer: Callable) -> None:
     compare(whole_numbers(got), torch.tensor(wanted), known)
 
 
-def check_best_window(answer: Callable) -> None:
+def check_move_window(answer: Callable) -> None:
     """answer(error (B, N, K), t (N,), labels (B,), width) -> low of the window [low, low + width) that reads best."""
     got, found = [], {"wanted": [], "last": [], "most": [], "worst": []}
     for _ in range(30):

@@ -83,14 +83,14 @@ def random_job(settings: diffusion_tta.Settings, classifier: str, spec: SceneSpe
     return about, work
 
 
-DIT_RATES = (1e-3, 1e-2, 1e-1, 1.0)  # of SGD, for the diffusion model where it takes a step as well
+DIT_RATES = (1e-2, 1e-1, 1.0)  # of SGD, for the diffusion model where it takes a step as well
 
 
 def select_dit() -> list[Records]:
     """The diffusion model's own rate on the validation corruptions; `dit_rate` reads what did best."""
-    resnet, specs, ours = CLASSIFIERS[0], validation_specs(3700, 8), tuned(CLASSIFIERS[0])
+    resnet, specs, ours = CLASSIFIERS[0], validation_specs(3700, 4), tuned(CLASSIFIERS[0])
     jobs = [
-        job("diffusion_tta", with_dit(ours, rate), resnet, s, f"DiT lr {rate:g}", batch=8, precision="fp32")
+        job("diffusion_tta", with_dit(ours, rate), resnet, s, f"DiT lr {rate:g}", batch=4, precision="fp32")
         for s in specs
         for rate in DIT_RATES
     ]

@@ -52,7 +52,7 @@ def f(e):
         "another class": """
 def f(e):
     return torch.stack([e[:, k :: e.shape[2]].mean((1, 2)) for k in range(e.shape[2])], 1)""",
-        "shape": "def f(e): return torch.stack([e[:, k :: e.shape[2], k].mean(1) for k in range(e.shape[2])])",
+        "shape|differ": "def f(e): return torch.stack([e[:, k :: e.shape[2], k].mean(1) for k in range(e.shape[2])])",
         "differ": "def f(e): return torch.stack([e[:, k :: e.shape[2], k].sum(1) for k in range(e.shape[2])], 1)",
     },
     "eliminate": {

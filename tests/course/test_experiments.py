@@ -33,6 +33,7 @@ ONE_SET_OF_SCENES = [
     {"test", "backbones", "information", "common_draws"},
     {"heldout", "trust", "common_draws"},
     {"streams", "one_by_one"},
+    {"select_streams", "select_one_by_one"},
     {"online", "ablations", "rivals"},
     {"phase", "phase_output", "soft"},
 ]
@@ -77,7 +78,7 @@ def ids(stream: dict) -> set[int]:
 
 
 def test_choices_are_made_on_validation_corruptions_and_selection_scenes(tables):
-    chosen_on = ("select", "why", "select_rivals", "select_streams", "select_dit", "select_sda")
+    chosen_on = ("select", "why", "select_rivals", "select_streams", "select_one_by_one", "select_dit", "select_sda")
     for name in chosen_on:
         for about, _ in tables[name]:
             assert about["stream"]["split"] == "select"
@@ -233,7 +234,7 @@ def test_committed_tables_can_be_reported(name):
     text = course_tables.report(name)
     assert text.startswith(
         "protocol: stream="
-        if name in ("online", "streams", "select_streams", "sda_order", "prompt_order")
+        if name in ("online", "streams", "select_streams", "select_one_by_one", "sda_order", "prompt_order")
         else "protocol: stream=iid reset=per_image"
     )
     assert "nan" not in text

@@ -17,6 +17,7 @@ TABLES = {  # name -> (measure it, show its records)
     "online": (rivals.online, compared),
     "select_streams": (streams.select_streams, plain),
     "streams": (streams.streams, streams.contributions),
+    "select_one_by_one": (streams.select_one_by_one, plain),
     "one_by_one": (streams.one_by_one, streams.online_rows),
     "rivals": (rivals.rivals, compared),
     "select_dit": (experiments.select_dit, plain),

@@ -26,7 +26,7 @@ from .choose import chosen_rate
 RESNET = CLASSIFIERS[0]
 SIZES = (1, 10, 50, 200)  # images of a batch, for every row
 LONG = 1000  # scenes under each corruption
-SHORTER = {1: 50, 10: 100, 50: 200, 200: 200}  # batch size -> scenes that CoTTA and TEA meet
+SHORTER = {1: 20, 10: 50, 50: 100, 200: 200}  # batch size -> scenes that CoTTA and TEA meet
 
 LR = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 GRIDS = {  # method -> its candidates; TENT is chosen for each batch size, the others in batches of 10
@@ -83,10 +83,6 @@ def candidates() -> dict[str, tuple[str, object, int, int]]:
         for size in SIZES if method == "tent" else (10,):
             n = min(400, max(100, 4 * size))
             found |= {f"{method} batch {size}, {named(s)}": (method, s, size, n) for s in grid}
-    for param_set, shares in SHARES.items():
-        for share in shares:
-            s = online_settings(param_set, share)
-            found[f"diffusion_tta online batch 1, {named(s)}"] = ("diffusion_tta", s, 1, 100)
     return found
 
 
@@ -110,12 +106,24 @@ def light_table(name: str, jobs: list[Job]) -> list[Records]:
     return table(name, jobs, kept=kept)
 
 
+def select_one_by_one() -> list[Records]:
+    """Parameters and rate of Diffusion-TTA with one update per image, on two streams of validation corruptions."""
+    jobs = []
+    for spec in select_specs(100)[:EXPENSIVE]:
+        for param_set, shares in SHARES.items():
+            for settings in (online_settings(param_set, share) for share in shares):
+                label = f"diffusion_tta online batch 1, {named(settings)}"
+                jobs.append(stream_job("diffusion_tta", settings, spec, 1, label))
+    return light_table("select_one_by_one", jobs)
+
+
 def chosen_for(row: str, size: int):
-    """The settings of a row in batches of this size, by the records of `select_streams`: TENT's are chosen for each
+    """The settings of a row in batches of this size, by the records of `select_streams` or `select_one_by_one`: TENT's are chosen for each
     size, of the others for one; batch statistics have nothing to choose. Raises as `results`."""
     if row == "bn_adapt":
         return bn_adapt.Settings()
-    runs = [r for r in results("select_streams") if r.about["label"].startswith(f"{row} batch ")]
+    table_of = "select_one_by_one" if row.startswith("diffusion_tta") else "select_streams"
+    runs = [r for r in results(table_of) if r.about["label"].startswith(f"{row} batch ")]
     at = f"{row} batch {size},"
     mine = [r for r in runs if r.about["label"].startswith(at)] or runs
     best = max(distinct(mine, "label"), key=lambda label: right(mine, label))

@@ -118,8 +118,10 @@ def select_one_by_one() -> list[Records]:
 
 
 def chosen_for(row: str, size: int):
-    """The settings of a row in batches of this size, by the records of `select_streams` or `select_one_by_one`: TENT's are chosen for each
-    size, of the others for one; batch statistics have nothing to choose. Raises as `results`."""
+    """The settings of a row in batches of this size, by the records of `select_streams` or `select_one_by_one`.
+
+    TENT's are chosen for each size, of the others for one; batch statistics have nothing to choose. Raises as
+    `results`."""
     if row == "bn_adapt":
         return bn_adapt.Settings()
     table_of = "select_one_by_one" if row.startswith("diffusion_tta") else "select_streams"

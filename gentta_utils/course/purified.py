@@ -24,10 +24,9 @@ from ..recipes.aligned import ALIGNER, Data, aligned_classifier, describe, from_
 from ..streams.scenes import SceneSpec
 from ..streams.stream import stream
 from ..world.views import view_of
-from .trials import DIT, Wording, job, models
+from .trials import DIT, Wording, coarse, job, models
 
 CHANGE = {"diffpure": diffpure.purify, "ilvr": ilvr.purify, "dda": dda.align, "sda": dda.align}
-STEP, LEAST = 1 / 4, -8.0  # logits are kept in these steps below the largest, which makes the tables a third
 ENSEMBLES = {
     "sum": {},
     "entropy": dict(ensemble="entropy"),
@@ -42,13 +41,6 @@ def ours(method: str, ensemble: str = "sum"):
     if method == "diffpure":
         return purifier(method)
     return purifier(method, **ENSEMBLES[selection()[f"{method}_ensemble"] if ensemble == "chosen" else ensemble])
-
-
-def coarse(logits: np.ndarray) -> np.ndarray:
-    """Logits (B, K) less the largest of each row, in steps of `STEP` down to `LEAST`; the prediction alone is 0."""
-    top = np.arange(logits.shape[1]) == logits.argmax(1)[:, None]
-    steps = np.round((logits - logits.max(1, keepdims=True)) / STEP) * STEP
-    return np.where(top, 0, steps.clip(LEAST, -STEP)).astype(np.float32)
 
 
 def small_table(name: str, jobs: Iterable[Job]) -> list[Records]:

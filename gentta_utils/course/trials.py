@@ -7,6 +7,7 @@ data/results/diffusion_tta.json; the test corruptions are looked at only by `tes
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -258,6 +259,16 @@ def validation_images(n: int = 8, start: int = 2000) -> tuple[Tensor, Tensor]:
 def validation_specs(start: int, n: int = 25) -> list[SceneSpec]:
     """n selection scenes under each validation corruption at severity 5."""
     return [SceneSpec(n, name, 5, "select", start + n * i) for i, name in enumerate(VALIDATION)]
+
+
+STEP, LEAST = 1 / 4, -8.0  # logits are kept in these steps below the largest, which makes the tables a third
+
+
+def coarse(logits: np.ndarray) -> np.ndarray:
+    """Logits (B, K) less the largest of each row, in steps of `STEP` down to `LEAST`; the prediction alone is 0."""
+    top = np.arange(logits.shape[1]) == logits.argmax(1)[:, None]
+    steps = np.round((logits - logits.max(1, keepdims=True)) / STEP) * STEP
+    return np.where(top, 0, steps.clip(LEAST, -STEP)).astype(np.float32)
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------

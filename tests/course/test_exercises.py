@@ -112,12 +112,16 @@ def f(y, d):
         "roots": "def f(v, x, t, a): return expand(a, t, v) * v + expand(1 - a, t, v) * x",
         "raised|differ": "def f(v, x, t, a): return a[t] * v",
     },
-    "posterior": {
-        "sign": "def f(e, d, tau): return (d * e / tau).softmax(1)",
-        "multiply by dims": "def f(e, d, tau): return (-e / tau).softmax(1)",
-        "row": "def f(e, d, tau): return (-d * e / tau).softmax(0)",
-        "tau divides": "def f(e, d, tau): return (-d * e * tau).softmax(1)",
-        "differ": "def f(e, d, tau): return (-d * e).softmax(1)",
+    "unpair": {
+        "still paired": "def f(e): return e.mean(1)",
+        "block of pairs": """
+def f(e):
+    return torch.stack([part.mean(1)[:, k] for k, part in enumerate(e.chunk(e.shape[2], 1))], 1)""",
+        "another class": """
+def f(e):
+    return torch.stack([e[:, k :: e.shape[2]].mean((1, 2)) for k in range(e.shape[2])], 1)""",
+        "shape|differ": "def f(e): return torch.stack([e[:, k :: e.shape[2], k].mean(1) for k in range(e.shape[2])])",
+        "differ": "def f(e): return torch.stack([e[:, k :: e.shape[2], k].sum(1) for k in range(e.shape[2])], 1)",
     },
     "eliminate": {
         "nothing was eliminated": "def f(e, pairs, keep): return int(e.mean(0).argmin())",
@@ -140,11 +144,20 @@ def f(e, pairs, keep):
         left, start = left[e[start:n, left].mean(0).argsort()[:kept]], n
     return int(left[0])""",
     },
-    "drowned": {
-        "by f, not by": "def f(s, k, a): return int((((1 - a) / a).sqrt() < 2 * s / k**2).sum())",
-        "use factor": "def f(s, k, a): return int((((1 - a) / a).sqrt() < 2 * s).sum())",
-        "doubles": "def f(s, k, a): return int((((1 - a) / a).sqrt() < s / k).sum())",
-        "differ": "def f(s, k, a): return int((((1 - a) / a).sqrt() < 2 * s / k).sum()) + 1",
+    "move_window": {
+        "take the lowest": """
+def f(e, t, y, w):
+    right = lambda a: int((e[:, (t >= a) & (t < a + w)].mean(1).argmin(1) == y).sum())
+    return max(reversed(range(0, 1001 - w, 50)), key=right)""",
+        "not the largest": """
+def f(e, t, y, w):
+    right = lambda a: int((e[:, (t >= a) & (t < a + w)].mean(1).argmax(1) == y).sum())
+    return max(range(0, 1001 - w, 50), key=right)""",
+        "fewest right": """
+def f(e, t, y, w):
+    right = lambda a: int((e[:, (t >= a) & (t < a + w)].mean(1).argmin(1) == y).sum())
+    return min(range(0, 1001 - w, 50), key=right)""",
+        "differ": "def f(e, t, y, w): return 0",
     },
     "stratified": {
         "exactly": "def f(n, a, b, g): return torch.arange(a, b, max(1, (b - a) // (n + 1)))",

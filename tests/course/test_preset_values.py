@@ -30,7 +30,6 @@ LAST = {  # of each notebook, the beginnings of the cells in which a parameter i
     "07": ("def configured(",),
 }
 NAMES = {"classifier_names": "classifier_name", "shift": "shifts"}  # parameters whose values are seen by other names
-STILL = {"logits": "AdamW at 1e-5 moves each logit by 5e-5 in five updates: its row is empty (issue of notebook 02)"}
 
 
 class Watched(dict):
@@ -174,9 +173,8 @@ def grids() -> list:
     cases = []
     for preset in (p for p in PRESETS if p.stem.startswith("02")):
         asked = re.search(r"param_set=(\S+)", preset.read_text(encoding="utf-8"))
-        for name in asked[1].split(",") if asked else ["all"]:
-            marks = [pytest.mark.xfail(reason=STILL[name], strict=True)] if name in STILL else []
-            cases.append(pytest.param(preset, name, id=f"{preset.stem}-{name}", marks=marks))
+        for name in asked[1].split(",") if asked else [read_preset(preset).get("param_set", "all")]:
+            cases.append(pytest.param(preset, name, id=f"{preset.stem}-{name}"))
     return cases
 
 

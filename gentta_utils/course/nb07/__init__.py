@@ -6,7 +6,7 @@ from . import board, choose, cost, digits, exercises, experiments, figures, guid
 TABLES = {  # name -> (measure it, show its records)
     "select_grid": (choose.select_grid, plain),
     "grid": (experiments.grid, report.grid),
-    "streams": (experiments.streams, report.streams),
+    "grid_streams": (experiments.streams, report.streams),
     "digits": (digits.digits, digits.show),
     "unseen": (experiments.unseen, report.unseen),
 }

@@ -131,7 +131,7 @@ def models() -> Models:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         denoiser = PictureDenoiser()
-    train(denoiser, whole, STEPS["denoiser"])
+    train(denoiser, whole.images, whole.labels, STEPS["denoiser"])
     few = Digits(whole.images[some], whole.labels[some], whole.ids[some])
     return Models(train_classifier(few, STEPS["classifier"]), denoiser)
 

@@ -131,4 +131,4 @@ def clean_after_job(row: Row, model: str) -> Job:
 def streams() -> list[Records]:
     """Rows with a state: orders, seeds, batches, a long stream, what is left of the source."""
     rows = [(row, row.networks[block]) for row in plan() if row.stream for block in row.networks]
-    return measured("streams", unique(j for row, model in rows for j in stream_jobs(row, model)))
+    return measured("grid_streams", unique(j for row, model in rows for j in stream_jobs(row, model)))

@@ -309,6 +309,7 @@ def _method(r: Records, stream: Stream):
         used = replace(used, classifier=untrained(name))
     if "aligned" in about:
         used = replace(used, aligned=from_description(name, about["aligned"]))
+        used = replace(used, classifier=used.aligned) if about["method"] == "source" else used
     if "pairs" in about:
         s = diffusion_tta.Settings(**values)
         table = error_table(used.denoiser, stream.images, stream.ids, _table_pairs(r), s.window)

@@ -1,7 +1,8 @@
 """SDA before deployment: labelled synthetic images, aligned, and a classifier fine-tuned on them.
 
-Beside the published set stand its controls: synthetic images that were not aligned, and as many *real* labelled scenes,
-aligned and not. A label-poor classifier gains by labels alone, and only the controls tell that from alignment.
+Beside the published set stand its controls: synthetic images that were not aligned, as many *real* labelled scenes,
+aligned and not, and scenes that the source was trained on (no new label). A label-poor classifier gains by labels
+alone, and only the controls tell that from alignment.
 
 Card: docs/methods/sda.md
 """
@@ -24,6 +25,7 @@ from ..common.validate import Checked, Natural
 from ..diffusion.synthesis import Synthesis, synthesize
 from ..evaluation.chosen import selection
 from ..methods import dda, sda
+from ..methods.base import stated
 from ..methods.purifier import what_changes
 from ..methods.sda import FineTune, fine_tune
 from ..models import zoo
@@ -50,13 +52,15 @@ ALIGNED = tuple(f"{name}-sda" for name in BACKBONES)  # what `train` can make
 class Data(Checked):
     """Which images a classifier is fine-tuned on, and all that they depend on."""
 
-    kind: Literal["synthetic", "real"] = "synthetic"  # or "real": new labelled scenes
+    kind: Literal["synthetic", "real", "own"] = "synthetic"  # or new labelled scenes; "own": the source's, of training
     per_class: Natural = 50
     aligned: bool = True  # by `alignment`; False: as they are
     synthesis: Synthesis = field(default_factory=Synthesis)
     alignment: sda.Settings = field(default_factory=sda.Settings)
     generator: str = GENERATOR
     aligner: str = ALIGNER
+    labels: Literal["asked", "source", "agreed"] = "asked"  # the class asked for; what the source reads in the image
+    # before it is aligned; or the images alone in which it reads what was asked for
 
     def describe(self) -> dict:
         """For records and caches; without what has no part in it."""
@@ -65,26 +69,33 @@ class Data(Checked):
             about |= {"synthesis": asdict(self.synthesis), "generator": zoo.fingerprint(self.generator)}
         if self.aligned:
             about |= {"alignment": what_changes(self.alignment), "aligner": zoo.fingerprint(self.aligner)}
-        return about
+        return about | ({} if self.labels == "asked" else {"labels": self.labels})
 
 
-def images_of(data: Data) -> tuple[Tensor, Tensor]:
+def images_of(data: Data, source: Classifier | None = None) -> tuple[Tensor, Tensor]:
     """The images (N, 3, S, S) float32 in [0, 1] and labels (N,) of a set, from the cache where they are there.
 
-    Image j K + k is the j-th of class k: a smaller set is the beginning of a larger one."""
+    Image j K + k is the j-th of class k: a smaller set is the beginning of a larger one. `source` reads them where the
+    labels ask for it."""
     ids = torch.arange(data.per_class * len(CLASSES))
     labels = ids % len(CLASSES)
-    images = raw_images(data).images
-    return (align_images(data, images).images if data.aligned else images), labels
+    raw = raw_images(data).images
+    images = align_images(data, raw).images if data.aligned else raw
+    if data.labels == "asked":
+        return images, labels
+    with torch.no_grad():
+        read = torch.cat([source(part).argmax(1).cpu() for part in raw.split(100)])
+    return (images, read) if data.labels == "source" else (images[read == labels], labels[read == labels])
 
 
 def raw_images(data: Data) -> ImageSet:
     """The images of a set before they are aligned. Sets of other sizes share their parts, one image per class each."""
     K = len(CLASSES)
     ids = torch.arange(data.per_class * K)
-    if data.kind == "real":
-        return ImageSet(ids, labelled_set(data.per_class), 0.0, {})
-    about = {k: v for k, v in replace(data, aligned=False).describe().items() if k != "per_class"}
+    if data.kind != "synthetic":
+        start = {"real": {}, "own": {"start": 0}}[data.kind]  # the classifiers were fitted on the first scenes
+        return ImageSet(ids, labelled_set(data.per_class, **start), 0.0, {})
+    about = {k: v for k, v in replace(data, aligned=False).describe().items() if k not in ("per_class", "labels")}
     denoiser, s = zoo.cached(data.generator), data.synthesis
     return make_images(
         lambda rows: synthesize(denoiser, ids[rows] % K, ids[rows], s),
@@ -94,7 +105,7 @@ def raw_images(data: Data) -> ImageSet:
 
 def align_images(data: Data, images: Tensor) -> ImageSet:
     """The images (N, 3, S, S) of a set through the `align` of test time, with the same settings."""
-    about = {k: v for k, v in data.describe().items() if k != "per_class"}
+    about = {k: v for k, v in data.describe().items() if k not in ("per_class", "labels")}
     denoiser, ids = zoo.cached(data.aligner), torch.arange(len(images))
     return make_images(
         # draws of its own: the ids of test scenes may be the same numbers
@@ -105,7 +116,7 @@ def align_images(data: Data, images: Tensor) -> ImageSet:
 
 def describe(name: str, data: Data, how: FineTune) -> dict:
     """All that a fine-tuned classifier depends on."""
-    return {"source": zoo.fingerprint(name), "data": data.describe(), "fine_tune": asdict(how)}
+    return {"source": zoo.fingerprint(name), "data": data.describe(), "fine_tune": stated(how)}
 
 
 def aligned_classifier(name: str, data: Data, how: FineTune) -> Classifier:
@@ -117,7 +128,7 @@ def aligned_classifier(name: str, data: Data, how: FineTune) -> Classifier:
     if not data.per_class:
         tensors = source.network.state_dict()
     elif tensors is None:
-        tuned = fine_tune(source, *images_of(data), how)
+        tuned = fine_tune(source, *images_of(data, source), how)
         tensors = {k: v.contiguous() for k, v in tuned.network.state_dict().items()}
         atomic_write(path, lambda temporary: save_file(tensors, temporary))
     tuned = copy.deepcopy(source)
@@ -143,6 +154,8 @@ def from_description(name: str, about: dict) -> Classifier:
         aligned="alignment" in content,
         synthesis=Synthesis(**content.get("synthesis", {})),
         alignment=sda.Settings(**content.get("alignment", {})),
+        labels=content.get("labels", "asked"),
+        aligner=next((m for m in (ALIGNER, GENERATOR) if zoo.fingerprint(m) == content.get("aligner")), ALIGNER),
     )
     how, aligned = FineTune(**about["fine_tune"]), f"{name}-sda"
     if describe(name, data, how) != about:

@@ -56,13 +56,15 @@ def small_table(name: str, jobs: Iterable[Job]) -> list[Records]:
     return table(name, jobs, kept=lambda r: replace(r, before=coarse(r.before), after=coarse(r.after)))
 
 
-def purified(method: str, settings: Settings, spec: SceneSpec, classifier: str | None = None) -> ImageSet:
+def purified(
+    method: str, settings: Settings, spec: SceneSpec, classifier: str | None = None, aligner: str = ALIGNER
+) -> ImageSet:
     """The images of a stream as a method changes them, resumable, from the cache where they are there.
 
     `classifier` only where the images depend on it (`entropy_scale`)."""
-    s, denoiser = stream(spec), zoo.cached(ALIGNER)
+    s, denoiser = stream(spec), zoo.cached(aligner)
     about = {"spec": spec.describe(), "method": method.replace("sda", "dda"), "settings": what_changes(settings)}
-    about |= {"denoiser": zoo.fingerprint(ALIGNER), "precision": denoiser.precision}
+    about |= {"denoiser": zoo.fingerprint(aligner), "precision": denoiser.precision}
     about |= {"classifier": zoo.fingerprint(classifier)} if classifier else {}
     more = (zoo.cached(classifier),) if classifier else ()
     return make_images(
@@ -72,16 +74,26 @@ def purified(method: str, settings: Settings, spec: SceneSpec, classifier: str |
 
 
 def input_job(
-    method: str, settings, classifier: str, spec: SceneSpec, label: str, tuned: tuple[Data, FineTune] | None = None
+    method: str,
+    settings,
+    classifier: str,
+    spec: SceneSpec,
+    label: str,
+    tuned: tuple[Data, FineTune] | None = None,
+    aligner: str = ALIGNER,
 ) -> Job:
-    """One run of a method that changes the input. `tuned`: what SDA's second classifier is fine-tuned on, and how."""
-    about, _ = job(method, settings, classifier, spec, label, denoiser=ALIGNER, batch=100)
+    """One run of a method that changes the input by `aligner`. `tuned`: what SDA's second classifier is fine-tuned on,
+    and how; the method "source" reads the image as it is with that one."""
+    about, _ = job(method, settings, classifier, spec, label, denoiser=aligner, batch=100)
     about |= {"aligned": describe(classifier, *tuned)} if tuned else {}
 
     def work() -> Records:
         second = aligned_classifier(classifier, *tuned) if tuned else None
-        made = purified(method, settings, spec, classifier if getattr(settings, "entropy_scale", 0) else None)
-        both = Models(zoo.cached(classifier), zoo.cached(ALIGNER), second)
+        if method == "source":
+            return run(METHODS[method].configure(Models(second), settings), stream(spec), about=about, batch=100)
+        needed = classifier if getattr(settings, "entropy_scale", 0) else None
+        made = purified(method, settings, spec, needed, aligner)
+        both = Models(zoo.cached(classifier), zoo.cached(aligner), second)
         configured = METHODS[method].configure(both, settings, made.by_id())
         r = run(configured, stream(spec), about=about, batch=100)
         return replace(r, seconds=r.seconds + np.float32(made.seconds), nfe={**made.nfe, **r.nfe})

@@ -1,8 +1,8 @@
 """When does synthetic-domain alignment help? The gap that a projection opens, as a dial (`measure sda_gap`).
 
-What the source loses on the projected image has two parts. *Foreign detail* is drawn by the diffusion model in the place
-of what was there: a classifier can learn it. *Lost content* is gone: no label brings it back. Fine-tuning on the source's
-own training scenes, projected, needs no new label, so what it brings back is what can be recovered: the ceiling.
+What the source loses on the projected image has two parts. *Foreign detail* is drawn by the diffusion model in place of
+what was there: a classifier can learn it. *Lost content* is gone: no label brings it back. Fine-tuning on the source's
+own training scenes, projected, needs no new label: what it brings back is what can be recovered, the ceiling.
 
 Written down before any gain was measured:
 
@@ -12,8 +12,8 @@ Written down before any gain was measured:
 - The control: the DiT's null class without guidance, from t 200 and 300. It loses content.
 - The paper's own start, t 494, and the first t of dial A at which clean scenes lose ten points or more are where the
   paper's order is asked for.
-- Prediction: over dial A the gain of SDA over DDA, on the projected image alone, rises with what can be recovered (slope
-  above 0, and above that of the null in `gap_report`); in the control it stays within two points of 0.
+- Prediction: over dial A the gain of SDA over DDA, on the projected image alone, rises with what can be recovered (the
+  slope is above 0, and above that of the null in `gap_report`); in the control it stays within two points of 0.
 
 Generator (DiT) and purifier differ on both dials; in the control they are one network.
 """
@@ -36,7 +36,7 @@ NETWORKS = ("classifier/resnet", "classifier/swin")
 STARTS = (300, 494, 550, 600, 650, 700)
 SNAPSHOTS = (1000, 2000, 4000)
 PAPER_START, PAPER_GAP = 494, 10.0  # the published start; points that make a gap like the paper's
-PER_CLASS, BATCH, UPDATES = 20, 50, 60  # of every training set; the published set has 50 of each class
+PER_CLASS, BATCH, UPDATES = 20, 50, 48  # of every training set; the published set has 50 of each class
 SETS = {  # what the second classifier is fine-tuned on
     "sda": {},
     "unaligned": dict(aligned=False),

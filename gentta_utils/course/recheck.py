@@ -173,7 +173,7 @@ def obstacle(r: Records) -> tuple[str, str] | None:
         return r.about["label"], "its state comes from the stream before"
     if r.about["method"] == "dusa" and not r.about["settings"]["online"]:  # up to 45 logits between bf16 and fp32
         return "DUSA image by image", "a rounding error can change the prediction after its large steps"
-    if r.about.keys() & {"told", "few_shot"}:
+    if r.about.keys() & {"told", "few_shot"} or "attack" in r.about["stream"]:
         return r.about["label"], "it knows labels, of this image or of others: `measure` makes it"
     if "text" in r.about and r.about["method"] == "diffusion_tta" and not r.about["settings"].get("tail"):
         # of 30, one changed its lead by 2.2 logits; of 20 that average over the path no prediction changed

@@ -138,6 +138,13 @@ def aligned_classifier(name: str, data: Data, how: FineTune) -> Classifier:
     return tuned
 
 
+def shipped(name: str, data: Data, how: FineTune) -> Classifier | None:
+    """The shipped classifier that was fine-tuned on just this set in just this way; None where there is none."""
+    aligned = f"{name}-sda"
+    there = aligned in zoo.names() and zoo.card(aligned)["recipe"] == describe(name, data, how)
+    return zoo.cached(aligned) if there else None
+
+
 def _kept(name: str, data: Data, how: FineTune) -> Path:
     """Where the weights of a fine-tuned classifier are kept."""
     return CACHE / "fine-tuned" / f"{fingerprint(describe(name, data, how))}.safetensors"
@@ -157,17 +164,17 @@ def from_description(name: str, about: dict) -> Classifier:
         labels=content.get("labels", "asked"),
         aligner=next((m for m in (ALIGNER, GENERATOR) if zoo.fingerprint(m) == content.get("aligner")), ALIGNER),
     )
-    how, aligned = FineTune(**about["fine_tune"]), f"{name}-sda"
+    how = FineTune(**about["fine_tune"])
     if describe(name, data, how) != about:
         raise ValueError(
             f"the records name a fine-tuned {name} of other models than those that are here: measure again"
         )
-    if aligned in zoo.names() and zoo.card(aligned)["recipe"] == about:
-        return zoo.cached(aligned)
+    if (ready := shipped(name, data, how)) is not None:
+        return ready
     if data.per_class and not _kept(name, data, how).is_file():
         raise FileNotFoundError(
             f"the {name} that was fine-tuned on this set is neither shipped nor in {CACHE / 'fine-tuned'}: measure its "
-            f"table again, or, for the chosen set, run `python -m gentta_utils train {aligned}`"
+            f"table again, or, for the chosen set, run `python -m gentta_utils train {name}-sda`"
         )
     return aligned_classifier(name, data, how)
 

@@ -41,7 +41,9 @@ def test_a_row_on_fewer_shifts_is_not_set_beside_the_paper():
 
 def test_gains_and_verdicts_by_family():
     runs = main_runs()  # fog and snow: weather alone
-    (row,) = figures.by_family(runs, ("dda, sum", "sda, sum"))
+    row, rest = figures.by_family(runs, ("dda, sum", "sda, sum"))
+    assert (rest["corruptions"], row["SDA - DDA, sum"][:5]) == ("all but noise", "+10.0")
+    assert {**rest, "corruptions": "weather"} == row
     assert (row["corruptions"], row["source"], row["source on the low view"]) == ("weather", "40.0", "45.0")
     assert row["dda, sum, minus source"].startswith("+10.0 [")
     (line,) = figures.against_control(runs, ("diffpure", "dda, sum"))
@@ -85,12 +87,24 @@ def test_figures_show_what_the_records_hold():
 
 
 def test_agreement_of_panels():
+    g = torch.Generator().manual_seed(0)
     panel = SimpleNamespace(title="one", predicted=torch.tensor([1, 2]), correlation=torch.tensor([0.2, 0.4]),
-                            overlap=torch.tensor([1.0, 0.0]), maps=torch.zeros(2, 4, 4))  # fmt: skip
+                            overlap=torch.tensor([1.0, 0.0]), maps=torch.rand(2, 4, 4, generator=g))  # fmt: skip
     other = SimpleNamespace(**{**vars(panel), "title": "two", "predicted": torch.tensor([1, 3])})
-    (row,) = figures.panel_agreement({"classifier/resnet": [panel, other]})
+    row, chance = figures.panel_agreement({"classifier/resnet": [panel, other]})
     assert row["correlation with panel 1"] == "0.30 +- 0.10"
     assert (row["n"], row["same prediction"]) == (2, "50%")
+    expected = figures.gradcam.correlation(panel.maps[:1], panel.maps[1:])  # of two images both ways are one
+    assert chance["correlation with panel 1"] == f"{float(expected):.2f} +- 0.00"
+    assert chance["same prediction"] == "0%"
     _, axes = plots.figure(1, 2)
     figures.draw_panels(axes, [torch.rand(2, 3, 4, 4)] * 2, [panel, other], 1, ("a", "b", "c", "d"))
     assert axes[1].get_title() == "two\nd"
+
+
+def test_the_closer_panel_is_said():
+    each = [SimpleNamespace(correlation=torch.full((20,), v).double()) for v in (1.0, 0.3, 0.5, 0.6)]
+    (line,) = figures.closest_panel({"classifier/resnet": each})
+    assert "+10.0 [+10.0, +10.0], holds" in line
+    (line,) = figures.closest_panel({"classifier/resnet": [*each[:2], each[3], each[2]]})
+    assert line.endswith("reversed")

@@ -49,10 +49,10 @@ def layer_at(classifier: Classifier, side: int, size: int) -> tuple[nn.Module, s
     network = classifier.network.network if isinstance(classifier.network, SomeLogits) else classifier.network
     if hasattr(network, "layer4"):
         stages, layout = [getattr(network, f"layer{i}") for i in (1, 2, 3, 4)], "BCHW"
-    elif hasattr(network, "stages") or hasattr(network, "layers"):
-        stages, layout = (
-            (list(network.stages), "BCHW") if hasattr(network, "stages") else (list(network.layers), "BHWC")
-        )
+    elif hasattr(network, "stages"):
+        stages, layout = list(network.stages), "BCHW"
+    elif hasattr(network, "layers"):
+        stages, layout = list(network.layers), "BHWC"
     else:  # of a ViT every block has the same tokens; any other network is unknown
         return layer_of(classifier)
     sides: list[int] = []

@@ -12,7 +12,7 @@ import copy
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -99,7 +99,7 @@ class FineTune(Checked):
 
 _TRANSFORMER = FineTune("adamw", 2e-5, 1e-8, warmup=5, clip=5.0)
 
-# Guo et al. (CVPR 2025), Table 7; there in batches of 512 and 1,024
+# Guo et al. (CVPR 2025), Table 7; for their batches see `published`
 FINE_TUNE = {
     "resnet": FineTune("sgd", 5e-4, 1e-4, schedule="step"),
     "swin": _TRANSFORMER,
@@ -108,16 +108,18 @@ FINE_TUNE = {
 }
 
 
-def published(name: str) -> FineTune:
-    """The published settings for the family of e.g. "classifier/swin-wide". Raises ValueError for other families."""
+def published(name: str, large: bool = False) -> FineTune:
+    """The published settings for the family of e.g. "classifier/swin-wide", in batches of 64, or with `large` of 512
+    and 1,024 as published. Raises ValueError for other families."""
     family = name.split("/")[-1].split("-")[0]
     if family not in FINE_TUNE:
         raise ValueError(f"no settings for the family of {name}: choose one of {', '.join(FINE_TUNE)}")
-    return FINE_TUNE[family]
+    return replace(FINE_TUNE[family], batch=512 if family == "resnet" else 1024) if large else FINE_TUNE[family]
 
 
 def fine_tune(classifier: Classifier, images: Tensor, labels: Tensor, how: FineTune) -> Classifier:
-    """A copy of the classifier, fine-tuned on images (N, 3, S, S) in [0, 1] with labels (N,); the source stays.
+    """A copy of the classifier, fine-tuned on images (N, 3, S, S) in [0, 1], a tensor or what is read like one, with
+    labels (N,); the source stays.
 
     Random flips and shifted crops, as in its training. Raises ValueError for no image, FloatingPointError when the loss
     is not finite."""

@@ -9,18 +9,21 @@ Card: docs/methods/sda.md
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ..common.cache import ImageSet, fingerprint, make_images
 from ..common.evaluations import Evaluations
-from ..common.files import atomic_write, read_tensors, write_json
+from ..common.files import atomic_write, read_json, read_tensors, write_json
 from ..common.paths import CACHE
+from ..common.progress import progress
 from ..common.validate import Checked, Natural
 from ..diffusion.synthesis import Synthesis, synthesize
 from ..evaluation.chosen import selection
@@ -30,6 +33,7 @@ from ..methods.purifier import what_changes
 from ..methods.sda import FineTune, fine_tune
 from ..models import zoo
 from ..models.classifier import Classifier
+from ..streams.stream import Lazy
 from ..world import scenes
 from ..world.labels import CLASSES
 from . import classifiers, quality
@@ -112,6 +116,28 @@ def align_images(data: Data, images: Tensor) -> ImageSet:
         lambda rows: dda.align(denoiser, images[rows], -1 - ids[rows], data.alignment),
         ids, denoiser, CACHE / "aligned" / fingerprint(about), len(CLASSES), "aligned images",
     )  # fmt: skip
+
+
+def on_disk(about: dict, make: Callable[[Tensor], Tensor], n: int, chunk: int) -> Lazy:
+    """n images in [0, 1] that `make` (rows (M,) -> images (M, 3, S, S)) has made, `chunk` at a time, and that are read
+    from a file of bytes when they are asked for: 50,000 of 224 pixels are 7.5 GB, of which memory holds a batch.
+
+    `about` is all that they depend on; what was begun goes on where it stopped."""
+    path = CACHE / "on-disk" / f"{fingerprint(about | {'n': n})}.npy"
+    state = path.with_suffix(".json")
+    done = read_json(state, f"delete {path.parent}") if state.is_file() else 0
+    rows = torch.arange(n)
+    for part in progress(rows[done:].split(chunk) if done < n else (), desc="images", unit="chunk", leave=False):
+        images = (make(part).cpu() * 255).round().byte().numpy()
+        if not state.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.lib.format.open_memmap(path, "w+", np.uint8, (n, *images.shape[1:]))
+        kept = np.load(path, mmap_mode="r+")
+        kept[part.numpy()] = images
+        kept.flush()
+        write_json(state, int(part[-1]) + 1)
+    kept = np.load(path, mmap_mode="r")
+    return Lazy(lambda at: torch.from_numpy(kept[at.numpy()]).float() / 255, rows)
 
 
 def describe(name: str, data: Data, how: FineTune) -> dict:

@@ -140,9 +140,8 @@ def test_an_earlier_stage_has_finer_maps(name):
     assert seen[0][1:] == (65, 96) if layout == "BNC" else 8 in seen[0][1:]
     assert layer_at(classifier.restrict((2, 0)), 8, 64)[0] is module
     found = panels(classifier, classifier, images, images.flip(3), 1 - images, 8)
-    torch.testing.assert_close(
-        found[0].maps, grad_cam(classifier, images, classifier(images).argmax(1), (module, layout))
-    )
+    read = classifier(images).argmax(1)
+    torch.testing.assert_close(found[0].maps, grad_cam(classifier, images, read, (module, layout)))
     if layout != "BNC":
         with pytest.raises(ValueError, match="no stage is 7 pixels wide: choose one of"):
             layer_at(classifier, 7, 64)

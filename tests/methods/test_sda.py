@@ -171,6 +171,7 @@ def test_published_fine_tuning():
     for how in (swin, published("classifier/convnext"), published("classifier/vit")):
         assert (how.optimizer, how.lr, how.weight_decay, how.clip, how.epochs) == ("adamw", 2e-5, 1e-8, 5.0, 15)
     assert [swin.lr_at(e) for e in (0, 2.5, 5, 10, 15)] == pytest.approx([0, 1e-5, 2e-5, 1e-5, 0])
+    assert [published(f"classifier/{name}", large=True).batch for name in ("resnet", "swin")] == [512, 1024]
     with pytest.raises(ValueError, match="no settings for the family of classifier/mae"):
         published("classifier/mae")
     for change in ({"optimizer": "adam"}, {"schedule": "flat"}, {"lr": 0.0}, {"epochs": 0}):
@@ -252,6 +253,29 @@ def test_labels_are_those_of_the_generation_and_sets_are_nested(models):
     assert models["denoiser/dit"].count == count  # all of it was in the cache
     assert raw.nfe == {"denoiser fwd": 3.0}
     assert aligned.align_images(DATA, raw.images).nfe == {"denoiser fwd+bwd": 4.0}
+
+
+def test_images_on_disk_are_made_once_and_read_in_parts(models):
+    made = []
+
+    def make(rows: torch.Tensor) -> torch.Tensor:
+        made.extend(rows.tolist())
+        if 6 in rows and len(made) < 8:
+            raise KeyboardInterrupt
+        return rows.float().view(-1, 1, 1, 1).expand(-1, 3, 4, 4) / 255
+
+    with pytest.raises(KeyboardInterrupt):
+        aligned.on_disk({"what": "test"}, make, 10, 3)
+    images = aligned.on_disk({"what": "test"}, make, 10, 3)
+    assert made == [*range(9), 6, 7, 8, 9]  # what was done before the interruption is not done again
+    assert len(aligned.on_disk({"what": "test"}, make, 10, 3)) == 10
+    assert len(made) == 13
+    assert not torch.is_tensor(images)
+    assert [round(255 * float(v[0, 0, 0])) for v in images[torch.tensor([9, 0, 4])]] == [9, 0, 4]
+    assert len(aligned.on_disk({"what": "test"}, make, 4, 3)) == 4  # another number is another file
+    labels = torch.arange(10) % 10
+    whole = fine_tune(models["classifier/resnet"], images[torch.arange(10)], labels, FAST)
+    assert same(weights(whole), weights(fine_tune(models["classifier/resnet"], images, labels, FAST)))
 
 
 def test_labels_may_be_what_the_source_reads(models):

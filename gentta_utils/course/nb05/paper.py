@@ -55,9 +55,8 @@ def settings() -> list[dict]:
     rows = [{"of": "synthesis, levels", "paper": Synthesis().steps, "here": content["synthesis"]["steps"]}]
     rows.append({"of": "alignment, levels from t", "paper": f"{PUBLISHED['steps']} from {PUBLISHED['start']}",
                  "here": f"{content['alignment']['steps']} from {content['alignment']['start']}"})  # fmt: skip
-    batches = {"resnet": 512}  # of the paper; 1,024 for the others
     for name, how in content["fine_tune"].items():
-        theirs = asdict(published(name)) | {"batch": batches.get(name.split("/")[1], 1024)}
+        theirs = asdict(published(name, large=True))
         other = {k: v for k, v in how.items() if theirs[k] != v}
         rows += [{"of": f"{name.split('/')[1]}, {k}", "paper": theirs[k], "here": v} for k, v in other.items()]
     return rows

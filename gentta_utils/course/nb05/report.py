@@ -142,21 +142,28 @@ def headlines(shifted: list[Records], clean: list[Records]) -> list[dict]:
     return rows
 
 
-def main(runs: list[Records]) -> str:
+def main(runs: list[Records], each: bool = True) -> str:
     """All methods by network and shift, what lies above what in words; for clean scenes and the watermark also what the
-    shortcut does."""
+    shortcut does. Without `each` in short: all networks together, of the shortcut the main rows."""
     parts = [header(runs)]
     for kind, here in by_kind(runs).items():
-        parts += [f"\n{kind}: {len(set(map(shift_of, here)))} shifts\n", as_table([shown(r) for r in summaries(here)])]
+        parts += [
+            f"\n{kind}: {len(set(map(shift_of, here)))} shifts\n",
+            as_table([shown(r) for r in summaries(here) if each or r["classifier"] == "all"]),
+        ]
         if kind == "corruptions":  # of the others the paper says no order
             parts.append("")
             for classifier in _groups(here):
                 for ensemble in ("sum", "chosen"):
                     line = order_line(order_of(here, classifier, ensemble))
                     parts.append(f"- {short(classifier)}, {ensemble}: {line}.")
-            parts += ["", *_losses(here, "dda, sum"), *_losses(here, "sda, sum")]
+            parts += ["", *_losses(here, "dda, sum"), *_losses(here, "sda, sum")] if each else []
+    short_rows = (SOURCE, "dda, sum", "sda, sum")
     if {"clean", "watermark"} <= set(by_kind(runs)):
-        parts += ["\nThe shortcut, by the watermark:\n", as_table([shown(row) for row in shortcut_cost(runs)])]
+        parts += [
+            "\nThe shortcut, by the watermark:\n",
+            as_table([shown(r) for r in shortcut_cost(runs) if each or r["row"] in short_rows]),
+        ]
     return "\n".join(parts)
 
 
@@ -265,9 +272,14 @@ def between(runs: list[Records]) -> list[dict]:
     ]
 
 
-def training_sets(runs: list[Records]) -> str:
-    """The components of SDA, the number of its images, or the guidance of their synthesis."""
-    tables = [as_table([shown(row) for row in rows]) for rows in (components(runs), between(runs)) if rows]
+def training_sets(runs: list[Records], each: bool = True) -> str:
+    """The components of SDA, the number of its images, or the guidance of their synthesis; without `each` of all
+    networks together."""
+    tables = [
+        as_table([shown(row) for row in rows if each or row["classifier"] == "all"])
+        for rows in (components(runs), between(runs))
+        if rows
+    ]
     return header(runs) + "\n" + "\n\n".join(tables)
 
 
@@ -300,14 +312,14 @@ def few_steps(runs: list[Records], classifier: str | None = None) -> list[dict]:
     return rows
 
 
-def steps(runs: list[Records]) -> str:
-    """Accuracy against evaluations, with the half width of each difference."""
-    shown = []
-    for row in (row for c in _groups(runs) for row in few_steps(runs, c)):
+def steps(runs: list[Records], each: bool = True) -> str:
+    """Accuracy against evaluations, with the half width of each difference; without `each` of all networks together."""
+    rows = []
+    for row in (row for c in (_groups(runs) if each else [None]) for row in few_steps(runs, c)):
         d = row["difference"]
         texts = {"seconds": f"{row['seconds']:.2f}", "fewer": f"{row['fewer']:.1f}x", "faster": f"{row['faster']:.1f}x"}
-        shown.append(shown(row | texts) | {"half width": "" if d is None else f"{half_width(d):.1f}"})
-    return f"{header(runs)}\nDifferences are to {REFERENCE} of the same method.\n\n{as_table(shown)}"
+        rows.append(shown(row | texts) | {"half width": "" if d is None else f"{half_width(d):.1f}"})
+    return f"{header(runs)}\nDifferences are to {REFERENCE} of the same method.\n\n{as_table(rows)}"
 
 
 # --- faults, order, batches ------------------------------------------------------------------------------------------

@@ -132,6 +132,14 @@ def test_the_null_rises_where_ceiling_and_gain_have_nothing_in_common_but_the_so
     assert s["as large"] == pytest.approx(1)
 
 
+def test_gains_of_one_half_against_those_of_the_other():
+    runs = []
+    for shift, dda, sda in (("fog", 50, 56), ("snow", 60, 62), ("contrast", 70, 70)):
+        rows = {"source/full": 40, "dda, sum": dda, "sda, sum": sda, "dda, chosen": dda, "sda, chosen": sda}
+        runs += [record(label, rights(k), shift, RESNET) for label, k in rows.items()]
+    assert gap_report.contrast_line(runs).endswith("correlate by -0.98")
+
+
 def test_where_the_papers_order_is_asked_for():
     gaps = {"t 300": 1.0, "t 494": 12.0, "t 550": 9.9, "t 600": 10.0, "t 700": 30.0, "control, t 300": 30.0}
     assert gap.paper_like(gaps) == ["t 494"]

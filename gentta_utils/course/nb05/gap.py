@@ -117,8 +117,8 @@ def clean_gaps(runs: list[Records]) -> dict[str, float]:
     """Setting -> points that the source loses on projected clean scenes, all networks pooled."""
     clean = pick(runs, shifts=("clean",))
     names = [label.removesuffix(", dda, alone") for r in clean if (label := r.about["label"]).endswith(", dda, alone")]
-    whole = accuracy(pick(clean, "source/full"))
-    return {name: whole - accuracy(pick(clean, f"{name}, dda, alone")) for name in dict.fromkeys(names)}
+    source = pick(clean, "source/full")
+    return {name: accuracy(source) - accuracy(pick(clean, f"{name}, dda, alone")) for name in dict.fromkeys(names)}
 
 
 def paper_like(gaps: dict[str, float]) -> list[str]:

@@ -13,7 +13,7 @@ from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, pick
 from ...evaluation.statistics import Interval
 from .gap import PAPER_GAP, clean_gaps, dials, paper_like
-from .report import SOURCE, chain_of, header, minus, order_line, short, shown, verdict
+from .report import SOURCE, by_corruption, chain_of, header, minus, order_line, short, shown, verdict
 
 DRAWS = 4_000
 PAPER_GAINS = (2.5, 2.9)  # SDA - DDA of five networks on ImageNet-C (Guo et al., 2025, Table 1)
@@ -99,6 +99,16 @@ def slopes(runs: list[Records], seed: int = 0) -> dict:
         "points": len(names) * len(networks),
         "middle": (float((ceiling - dda)[0].mean()), float((sda - dda_)[0].mean())),
     }
+
+
+def contrast_line(runs: list[Records]) -> str:
+    """Does SDA add to DDA where DDA adds to the source? Over corruptions, each difference on scenes of its own."""
+    dda, sda = (by_corruption(half(runs, i)) for i in (0, 1))
+    x, y = (np.array([r[k].mean for r in v]) for k, v in (("DDA - source", dda), ("SDA - DDA", sda)))
+    r = float(np.corrcoef(x, y)[0, 1])
+    return (
+        f"over {len(x)} corruptions DDA - source and SDA - DDA, on disjoint halves of the scenes, correlate by {r:+.2f}"
+    )
 
 
 def _weights(n: int, rng: np.random.Generator) -> np.ndarray:

@@ -11,6 +11,7 @@ from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, over_classifiers, pick, shift_of, versus
 from ...evaluation.statistics import Interval, accuracy_interval, protocol_line
 from ...world.labels import CLASSES, VOCABULARY
+from ..side_by_side import verdict
 
 SOURCE, LOW = "source/full", "source/low"
 ROW_NAMES = {SOURCE: "source", LOW: "source on the low view"}
@@ -21,11 +22,6 @@ REFERENCE = "50 eta 1"  # of few-step versions
 def clear(difference: Interval) -> bool:
     """Whether the interval leaves out 0."""
     return bool(difference.low > 0 or difference.high < 0)
-
-
-def verdict(difference: Interval) -> str:
-    """Of what was claimed to be above 0: "holds", "reversed", or "undecided" where the interval holds 0."""
-    return "holds" if difference.low > 0 else "reversed" if difference.high < 0 else "undecided"
 
 
 def half_width(difference: Interval) -> float:

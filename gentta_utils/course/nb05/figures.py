@@ -3,14 +3,22 @@
 Nothing here says what came out: every verdict is computed from records.
 """
 
+from dataclasses import replace
+
 import numpy as np
+import torch
 from scipy.special import softmax
 
+from ...diffusion.guidance import structure_energy
+from ...diffusion.process import add_noise
+from ...diffusion.reverse import noise_for
+from ...diffusion.sampling import predicted_x0
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, pick, shift_of
 from ...evaluation.statistics import paired_interval
+from ...methods import dda
 from .. import gradcam, plots
-from . import gap_report, report
+from . import gap, gap_report, report
 
 FAMILIES = {  # of the 15 corruptions
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
@@ -135,6 +143,47 @@ def draw_number(ax, runs: list[Records], kind: str = "corruptions") -> None:
     ax.set(xlabel="synthetic images per class", ylabel="points above DDA", title=kind)
     ax.set_xticks(range(len(counts)), counts)
     ax.legend(fontsize=7)
+
+
+def turned(before: list[Records], after: list[Records], streams: list, ready: list, seed: int, n: int = 3) -> list:
+    """(image, title) before and after the change, of up to n images whose reading became right and n whose reading
+    became wrong, drawn by the seed, from one run a stream and the changed images (B, 3, S, S) of each."""
+    found, rng = {"repaired": [], "broken": []}, np.random.default_rng(seed)
+    for a, b, s, images in zip(before, after, streams, ready, strict=True):
+        for kind, rows in (("repaired", ~a.right_after & b.right_after), ("broken", a.right_after & ~b.right_after)):
+            found[kind] += [(s.images[i], images[i]) for i in rows.nonzero()[0].tolist()]
+    shown = []
+    for kind, pairs in found.items():
+        for i in rng.permutation(len(pairs))[:n]:
+            shown += [(pairs[i][0], f"{kind}, image"), (pairs[i][1], f"{kind}, projected")]
+    return shown
+
+
+def at_dial(names: tuple[str, ...], denoisers: dict, images, ids, **changes) -> list:
+    """(image, title) row by row: each image as it is, then projected at each setting of the dial; `denoisers` holds one
+    for the "control" and one for the "A" of the dial, `changes` go to the settings."""
+    columns = [images.cpu()]
+    for name in names:
+        setting = gap.dials()[name]
+        how = replace(setting.alignment, **changes)
+        columns.append(dda.align(denoisers[setting.kind], images, ids, how).cpu())
+    titles = ["clean", *names, *[""] * (len(images) - 1) * len(columns)]
+    return list(zip([v[i] for i in range(len(images)) for v in columns], titles, strict=True))
+
+
+def push_lengths(denoiser, images, ids, levels: tuple[int, ...], s) -> list[list[float]]:
+    """For each level, of each image (B, 3, S, S) noised to it, the length of a push in units of w: of the gradient of
+    |Phi(x0) - Phi(x0_hat(x_t))| by x_t."""
+    x0, abar, found = denoiser.encode(images), denoiser.alphas_cumprod, []
+    energy = structure_energy(x0, 1.0, s.factor)
+    for t in levels:
+        at = torch.full((len(x0),), t, device=x0.device)
+        x_t = add_noise(x0, at, noise_for(ids, x0.shape[1:], s, "push", t).to(x0), abar).requires_grad_()
+        with torch.enable_grad():
+            x0_hat = predicted_x0(x_t, denoiser(x_t, at, None), abar[t].to(x_t), s.clip)
+            (gradient,) = torch.autograd.grad(energy(x0_hat, t).sum(), x_t)
+        found.append(gradient.flatten(1).norm(dim=1).tolist())
+    return found
 
 
 def draw_gap(axes, runs: list[Records]) -> None:

@@ -105,8 +105,9 @@ def test_the_package_can_be_read_in_an_evening():
     # 5,200 up to notebook 05, the text half of 03, the prompts of 06, 400 that refuse bad input and damaged files,
     # the maps of 04
     assert sum(n for m, n in sizes.items() if room(m) in core) <= 7750
+    # 970 up to 06; notebook 05 has the dial of the gap and the attack
     for own in {m.split(".")[1] for m in FILES if m.startswith("course.nb")}:
-        assert sum(n for m, n in sizes.items() if f"{m}.".startswith(f"course.{own}.")) <= 1170, own
+        assert sum(n for m, n in sizes.items() if f"{m}.".startswith(f"course.{own}.")) <= 1220, own
 
 
 def test_every_public_function_and_class_has_a_docstring():

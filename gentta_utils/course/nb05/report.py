@@ -46,10 +46,12 @@ def minus(runs: list[Records], label: str, other: str, classifier: str | None = 
 
 
 def header(runs: list[Records]) -> str:
+    """The protocol line of the runs that adapt something."""
     return protocol_line([r for r in runs if r.about["method"] != "source"])
 
 
 def short(classifier: str | None) -> str:
+    """A classifier's name in a table; "all" for None."""
     return "all" if classifier is None else classifier.split("/")[-1]
 
 

@@ -86,8 +86,8 @@ def pgd(read, images: Tensor, labels: Tensor, ids: Tensor, draws: int = 1, seed:
 
 def adversarial() -> list[Records]:
     """The defences on clean scenes, under an attack that does not know of them, from three seeds, and under one that
-    attacks through DiffPure; each on 30 scenes of its own."""
-    clean, through, *scenes = (SceneSpec(30, split="test", start=35_000 + 30 * i) for i in range(2 + len(SEEDS)))
+    attacks through DiffPure; each on 20 scenes of its own."""
+    clean, through, *scenes = (SceneSpec(20, split="test", start=35_000 + 20 * i) for i in range(2 + len(SEEDS)))
     specs = [clean, Attacked(through, through=THROUGH)]
     specs += [Attacked(spec, seed=seed) for spec, seed in zip(scenes, SEEDS, strict=True)]
     rows = {f"diffpure, t {t}": ("diffpure", replace(ours("diffpure"), start=t)) for t in DEFENCES}

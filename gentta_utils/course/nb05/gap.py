@@ -36,7 +36,7 @@ NETWORKS = ("classifier/resnet", "classifier/swin")
 STARTS = (300, 494, 550, 600, 650, 700)
 SNAPSHOTS = (1000, 2000, 4000)
 PAPER_START, PAPER_GAP = 494, 10.0  # the published start; points that make a gap like the paper's
-PER_CLASS, BATCH, UPDATES = 15, 50, 48  # of every training set; the published set has 50 of each class
+PER_CLASS, BATCH, UPDATES = 10, 50, 32  # of every training set; the published set has 50 of each class
 SETS = {  # what the second classifier is fine-tuned on
     "sda": {},
     "unaligned": dict(aligned=False),

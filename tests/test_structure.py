@@ -104,9 +104,10 @@ def test_the_package_can_be_read_in_an_evening():
     core = ("common", "world", "diffusion", "models", "streams", "methods", "evaluation")
     # 5,200 up to notebook 05, the text half of 03, the prompts of 06, 400 that refuse bad input and damaged files,
     # the maps of 04, of scenes and of photographs, their controls, the unseen corruptions and the orders of 07
-    assert sum(n for m, n in sizes.items() if room(m) in core) <= 8550
+    assert sum(n for m, n in sizes.items() if room(m) in core) <= 8600
     for own in {m.split(".")[1] for m in FILES if m.startswith("course.nb")}:
-        most = {"nb07": 1300}.get(own, 970)  # 07 compares what the others teach, and has a second world
+        # notebook 05 has the dial of the gap and the attack, 07 compares what the others teach and has a second world
+        most = {"nb05": 1220, "nb07": 1300}.get(own, 970)
         assert sum(n for m, n in sizes.items() if f"{m}.".startswith(f"course.{own}.")) <= most, own
 
 

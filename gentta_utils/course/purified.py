@@ -1,6 +1,5 @@
 """Images that are purified once, kept in data/cache, and then read by every classifier and every ensemble."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -19,8 +18,7 @@ from ..methods.base import Models, source_logits
 from ..methods.purifier import what_changes
 from ..methods.sda import FineTune
 from ..models import zoo
-from ..models.classifier import Classifier
-from ..recipes.aligned import ALIGNER, Data, aligned_classifier, describe, from_description
+from ..recipes.aligned import ALIGNER, Data, aligned_classifier, describe, shipped
 from ..streams.scenes import SceneSpec
 from ..streams.stream import stream
 from ..world.views import view_of
@@ -48,13 +46,15 @@ def small_table(name: str, jobs: Iterable[Job]) -> list[Records]:
     return table(name, jobs, kept=lambda r: replace(r, before=coarse(r.before), after=coarse(r.after)))
 
 
-def purified(method: str, settings: Settings, spec: SceneSpec, classifier: str | None = None) -> ImageSet:
+def purified(
+    method: str, settings: Settings, spec: SceneSpec, classifier: str | None = None, aligner: str = ALIGNER
+) -> ImageSet:
     """The images of a stream as a method changes them, resumable, from the cache where they are there.
 
     `classifier` only where the images depend on it (`entropy_scale`)."""
-    s, denoiser = stream(spec), zoo.cached(ALIGNER)
+    s, denoiser = stream(spec), zoo.cached(aligner)
     about = {"spec": spec.describe(), "method": method.replace("sda", "dda"), "settings": what_changes(settings)}
-    about |= {"denoiser": zoo.fingerprint(ALIGNER), "precision": denoiser.precision}
+    about |= {"denoiser": zoo.fingerprint(aligner), "precision": denoiser.precision}
     about |= {"classifier": zoo.fingerprint(classifier)} if classifier else {}
     more = (zoo.cached(classifier),) if classifier else ()
     return make_images(
@@ -70,29 +70,25 @@ def input_job(
     spec: SceneSpec,
     label: str,
     tuned: tuple[Data, FineTune] | None = None,
+    aligner: str = ALIGNER,
     wording: Wording | None = None,
 ) -> Job:
-    """One run of a method that changes the input. `tuned`: what SDA's second classifier is fine-tuned on, and how;
-    `wording`: of a CLIP's classes."""
-    about, _ = job(method, settings, classifier, spec, label, denoiser=ALIGNER, wording=wording, batch=100)
+    """One run of a method that changes the input by `aligner`. `tuned`: what SDA's second classifier is fine-tuned on,
+    and how; the method "source" reads the image as it is with that one. `wording`: of a CLIP's classes."""
+    about, _ = job(method, settings, classifier, spec, label, denoiser=aligner, wording=wording, batch=100)
     about |= {"aligned": describe(classifier, *tuned)} if tuned else {}
 
     def work() -> Records:
-        second = _aligned(classifier, *tuned) if tuned else None
-        made = purified(method, settings, spec, classifier if getattr(settings, "entropy_scale", 0) else None)
+        second = (shipped(classifier, *tuned) or aligned_classifier(classifier, *tuned)) if tuned else None
+        if method == "source":
+            return run(METHODS[method].configure(Models(second), settings), stream(spec), about=about, batch=100)
+        needed = classifier if getattr(settings, "entropy_scale", 0) else None
+        made = purified(method, settings, spec, needed, aligner)
         task = models(classifier, None, wording=wording).classifier
-        configured = METHODS[method].configure(Models(task, zoo.cached(ALIGNER), second), settings, made.by_id())
+        configured = METHODS[method].configure(Models(task, zoo.cached(aligner), second), settings, made.by_id())
         return _with_cost(run(configured, stream(spec), about=about, batch=100), made)
 
     return about, work
-
-
-def _aligned(classifier: str, data: Data, how: FineTune) -> Classifier:
-    """The fine-tuned form of a classifier: the shipped one where it is of this set, else from the cache, or made."""
-    try:
-        return from_description(classifier, json.loads(json.dumps(describe(classifier, data, how))))
-    except FileNotFoundError:
-        return aligned_classifier(classifier, data, how)
 
 
 def _with_cost(r: Records, made: ImageSet) -> Records:

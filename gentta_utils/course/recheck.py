@@ -184,7 +184,7 @@ def obstacle(r: Records) -> tuple[str, str] | None:
         return "DUSA image by image", "a rounding error can change the prediction after its large steps"
     if "purified" in r.about:
         return r.about["label"], "its images were changed before, by another method: `measure` makes it"
-    if r.about.keys() & {"told", "few_shot"}:
+    if r.about.keys() & {"told", "few_shot"} or "attack" in r.about["stream"]:
         return r.about["label"], "it knows labels, of this image or of others: `measure` makes it"
     if "text" in r.about and r.about["method"] == "diffusion_tta" and not r.about["settings"].get("tail"):
         # of 30, one changed its lead by 2.2 logits; of 20 that average over the path no prediction changed
@@ -320,6 +320,7 @@ def _method(r: Records, stream: Stream):
         used = replace(used, classifier=untrained(name))
     if "aligned" in about:
         used = replace(used, aligned=from_description(name, about["aligned"]))
+        used = replace(used, classifier=used.aligned) if about["method"] == "source" else used
     if "pairs" in about:
         s = diffusion_tta.Settings(**values)
         table = error_table(used.denoiser, stream.images, stream.ids, _table_pairs(r), s.window)

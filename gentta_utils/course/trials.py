@@ -22,7 +22,7 @@ from ..evaluation.evaluate import run
 from ..evaluation.records import Records
 from ..evaluation.statistics import ON_VALIDATION
 from ..evaluation.tables import Job
-from ..methods import METHODS, diffusion_classifier, source
+from ..methods import METHODS, diffusion_classifier, memo, source, tent
 from ..methods.base import Models, stated
 from ..models import zoo
 from ..models.classifier import Classifier
@@ -304,6 +304,12 @@ def how_of(method: str, settings) -> dict:
     if needs.batch_statistics:
         return ONLINE | dict(batch=50)
     return ONLINE if getattr(settings, "online", needs.online) else dict(batch=25)
+
+
+def published_for(row: str, classifier: str) -> dict:
+    """What TENT and MEMO (on a ResNet, or on another network) were published with for ImageNet; else nothing."""
+    settings = memo.PUBLISHED_RESNET50 if "resnet" in classifier else memo.PUBLISHED_RVT
+    return {"tent": tent.PUBLISHED_IMAGENET, "memo": settings}.get(method_of(row), {})
 
 
 def method_job(row: str, settings, classifier: str, spec, label: str, **how) -> Job:

@@ -89,29 +89,52 @@ def clean() -> list[Records]:
     return small_table("sda_clean", source_jobs(specs, BACKBONES) + input_jobs(main_rows(), BACKBONES, specs))
 
 
+def controls() -> list[Records]:
+    """What Table 1 leaves open, on few scenes of every corruption: DiffPure from its published start and in the sum,
+    DDA without guidance from its own start, DDA and SDA by the projected image alone, GDA-like everywhere."""
+    specs, networks = [replace(spec, n=10, start=35_200 + 10 * i) for i, spec in enumerate(table_specs())], THREE[:2]
+    free = replace(ours("dda"), **{k: getattr(ours("diffpure"), k) for k in ("start", "steps", "eta")}, scale=0.0)
+    rows = {"diffpure": ("diffpure", ours("diffpure")), "diffpure, sum": ("dda", free)}
+    rows |= {"diffpure, t 149": ("diffpure", replace(ours("diffpure"), start=149))}
+    rows |= {"dda, w 0": ("dda", replace(ours("dda", "purified"), scale=0.0)), "dda, sum": ("dda", ours("dda"))}
+    rows |= {"dda, alone": ("dda", ours("dda", "purified")), "sda, alone": ("sda", ours("sda", "purified"), set_of())}
+    rows |= {"sda, sum": ("sda", ours("sda"), set_of())}
+    rows |= {"gda-like": ("dda", replace(ours("dda"), entropy_scale=selection()["entropy_scale"]))}
+    return small_table("sda_controls", source_jobs(specs, networks) + input_jobs(rows, networks, specs))
+
+
 def watermark() -> list[Records]:
     """Table 2: the watermark, and clean scenes beside it that show what the shortcut costs."""
     specs = [*watermark_specs(), SceneSpec(200, split="test", start=32_200)]
     return small_table("sda_watermark", source_jobs(specs, BACKBONES) + input_jobs(main_rows(), BACKBONES, specs))
 
 
-def _of_sets(name: str, sets: dict[str, Data]) -> list[Records]:
-    """DDA beside SDA with other sets, three backbones, on the scenes of `corruptions` and `watermark`."""
-    specs = [*table_specs(), *watermark_specs()]
-    rows = {"dda, sum": ("dda", ours("dda"))} | {label: ("sda", ours("sda"), data) for label, data in sets.items()}
-    return small_table(name, source_jobs(specs, THREE) + input_jobs(rows, THREE, specs))
+def _of_sets(name: str, sets: dict[str, Data], how: dict[str, dict] | None = None) -> list[Records]:
+    """DDA beside SDA with other sets, three backbones, on the scenes of `corruptions` and `watermark`; `how`: what the
+    fine-tuning of a row has of its own."""
+    specs, jobs = [*table_specs(), *watermark_specs()], []
+    for spec in specs:
+        jobs += input_jobs({"dda, sum": ("dda", ours("dda"))}, THREE, [spec])
+        for label, data in sets.items():
+            tuned = {c: replace(chosen(c)[1], **(how or {}).get(label, {})) for c in THREE}
+            jobs += [input_job("sda", ours("sda"), c, spec, label, (data, tuned[c])) for c in THREE]
+    return small_table(name, source_jobs(specs, THREE) + jobs)
 
 
 def components() -> list[Records]:
-    """Table 4: synthesis alone, then alignment; and the same with as many real labelled scenes."""
+    """Table 4: synthesis alone, then alignment; those the source reads as asked; and as many real labelled scenes."""
     sets = {"+ synthetic": set_of(aligned=False), "+ synthetic, aligned (sda)": set_of()}
+    sets |= {"+ synthetic, agreed, aligned": set_of(labels="agreed")}
     sets |= {"+ real": set_of(kind="real", aligned=False), "+ real, aligned": set_of(kind="real")}
     return _of_sets("sda_parts", sets)
 
 
 def number() -> list[Records]:
-    """Table 5: how many synthetic images per class; none is DDA."""
-    return _of_sets("sda_number", {f"sda, {n} a class": set_of(per_class=n) for n in (0, 1, 10, 50)})
+    """Table 5: how many synthetic images per class; none is DDA. As published in 15 epochs, of few images few updates;
+    and with equal updates, the statistics of batch norm as they were."""
+    sets = {f"sda, {n} a class": set_of(per_class=n) for n in (0, 1, 10, 50)}
+    equal = {f"sda, {n} a class, equal updates": set_of(per_class=n) for n in (1, 10, 50, 100)}
+    return _of_sets("sda_number", sets | equal, {label: dict(updates=105, frozen_norm=True) for label in equal})
 
 
 def guided() -> list[Records]:
@@ -122,25 +145,28 @@ def guided() -> list[Records]:
 
 
 def order() -> list[Records]:
-    """Table 8: TENT in four orders and two batch sizes beside DDA and SDA, whose draws depend on neither."""
+    """Table 8: TENT in four orders and two batch sizes beside methods that depend on neither."""
     specs, jobs = table_specs(("gaussian_noise", "fog", "pixelate", "snow", "contrast")), []
     for c in CLASSIFIERS:
         for how in ({"order": o, "batch": b} for o in ORDERS for b in (1, 64)):
             at = [tuple(specs)] if "mixed" in how["order"] else specs
             label = f"tent/{how['order']}, batch {how['batch']}"
             jobs += [job("tent", rival("tent", c), c, s, label, None, reset="per_shift", **how) for s in at]
-    rows = {label: row for label, row in main_rows().items() if label in ("dda, sum", "sda, sum")}
+    rows = {label: row for label, row in main_rows().items() if label in ("diffpure", "dda, sum", "sda, sum")}
     return small_table("sda_order", source_jobs(specs, CLASSIFIERS) + input_jobs(rows, CLASSIFIERS, specs) + jobs)
 
 
 def faults() -> list[Records]:
-    """Each published deviation alone and all together; a norm over a batch with the scale that makes up for four."""
+    """Each published deviation alone and all together. A norm over a batch comes twice: with w as it is, and with twice
+    that, which makes up for four images; and twice w alone."""
     s, specs = ours("dda"), table_specs(FAULTY)
     batch = dict(norm="batch", scale=2 * s.scale)
     together = dict(start_level="published", pad="zero", jpeg=75, images_at_once=4, **batch)
     changes = {
         "ours": {},
         "start noised too far": dict(start_level="published"),
+        "one norm for 4 images, same w": dict(norm="batch", images_at_once=4),
+        "twice w": dict(scale=2 * s.scale),
         "one norm for 4 images": batch | dict(images_at_once=4),
         "one norm for 10 images": batch | dict(images_at_once=10),
         "zero padding": dict(pad="zero"),

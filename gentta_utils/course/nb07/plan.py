@@ -194,7 +194,7 @@ def jobs_of(row: Row, block: str, shift: str, sizes: tuple[int, ...]) -> list[Jo
         tuned_on = aligned.chosen(model) if row.method == "sda" else None
         wording = CATEGORIES if model.startswith("clip/") else None
         settings = settings_of(row, model)
-        return [input_job(row.method, settings, model, s, row.label, tuned_on, wording) for s in specs]
+        return [input_job(row.method, settings, model, s, row.label, tuned_on, wording=wording) for s in specs]
     if row.online and len(specs) > 1:
         return [row_job(row, model, tuple(specs))]
     return [row_job(row, model, spec) for spec in specs]

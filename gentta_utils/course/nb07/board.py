@@ -72,7 +72,8 @@ class Board:
 
     def right(self, row: str) -> np.ndarray:
         """Right predictions (N,) bool, False where it met none."""
-        return np.nan_to_num(self.logits[self.index(row)], nan=-np.inf).argmax(1) == self.label
+        right = np.nan_to_num(self.logits[self.index(row)], nan=-np.inf).argmax(1) == self.label
+        return right & self.met(row)
 
     def p(self, row: str) -> np.ndarray:
         """Probabilities (n, K) of the scenes that it met."""

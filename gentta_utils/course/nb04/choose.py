@@ -213,7 +213,8 @@ def _scores(labels: torch.Tensor, truth: torch.Tensor, K: int) -> torch.Tensor:
 
 def select_maps() -> list[Records]:
     """Choose and write down: settings for each network that is here, of a free map, of output mixing, of each control
-    and rival, and which of them is best in each score. The second network takes the first one's settings at a rate of its own."""
+    and rival, and which of these is best in each score. The second network takes the first one's settings at a rate of
+    its own."""
     choose, content = Chooser(), {"settings": {}, "free": {}, "mixing": {}, "controls": {}, "best": {}, "rival": {}}
     for target in METRICS:
         if MAP_MODEL[target] not in zoo.names():

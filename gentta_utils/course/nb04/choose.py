@@ -31,14 +31,14 @@ from .rows import MAP_MODEL, here, map_job, source_job, target_of, validation_sp
 SCENES = dict(tuned=3000, fitted=3400)  # first selection scene of each
 CLEAN = -0.5  # points that may be lost on clean scenes, in each score
 START = {
-    "classes": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), temperature=3.0, noise="antithetic"),
+    "classes": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), temperature=1.0, noise="antithetic"),
     "depth": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), noise="antithetic"),
 }
-RATES = {"classes": (1.0, 3.0), "depth": (0.01, 0.03, 0.1)}
+RATES = {"classes": (0.3, 1.0), "depth": (0.01, 0.03, 0.1)}
 STAGES: dict[str, list[list[dict]]] = {  # each changes what the one before it left; "times" is of the rate
     "classes": [
+        [dict(temperature=3.0), dict(temperature=3.0, times=0.3)],
         [dict(window=(300, 700))],
-        [dict(temperature=1.0)],
         [dict(param_set="norm", times=10.0)],
         [dict(view="low")],
     ],
@@ -159,7 +159,7 @@ def grids(network: str) -> dict[str, dict[str, tuple]]:
         found[rows.BN] = {
             f"BN {a:g}": ("bn_adapt", bn_adapt.Settings(alpha=a, statistics="image")) for a in (0.03, 0.1, 0.3)
         }
-    return {row: found[row] for row in rows.CONTROLS if row in found}
+    return {row: found[row] for row in (*rows.CONTROLS, *rows.RIVALS) if row in found}
 
 
 def sizes_for(network: str) -> list[tuple[float, ...]]:
@@ -212,9 +212,10 @@ def _scores(labels: torch.Tensor, truth: torch.Tensor, K: int) -> torch.Tensor:
 
 
 def select_maps() -> list[Records]:
-    """Choose and write down: settings for each network that is here, of a free map, of output mixing, of each control,
-    and which control is best in each score. The second network takes the first one's settings at a rate of its own."""
-    choose, content = Chooser(), {"settings": {}, "free": {}, "mixing": {}, "controls": {}, "best": {}}
+    """Choose and write down: settings for each network that is here, of a free map, of output mixing, of each control
+    and rival, and which of these is best in each score. The second network takes the first one's settings at a rate of
+    its own."""
+    choose, content = Chooser(), {"settings": {}, "free": {}, "mixing": {}, "controls": {}, "best": {}, "rival": {}}
     for target in METRICS:
         if MAP_MODEL[target] not in zoo.names():
             continue
@@ -233,7 +234,8 @@ def select_maps() -> list[Records]:
             content["controls"][network] = {
                 row: {"method": m, "settings": stated(s)} for row, (m, s) in controls.items()
             }
-            content["best"][network] = best_controls(choose.runs, network, controls)
+            content["best"][network] = best_rows(choose.runs, network, controls, rows.CONTROLS)
+            content["rival"][network] = best_rows(choose.runs, network, controls, rows.RIVALS)
     used = [*content["settings"], *(MAP_MODEL[t] for t in METRICS if any(map(content["settings"].get, here(t))))]
     write_json(MAPS, content | {"models": {name: zoo.fingerprint(name) for name in used}})
     return table("select_maps", choose.jobs)
@@ -250,12 +252,13 @@ def _mixing(choose: Chooser, network: str, now: diffusion_tta.Settings):
     return choose.best(network, options, few("classes"))[1]
 
 
-def best_controls(runs: list[Records], network: str, controls: dict[str, tuple]) -> dict[str, str]:
-    """Score -> the chosen control with the highest mean under the corruptions, whatever it does to clean scenes."""
+def best_rows(runs: list[Records], network: str, chosen: dict[str, tuple], among: tuple[str, ...]) -> dict[str, str]:
+    """Score -> which of these rows, as chosen, has the highest mean under the corruptions, whatever it does to clean
+    scenes."""
     mine, found = [r for r in pick(runs, classifier=network) if not is_clean(r)], {}
     for metric in METRICS[target_of(network)]:
         worth = {}
-        for row, (_, settings) in controls.items():
+        for row, (_, settings) in ((row, s) for row, s in chosen.items() if row in among):
             taken = [r for r in mine if r.about["settings"] == as_recorded(settings)]
             worth[row] = float(np.mean(sign(metric) * per_image(taken, metric)[0]))
         found[metric] = max(worth, key=worth.get)

@@ -80,11 +80,13 @@ def depth(n: int = 3, clean: int = 6) -> list[Records]:
 
 
 def all_corruptions(n: int = 3) -> list[Records]:
-    """The 15 test corruptions at severity 3: the source, ours, and the controls that were best on validation."""
+    """The 15 test corruptions at severity 3: the source, ours, and the controls and rivals that were best on
+    validation."""
     jobs = []
     for target in METRICS:
         for network in chosen_networks(target):
-            controls, best = map_controls(network), set(maps_choice()["best"][network].values())
+            controls = map_controls(network)
+            best = {row for key in ("best", "rival") for row in maps_choice()[key][network].values()}
             for spec in (s for name in TEST for s in blocks(n, name, 3, target)):
                 jobs += [source_job(network, spec), ours(network, spec)]
                 jobs += [map_job(m, s, network, spec, row) for row, (m, s) in controls.items() if row in best]

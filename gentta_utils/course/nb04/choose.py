@@ -35,16 +35,17 @@ START = {
     "depth": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), noise="antithetic"),
 }
 RATES = {"classes": (0.3, 1.0), "depth": (0.01, 0.03, 0.1)}
+PARAMETERS = [dict(param_set="norm", times=10.0), dict(param_set="norm", times=100.0), dict(param_set="head", times=3.0)]
 STAGES: dict[str, list[list[dict]]] = {  # each changes what the one before it left; "times" is of the rate
     "classes": [
         [dict(temperature=3.0), dict(temperature=3.0, times=0.3)],
         [dict(window=(300, 700))],
-        [dict(param_set="norm", times=10.0)],
+        PARAMETERS,
         [dict(view="low")],
     ],
     "depth": [
         [dict(window=(300, 700))],
-        [dict(param_set="norm", times=10.0)],
+        PARAMETERS,
         [dict(view="low")],
     ],
 }

@@ -35,7 +35,7 @@ START = {
     "depth": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), noise="antithetic"),
 }
 RATES = {"classes": (0.3, 1.0), "depth": (0.01, 0.03, 0.1)}
-PARAMETERS = [dict(param_set="norm", times=10.0), dict(param_set="norm", times=100.0), dict(param_set="head", times=3.0)]
+PARAMETERS = [{"param_set": name, "times": by} for name, by in (("norm", 10.0), ("norm", 100.0), ("head", 3.0))]
 STAGES: dict[str, list[list[dict]]] = {  # each changes what the one before it left; "times" is of the rate
     "classes": [
         [dict(temperature=3.0), dict(temperature=3.0, times=0.3)],

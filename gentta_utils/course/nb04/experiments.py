@@ -56,6 +56,7 @@ def k8_rows(network: str, spec: MapSpec) -> list[Job]:
     """Every row on one stream: the source, the controls, ours on both views, placebos, who knows more."""
     other = "low" if tuned_maps(network).view == "full" else "full"
     jobs = [source_job(network, spec), ours(network, spec), ours(network, spec, rows.OTHER_VIEW, view=other)]
+    jobs.append(map_job("diffusion_tta", tuned_maps(network, "bold"), network, spec, rows.BOLD))
     jobs += [map_job(m, s, network, spec, row) for row, (m, s) in map_controls(network).items()]
     jobs += [ours(network, spec, label, feedback_from=label.split(": ")[1].split()[0]) for label in rows.PLACEBOS]
     for label in (rows.CEILING, rows.INFORMED):

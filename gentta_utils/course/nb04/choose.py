@@ -34,7 +34,7 @@ START = {
     "classes": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), temperature=1.0, noise="antithetic"),
     "depth": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), noise="antithetic"),
 }
-RATES = {"classes": (0.3, 1.0), "depth": (0.01, 0.03, 0.1)}
+RATES = {"classes": (0.3, 1.0), "depth": (0.01, 0.03)}
 PARAMETERS = [{"param_set": name, "times": by} for name, by in (("norm", 10.0), ("norm", 100.0), ("head", 3.0))]
 STAGES: dict[str, list[list[dict]]] = {  # each changes what the one before it left; "times" is of the rate
     "classes": [
@@ -45,11 +45,10 @@ STAGES: dict[str, list[list[dict]]] = {  # each changes what the one before it l
     ],
     "depth": [
         [dict(window=(300, 700))],
-        PARAMETERS,
         [dict(view="low")],
     ],
 }
-BOLD_RATES = {"classes": (1.0, 3.0), "depth": (0.1, 0.3)}  # where clean scenes do not count
+BOLD_RATES = {"classes": (1.0, 3.0), "depth": (0.1,)}  # where clean scenes do not count
 FREE_RATES = {"classes": (300.0, 3000.0), "depth": (10.0, 300.0)}  # of a free map
 MIXING_RATES = (0.3, 1.0)  # of output mixing, in units of the chosen rate
 

@@ -122,7 +122,7 @@ def test_clean_scenes_come_first():
 
 
 def test_blocks_are_taken_up_by_longer_tables():
-    n = experiments.BLOCK
+    n = experiments.BLOCK["classes"]
     few, many = (experiments.blocks(m, "fog", 3, "classes") for m in (n, 3 * n))
     assert many[:1] == few == [MapSpec(n, "fog", 3, start=few[0].start, target="classes")]
     assert sum(s.n for s in many) == 3 * n

@@ -1,7 +1,7 @@
-"""The pictures at the top of the README and of notebooks 02, 03, 05 and 06, from the records and the chosen settings.
+"""The pictures at the top of the README and of notebooks 02 to 07, from the records and the chosen settings.
 
-python bench/overview.py        -> data/scenes/overview.png, when_it_helps.png, clip_text.png, dda_sda.png and
-                                   prompt_sets.png there
+python bench/overview.py        -> data/scenes/overview.png, when_it_helps.png, clip_text.png, maps.png,
+                                   dda_sda.png, prompt_sets.png and compare.png there
 """
 
 import random
@@ -11,14 +11,16 @@ import numpy as np
 import torch
 from PIL import Image
 
+from gentta_utils import Models
 from gentta_utils.common.paths import DATA
-from gentta_utils.course import nb06, plots
+from gentta_utils.course import nb04, nb06, nb07, plots, profiles
 from gentta_utils.course.nb02 import when_it_helps as nb02_when_it_helps
 from gentta_utils.course.nb03 import figures as nb03_figures
 from gentta_utils.course.nb05 import experiments
 from gentta_utils.evaluation import rows, tables
-from gentta_utils.methods import dda, diffpure
+from gentta_utils.methods import dda, diffpure, diffusion_tta
 from gentta_utils.models import zoo
+from gentta_utils.models.dense import enlarged
 from gentta_utils.recipes import aligned
 from gentta_utils.streams.scenes import SceneSpec
 from gentta_utils.streams.stream import stream
@@ -70,8 +72,10 @@ def main() -> None:
         fig.savefig(DATA / "scenes" / "overview.png", dpi=110)
     when_it_helps()
     clip_text()
+    maps()
     dda_sda()
     prompt_sets()
+    compare()
 
 
 def when_it_helps() -> None:
@@ -89,11 +93,38 @@ def clip_text() -> None:
         fig.savefig(DATA / "scenes" / "clip_text.png", dpi=80)
 
 
+def maps(shift: str = "gaussian_noise", severity: int = 3, n: int = 6, start: int = 97_400) -> None:
+    """Scenes under a corruption, their true class maps, and the segmentor's before and after; not selected."""
+    kit, network = profiles.profile("scenes"), "segmentor/resnet"
+    models = Models(kit.load(network), kit.load(kit.map_models["classes"]))
+    s = kit.map_stream(n, "classes", shift, severity, start=start)
+    out = diffusion_tta.configure(models, kit.map_settings(network)).adapt(s.images, s.ids)
+    said = [enlarged(v, s.labels.shape[-1]).argmax(1) for v in (out.before, out.logits)]
+    parts = [s.images, *(torch.stack([nb04.pictures.painted(y) for y in v]) for v in (s.labels, *said))]
+    fig, axes = plots.figure(4, n, width=8, height=1.35)
+    for row, images, name in zip(axes, parts, ("image", "truth", "before", "after"), strict=True):
+        for ax, image in zip(row, images, strict=True):
+            plots.picture(ax, image)
+        row[0].set_ylabel(name)
+    path = DATA / "scenes" / "maps.png"
+    with plt.rc_context(plots.STYLE):
+        fig.savefig(path, dpi=80)
+    Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)  # noise does not compress
+
+
 def prompt_sets() -> None:
     """Gains of six methods on six sets, as notebook 06 shows them."""
     fig = nb06.figures.gains(tables.results("prompt_s1"), nb06.rows.SHOWN, "clip/small")
     with plt.rc_context(plots.STYLE):
         fig.savefig(DATA / "scenes" / "prompt_sets.png", dpi=80)
+
+
+def compare() -> None:
+    """Gain against cost of every row of the ResNet, as notebook 07 shows it."""
+    b = nb07.board.board(tables.results("grid"), "resnet")
+    fig = nb07.figures.cost(b, nb07.cost.published(), nb07.guide.candidates(b))
+    with plt.rc_context(plots.STYLE):
+        fig.savefig(DATA / "scenes" / "compare.png", dpi=80)
 
 
 def dda_sda(shifts: tuple[str, ...] = ("gaussian_noise", "pixelate", "fog"), each: int = 2) -> None:

@@ -44,6 +44,7 @@ from gentta_utils.models.classifier import Classifier
 from gentta_utils.streams import stream as streams
 from gentta_utils.streams.folders import FolderSpec
 from gentta_utils.streams.open_vocabulary import PhotoSpec
+from gentta_utils.streams.photo_maps import PhotoMapSpec
 from gentta_utils.streams.scenes import SceneSpec
 from gentta_utils.streams.stream import Stream
 from gentta_utils.world import corruptions, renditions, scenes, shifts, views
@@ -134,6 +135,7 @@ RIGHT = {
     FolderSpec: dict(
         dataset="imagenet", root="none", n=1, per_class=1, shift="fog", severity=3, size=224, resize=256, seed=0
     ),
+    PhotoMapSpec: dict(dataset="nyu", root="none", n=1, shift="fog", severity=3, seed=0),
     PhotoSpec: dict(dataset="pets", root="none", n=1, shift="fog", severity=3, seed=0),
     Stream: dict(images=images, labels=labels, ids=ids),
     streams.stream: dict(spec=SceneSpec(1)),

@@ -110,6 +110,16 @@ VISION = dict(  # the image encoder of Stable Diffusion image variations but for
     patch_size=14,
     hidden_act="quick_gelu",
 )
+MIT = dict(  # the encoder of SegFormer and GLPN but for the first five
+    depths=[1, 1, 1, 1],
+    hidden_sizes=[8, 12, 16, 16],
+    num_attention_heads=[1, 2, 2, 2],
+    mlp_ratios=[1, 1, 1, 1],
+    decoder_hidden_size=8,
+    sr_ratios=[8, 4, 2, 1],
+    patch_sizes=[7, 3, 3, 3],
+    strides=[4, 2, 2, 2],
+)
 NOISE = dict(  # its schedule
     beta_schedule="scaled_linear",
     beta_start=0.00085,
@@ -134,6 +144,9 @@ def write_hub(home: Path) -> Path:
     store(home, hub.REPOSITORIES["clip/rn50"][0], lambda folder: _clip(folder, CLIP | dict(vision_cfg=RN50)))
     store(home, hub.REPOSITORIES["denoiser/text"][0], _stable_diffusion)
     store(home, hub.REPOSITORIES["denoiser/variation"][0], _image_variations)
+    for name in ("segmentor/segformer", "segmentor/segformer-b5", "depth/glpn"):
+        store(home, hub.REPOSITORIES[name][0], lambda folder, name=name: _dense(folder, name))
+    store(home, hub.REPOSITORIES["maps/classes-control"][1], _controlnet)
     _adm(home / "hub" / "openai" / adm.CHECKPOINT.removesuffix(".pt"))
     return home
 
@@ -246,6 +259,30 @@ def _image_variations(folder: Path) -> None:
     (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
+def _dense(folder: Path, name: str) -> None:
+    """SegFormer with the published normalisation, GLPN with none; they say no more of images than the real ones."""
+    from transformers import GLPNConfig, GLPNForDepthEstimation, SegformerConfig, SegformerForSemanticSegmentation
+
+    if "glpn" in name:
+        GLPNForDepthEstimation(GLPNConfig(**MIT)).save_pretrained(folder)
+        shown = dict(do_rescale=True, do_resize=True, size_divisor=32)
+    else:
+        SegformerForSemanticSegmentation(SegformerConfig(**MIT, num_labels=150)).save_pretrained(folder)
+        shown = dict(do_normalize=True, image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225], size=512)
+    (folder / "preprocessor_config.json").write_text(json.dumps(shown), encoding="utf-8")
+
+
+def _controlnet(folder: Path) -> None:
+    """For the small U-Net; its last layers, which are zero before training, are not, so that the picture matters."""
+    from diffusers import ControlNetModel, UNet2DConditionModel
+
+    network = ControlNetModel.from_unet(UNet2DConditionModel(**UNET))
+    for name, value in network.named_parameters():
+        if "controlnet_" in name:
+            torch.nn.init.normal_(value, std=0.3)
+    network.save_pretrained(folder)
+
+
 def _adm(folder: Path) -> None:
     """As `adm.make` leaves OpenAI's model, but small and on 64 px."""
     from diffusers import DDPMScheduler, UNet2DModel
@@ -259,7 +296,31 @@ def write_images(root: Path, datasets: tuple = tuple(name for name in LAYOUTS if
     for number, name in enumerate(datasets):
         _fill(root / LAYOUTS[name].folder, name, (90, 70), number)
     _fill(root / "ImageNet-C" / "speckle_noise" / "5", "imagenet-c", (224, 224), len(datasets))
-    return write_photos(root)
+    return write_maps(write_photos(root))
+
+
+def write_maps(root: Path, n: int = 6) -> Path:
+    """n photographs with maps for each of `photo_maps.SETS`, in their own sizes; returns `root`."""
+    rng = np.random.default_rng(4)
+
+    def noise(size: tuple[int, int]) -> Image.Image:
+        return Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
+
+    for i in range(n):
+        size = (683, 512) if i % 2 else (300, 400)
+        ade, nyu = root / "ADEChallengeData2016", root / "nyu_depth_v2" / "official_splits" / "test" / f"room_{i % 3}"
+        for part in ("images", "annotations"):
+            (ade / part / "validation").mkdir(parents=True, exist_ok=True)
+        nyu.mkdir(parents=True, exist_ok=True)
+        noise(size).save(ade / "images" / "validation" / f"ADE_val_{i:08d}.jpg")
+        labels = rng.integers(0, 151, (8, 8)).astype(np.uint8)
+        labels = Image.fromarray(labels).resize(size, Image.Resampling.NEAREST)
+        labels.save(ade / "annotations" / "validation" / f"ADE_val_{i:08d}.png")
+        noise((640, 480)).save(nyu / f"rgb_{i:05d}.jpg")
+        depth = rng.integers(700, 9_900, (480, 640)).astype(np.uint16)
+        depth[:, :20] = depth[200:210, 300:310] = 0  # a frame, and a hole in the middle
+        Image.fromarray(depth).save(nyu / f"sync_depth_{i:05d}.png")
+    return root
 
 
 KINDS = 12  # classes of each of the data sets that are not ImageNet's

@@ -3,13 +3,24 @@
 import copy
 
 import torch
-from diffusers import UNet2DModel
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    PNDMScheduler,
+    StableDiffusionControlNetPipeline,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
+from fake_hub import NOISE, TEXT, VAE
+from fake_hub import UNET as SD_UNET
 from torch import nn
-from transformers import GLPNConfig, SegformerConfig
+from transformers import CLIPTextConfig, CLIPTextModel, GLPNConfig, SegformerConfig
 
 from gentta_utils.diffusion.process import alphas_cumprod_of, linear_betas
+from gentta_utils.models.control_unet import ControlUNet
 from gentta_utils.models.dense import KINDS, Answers, DenseModel, convolutional, dense_model
 from gentta_utils.models.map_unet import MapUNet
+from gentta_utils.recipes.tokenizer import tokenizer
 from gentta_utils.recipes.unconditional import UNET
 
 MIT = dict(
@@ -65,3 +76,20 @@ def task(kind: str, classes: int = K) -> DenseModel:
     if kind == "densedepth":
         nn.init.constant_(network.reciprocal_of.bias, 3.0)  # inside of the range: elsewhere there is no gradient
     return dense_model(network, TASKS[kind], kind, 32)
+
+
+def control_unet(maps: int = K, palette: torch.Tensor | None = None, image_size: int = 32) -> ControlUNet:
+    """Stable Diffusion beside a ControlNet on latents of 8 px; no layer is zero, as in an untrained one."""
+    torch.manual_seed(8)
+    unet, words = UNet2DConditionModel(**SD_UNET), tokenizer()
+    controlnet = ControlNetModel.from_unet(unet, conditioning_channels=maps if palette is None else 3)
+    for name, value in controlnet.named_parameters():
+        if "controlnet_" in name or "cond_embedding.conv_out" in name:
+            nn.init.normal_(value, std=0.3)
+    ends = dict(bos_token_id=len(words) - 2, eos_token_id=len(words) - 1)
+    pipeline = StableDiffusionControlNetPipeline(
+        unet=unet, controlnet=controlnet, vae=AutoencoderKL(**VAE | dict(sample_size=64)), tokenizer=words,
+        text_encoder=CLIPTextModel(CLIPTextConfig(**TEXT, vocab_size=len(words), **ends)),
+        scheduler=PNDMScheduler(**NOISE), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    return ControlUNet(pipeline, palette, image_size).requires_grad_(False)

@@ -29,7 +29,8 @@ from ..streams.scenes import SceneSpec
 from ..streams.stream import Stream
 from ..world import labels, renditions, scenes, words
 from .drawn import Drawn
-from .trials import check_prompts
+from .map_profiles import PhotoMaps, SceneMaps
+from .trials import SEED_STEP, check_prompts, published_for
 
 # The published SGD settings (ViT-B/32; docs/methods/diffusion_tta.md) with the DiT frozen: nothing was tuned by this
 # project at this size
@@ -39,7 +40,6 @@ PUBLISHED_TEXT = PUBLISHED_SGD | dict(pairs=192, micro_batch=12, param_set="towe
 
 # the natural shifts of scenes are named after these
 NATURAL = {name: f"imagenet-{name}" for name in renditions.SHIFTS if f"imagenet-{name}" in folders.LAYOUTS}
-SEED_STEP = 1_000_000  # between the draws of two seeds, so that they differ from those of two values of `start`
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Profile:
         return model_of(self._drawn(generator).kind, self.name)
 
 
-class Scenes(Profile):
+class Scenes(SceneMaps, Profile):
     """The scenes and models of this repository, with the settings that were chosen on the validation corruptions."""
 
     name, noun, described = "scenes", "scenes", "one coloured solid each on a textured floor before a wall"
@@ -265,7 +265,7 @@ class Scenes(Profile):
         return shipped if shipped.alignment == what_changes(settings) else None
 
 
-class ImageNet(Profile):
+class ImageNet(PhotoMaps, Profile):
     """ImageNet's images under `data_root` (relative to the checkout) and published weights, with published settings."""
 
     name, noun, described = "imagenet", "photographs", "of ImageNet"
@@ -390,13 +390,14 @@ class ImageNet(Profile):
         return Drawn(generator, None, self.name, self.device)
 
     def rival(self, row: str, classifier: str):
-        """Settings of another method for a row of a table, e.g. "tent" or "diffusion_tta online": its defaults."""
-        return _default(self, row, classifier)
+        """Settings of another method for a row of a table, e.g. "diffusion_tta online": those published for ImageNet,
+        or its defaults."""
+        return replace(_default(self, row, classifier), **published_for(row, classifier))
 
     def purifier(self, method: str, **changes):
         """The published settings of "diffpure" or "dda" without the faults of the code (docs/methods), with the changes
         that are not None."""
-        usual = dict(scale=dda.scale_at(256), images_at_once=4) if method == "dda" else {}
+        usual = dict(scale=dda.scale_at(256), images_at_once=4) if method == "dda" else diffpure.PUBLISHED_IMAGENET
         return {"dda": dda, "diffpure": diffpure}[method].Settings(**usual | {"seed": self.seed} | given(changes))
 
     def aligned_copy(self, classifier: str, settings) -> nn.Module | None:

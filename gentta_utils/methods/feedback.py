@@ -43,6 +43,7 @@ def check_attention(denoiser: Denoiser) -> None:
     device = denoiser.alphas_cumprod.device
     x, t = torch.zeros(1, *denoiser.shape, device=device), torch.zeros(1, dtype=torch.long, device=device)
     p = denoiser.widen(torch.full((1, denoiser.classes), 1 / denoiser.classes, device=device))
+    p = p if denoiser.target == "class" else p[..., None, None]
     predict = lambda d: d.predict(x, t, p)  # noqa: E731
     lora.check_read(attention_weights(denoiser), lambda w: lora.with_weights(denoiser, w, predict))
 

@@ -6,6 +6,7 @@ Maps may be smaller than the image; whoever compares them with a truth enlarges 
 """
 
 import json
+import re
 from pathlib import Path
 
 import timm
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import GLPNForDepthEstimation, PreTrainedModel, SegformerForSemanticSegmentation
 
+from ..common.validate import check_choice
 from ..world.maps import FAR, NEAR
 from .classifier import Classifier
 
@@ -23,6 +25,7 @@ MEAN = STD = (0.5, 0.5, 0.5)
 KINDS = {"segformer": SegformerForSemanticSegmentation, "glpn": GLPNForDepthEstimation}
 EDGE = 64  # of the scenes' images
 WEIGHTS = "model.safetensors"
+PUBLISHED_FILES = ("config.json", "preprocessor_config.json")
 
 
 class DenseModel(Classifier):
@@ -58,23 +61,56 @@ def enlarged(answer: Float[Tensor, "B K h w"], side: int) -> Float[Tensor, "B K 
     return F.interpolate(answer, (side, side), mode="bilinear", align_corners=False)
 
 
-def dense_model(network: nn.Module, target: str, name: str = "", size: int = EDGE) -> DenseModel:
+def dense_model(
+    network: nn.Module, target: str, name: str = "", size: int = EDGE, mean: tuple = MEAN, std: tuple = STD
+) -> DenseModel:
     """The network behind images in [0, 1] of this size; how large it answers is tried out."""
     with torch.no_grad():
         answer = network.eval()(torch.zeros(1, 3, size, size)).shape[1:]
-    return DenseModel(network, MEAN, STD, size, tuple(answer), target, name)
+    return DenseModel(network, mean, std, size, tuple(answer), target, name)
+
+
+def published(folder: Path, name: str, size: int) -> DenseModel:
+    """A SegFormer or GLPN as transformers stores it, behind images in [0, 1] of this size. They are normalised as its
+    preprocessor_config.json says; GLPN's are not.
+
+    Raises ValueError for a network of another kind."""
+    kind, shown = (json.loads((folder / file).read_text(encoding="utf-8")) for file in PUBLISHED_FILES)
+    seen = [(0.0,) * 3, (1.0,) * 3]
+    if shown.get("do_normalize"):
+        seen = [tuple(shown[f"image_{what}"]) for what in ("mean", "std")]
+    model = _of_transformers(folder, kind.get("model_type"), name, size, *seen)
+    as_published(model.network)
+    return model
+
+
+def as_published(network: nn.Module) -> nn.Module:
+    """Make an encoder of transformers the function that published weights of it were trained in (Xie et al., 2021; Kim
+    et al., 2022), in place: norms of blocks and stages had epsilon 1e-6, the library's have 1e-5.
+
+    Models that were trained in the library's class, as those of the scenes profile, must not come here."""
+    block = ("layernorm_before", "layernorm_after", "layer_norm_1", "layer_norm_2")
+    for name, module in network.named_modules():
+        own = re.search(r"encoder\.layer_norm\.\d+$|stages\.\d+\.layer_norm$", name)
+        if isinstance(module, nn.LayerNorm) and (own or name.endswith(block)):
+            module.eps = 1e-6
+    return network
 
 
 def load(path: Path, name: str = "") -> DenseModel:
     """The model in a folder: in the format of transformers, or a `Pyramid` or `DenseDepth` with a config.json."""
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    kind = config.get("model_type")
-    if kind in KINDS:
-        network = Answers(KINDS[kind].from_pretrained(path, dtype=torch.float32, attn_implementation="eager"))
-    else:
-        network = convolutional(**config)
-        network.load_state_dict({k: v.float() for k, v in load_file(path / WEIGHTS).items()}, strict=True)
-    return dense_model(network, "depth" if kind == "glpn" or config.get("head") == "densedepth" else "classes", name)
+    if config.get("model_type"):
+        return _of_transformers(path, config["model_type"], name)
+    network = convolutional(**config)
+    network.load_state_dict({k: v.float() for k, v in load_file(path / WEIGHTS).items()}, strict=True)
+    return dense_model(network, "depth" if config["head"] == "densedepth" else "classes", name)
+
+
+def _of_transformers(folder: Path, kind: str | None, name: str, *shown) -> DenseModel:
+    check_choice("kind of network", str(kind), KINDS)
+    network = Answers(KINDS[kind].from_pretrained(folder, dtype=torch.float32, attn_implementation="eager"))
+    return dense_model(network, "depth" if kind == "glpn" else "classes", name, *shown)
 
 
 class Answers(nn.Module):

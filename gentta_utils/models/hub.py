@@ -6,9 +6,12 @@ The libraries' own calls look into the hub's cache (HF_HOME) and, unless HF_HUB_
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from pickle import UnpicklingError
+from zipfile import is_zipfile
 
 import torch
 from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -37,12 +40,18 @@ REPOSITORIES = {
     "denoiser/dit": ("facebook/DiT-XL-2-256", "stabilityai/sd-vae-ft-ema"),
     "denoiser/text": ("stable-diffusion-v1-5/stable-diffusion-v1-5",),
     "denoiser/variation": ("lambdalabs/sd-image-variations-diffusers",),
+    "segmentor/segformer": ("nvidia/segformer-b0-finetuned-ade-512-512",),
+    "segmentor/segformer-b5": ("nvidia/segformer-b5-finetuned-ade-640-640",),
+    "depth/glpn": ("vinvino02/glpn-nyu",),
+    "maps/classes-control": ("stable-diffusion-v1-5/stable-diffusion-v1-5", "lllyasviel/control_v11p_sd15_seg"),
 }
 REVISIONS = {"lambdalabs/sd-image-variations-diffusers": "v2.0"}  # where it is not "main"
 CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors")
 STABLE_DIFFUSION = [f"{part}/diffusion_pytorch_model.safetensors" for part in ("unet", "vae")]
 STABLE_DIFFUSION += ["text_encoder/model.safetensors"]
 # each as *.safetensors or, as they were first published, *.bin, of which torch reads tensors alone
+DENSE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # one of them
+DENSE_SIZES = {"segmentor": 512, "depth": 448}  # side of the images, as `streams.photo_maps` crops them
 VARIATION_WEIGHTS = ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "image_encoder/*model")
 ADM = "unconditional/unet"  # not on the hub: a file of OpenAI's, see `adm`
 TRAINING_IMAGES = 1_281_167  # training images of ImageNet-1k, which all these classifiers saw
@@ -59,9 +68,9 @@ def repositories(name: str) -> tuple[str, ...]:
 
 
 def load(name: str, device: str = "cpu", precision: str = "auto", low_memory: bool = True) -> nn.Module:
-    """A `Classifier`, `Clip`, `LatentDiT`, `TextUNet`, `VariationUNet` or `PixelUNet` with published weights; the
-    arguments are those of `zoo.load`. The one class of a `TextUNet` is the empty prompt, until it is asked
-    `for_prompts`.
+    """A `Classifier`, `DenseModel`, `Clip`, `LatentDiT`, `TextUNet`, `ControlUNet`, `VariationUNet` or `PixelUNet` with
+    published weights; the arguments are those of `zoo.load`. The one class of a `TextUNet` is the empty prompt, until
+    it is asked `for_prompts`.
 
     Raises ValueError for an unknown name or damaged weights, FileNotFoundError where the weights are missing and cannot
     be fetched."""
@@ -70,13 +79,15 @@ def load(name: str, device: str = "cpu", precision: str = "auto", low_memory: bo
         return _load_classifier(name)
     if name.startswith("clip/"):
         return _load_clip(name)
+    if name.startswith(tuple(DENSE_SIZES)):
+        return _load_dense(name)
     precision = precision_on(device, precision, published=True)
     if precision not in PRECISIONS:
         raise ValueError(f"precision={precision!r}: choose one of auto, {', '.join(PRECISIONS)}")
     if name == ADM:
         return adm.load(device, precision, low_memory)
-    how = {"denoiser/text": _load_text, "denoiser/variation": _load_variation}.get(name, _load_dit)
-    return how(name, device, precision, low_memory)
+    how = {"denoiser/text": _load_text, "denoiser/variation": _load_variation, "maps/classes-control": _load_control}
+    return how.get(name, _load_dit)(name, device, precision, low_memory)
 
 
 def fingerprint(name: str) -> str:
@@ -111,7 +122,9 @@ def _how_to_get(repository: str, name: str) -> str | None:
     config, wanted = "config.json", ["*.safetensors"]
     if name.startswith("clip/"):
         config, wanted = CLIP_FILES[0], [CLIP_FILES[1]]
-    elif name == "denoiser/text":
+    elif name.startswith(tuple(DENSE_SIZES)):
+        wanted = ["preprocessor_config.json", "*model.[sb]*"]  # the weights in either form, and not TensorFlow's
+    elif repository in REPOSITORIES["denoiser/text"]:
         config, wanted = "model_index.json", STABLE_DIFFUSION
     elif name == "denoiser/variation":
         config, wanted = "model_index.json", [f"{part}.*" for part in VARIATION_WEIGHTS]
@@ -136,6 +149,10 @@ def how_to_download(repository: str) -> str:
         command += "".join(f' --include "{pattern}"' for pattern in patterns) + ' --exclude "safety_checker/*"'
     elif repository in REVISIONS:
         command += f' --revision {_revision(repository)} --exclude "safety_checker/*"'
+    elif "control_v11p" in repository:
+        command += " config.json diffusion_pytorch_model.safetensors"
+    elif "segformer" in repository:
+        command += ' --exclude "tf_model.h5"'
     return f"`{command}`"
 
 
@@ -162,10 +179,11 @@ def _read(name: str, repository: str, call):
         with warnings.catch_warnings():  # diffusers passes an argument on that the hub's client no longer knows
             warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks")
             return call()
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError, UnpicklingError) as error:
         if path := _damaged(repository):
+            kind = path.suffix.removeprefix(".")
             raise ValueError(
-                f"{path} (for {name!r}) is not a whole safetensors file: delete {_folder(repository)} and run {get}"
+                f"{path} (for {name!r}) is not a whole {kind} file: delete {_folder(repository)} and run {get}"
             ) from error
         if not isinstance(error, OSError):
             raise
@@ -184,7 +202,7 @@ def _damaged(repository: str) -> Path | None:
                 pass
         except (OSError, SafetensorError):
             return path
-    return None
+    return next((p for p in sorted(_folder(repository).glob("snapshots/**/*.bin")) if not is_zipfile(p)), None)
 
 
 def _load_classifier(name: str) -> nn.Module:
@@ -219,6 +237,22 @@ def _load_clip(name: str) -> nn.Module:
     size = network.visual.image_size  # a residual tower has a number, a transformer two
     size = size if isinstance(size, int) else size[0]
     return Clip(network, words, tuple(shown["mean"]), tuple(shown["std"]), size, name)
+
+
+def _load_dense(name: str) -> nn.Module:
+    from .dense import PUBLISHED_FILES, published
+
+    (repository,) = repositories(name)
+
+    def read() -> nn.Module:
+        try:
+            _file(repository, DENSE_WEIGHTS[0])
+        except EntryNotFoundError:
+            _file(repository, DENSE_WEIGHTS[1])
+        config, _ = (_file(repository, file) for file in PUBLISHED_FILES)
+        return published(Path(config).parent, name, DENSE_SIZES[name.partition("/")[0]])
+
+    return _read(name, repository, read)
 
 
 def as_published(network: nn.Module) -> nn.Module:
@@ -260,31 +294,47 @@ def _load_dit(name: str, device: str, precision: str, low_memory: bool) -> nn.Mo
 
 
 def _load_text(name: str, device: str, precision: str, low_memory: bool) -> nn.Module:
-    from .text_unet import TextUNet, halve_layers, load_pipeline
+    from .text_unet import TextUNet, load_pipeline
 
     (repository,) = repositories(name)
     pipeline = _read(name, repository, lambda: load_pipeline(repository, local_files_only=constants.HF_HUB_OFFLINE))
-    if precision != "fp32":
-        halve_layers(pipeline.unet, DTYPES[precision])
-    if low_memory:
-        pipeline.unet.enable_gradient_checkpointing()
-        pipeline.vae.enable_slicing()
-    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-        part.to(device)
+    _settle(pipeline, device, precision, low_memory, pipeline.unet)
     return TextUNet(pipeline, [""], 224, precision)
 
 
 def _load_variation(name: str, device: str, precision: str, low_memory: bool) -> nn.Module:
-    from .text_unet import halve_layers
     from .variation_unet import VariationUNet, load_variation_pipeline
 
     (repository,) = repositories(name)
     how = dict(local_files_only=constants.HF_HUB_OFFLINE, revision=_revision(repository))
     pipeline = _read(name, repository, lambda: load_variation_pipeline(repository, **how))
-    if precision != "fp32":
-        halve_layers(pipeline.unet, DTYPES[precision])
+    _settle(pipeline, device, precision, low_memory, pipeline.unet, gradients=False)
+    return VariationUNet(pipeline, 224, precision)
+
+
+def _load_control(name: str, device: str, precision: str, low_memory: bool) -> nn.Module:
+    from ..world.ade20k import palette
+    from .control_unet import ControlUNet, load_control_pipeline, load_controlnet
+
+    repository, control = repositories(name)
+    how = dict(local_files_only=constants.HF_HUB_OFFLINE)
+    controlnet = _read(name, control, lambda: load_controlnet(control, **how))
+    pipeline = _read(name, repository, lambda: load_control_pipeline(repository, controlnet, **how))
+    _settle(pipeline, device, precision, low_memory, pipeline.unet, controlnet)
+    return ControlUNet(pipeline, palette(), DENSE_SIZES["segmentor"], precision)
+
+
+def _settle(pipeline, device: str, precision: str, low_memory: bool, *networks: nn.Module, gradients: bool = True):
+    """Put a pipeline on the device, these networks of it in this precision."""
+    from .text_unet import halve_layers
+
+    for network in networks:
+        if precision != "fp32":
+            halve_layers(network, DTYPES[precision])
+        if low_memory and gradients:
+            network.enable_gradient_checkpointing()
     if low_memory:
         pipeline.vae.enable_slicing()
-    for part in (pipeline.unet, pipeline.vae, pipeline.image_encoder):
-        part.to(device)
-    return VariationUNet(pipeline, 224, precision)
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module):
+            part.to(device)

@@ -6,7 +6,7 @@ and depth (Prabhudesai et al., 2023, section 4). No map, `cond=None`, is a map o
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DModel
+from diffusers import AutoencoderKL, UNet2DModel
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from ..common.validate import check_map
 from ..diffusion.process import to_eps
 from ..world.maps import FAR, NEAR
 from .denoiser import Denoiser, write_out_attention
+from .latent_unet import LatentUNet
 from .unet import PixelUNet
 
 
@@ -28,6 +29,8 @@ class MapUNet(Denoiser):
         image_size: side of the task model's images.
         prediction_type: "epsilon", "v_prediction" or "sample".
         unshuffle: as of `PixelUNet`; the map has the resolution inside, half of the image's.
+        vae: where the network works on its latents. The map is then seen at the pixels that these stand for, every
+            n x n of them as one with n * n times K channels.
 
     Attributes:
         classes: K.
@@ -42,10 +45,12 @@ class MapUNet(Denoiser):
         prediction_type: str = "epsilon",
         precision: str = "fp32",
         unshuffle: bool = False,
+        vae: AutoencoderKL | None = None,
     ):
         config, factor = network.config, 2 if unshuffle else 1
-        maps = config.in_channels - config.out_channels
-        if maps < 1 or config.out_channels % factor**2:
+        fold = 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
+        maps, left = divmod(config.in_channels - config.out_channels, fold**2)
+        if maps < 1 or left or config.out_channels % factor**2:
             raise ValueError(
                 f"a U-Net of {config.in_channels} channels in and {config.out_channels} out has no room for a map: "
                 "it has to have a channel more for depth, or one more for each class"
@@ -53,6 +58,7 @@ class MapUNet(Denoiser):
         side = config.sample_size * factor
         super().__init__(alphas_cumprod, maps, image_size, (config.out_channels // factor**2, side, side), precision)
         self.network, self.prediction_type, self.factor = network.eval(), prediction_type, factor
+        self.vae, self.fold = vae, fold
         self.target = "depth" if maps == 1 else "classes"
         if precision == "bf16" and network.device.type == "cpu":
             write_out_attention(network)
@@ -73,18 +79,24 @@ class MapUNet(Denoiser):
     def predict(self, x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
         hidden = F.pixel_unshuffle(x_t, self.factor)
         if cond is None:
-            seen = hidden.new_zeros(len(x_t), self.classes, *hidden.shape[2:])
+            seen = hidden.new_zeros(len(x_t), self.classes * self.fold**2, *hidden.shape[2:])
         else:
             seen = self.resample(cond)
         output = self.network(torch.cat([hidden, seen], 1), t, return_dict=False)[0].float()
         return to_eps(F.pixel_shuffle(output, self.factor), x_t, t, self.alphas_cumprod, self.prediction_type)
 
-    def resample(self, maps: Float[Tensor, "B K h w"]) -> Float[Tensor, "B K H W"]:
+    def resample(self, maps: Float[Tensor, "B K h w"]) -> Float[Tensor, "B channels H W"]:
         """A map as the network sees it: areas averaged, so that probabilities stay probabilities; depth scaled."""
-        seen = resized(maps, self.network.config.sample_size)
-        return scaled_depth(seen) if self.target == "depth" else seen
+        seen = resized(maps, self.network.config.sample_size * self.fold)
+        return F.pixel_unshuffle(scaled_depth(seen) if self.target == "depth" else seen, self.fold)
 
-    encode, decode = PixelUNet.encode, PixelUNet.decode
+    def encode(self, images: Float[Tensor, "B 3 S S"]) -> Images:
+        """x0 (B, C, H, W) of task images: pixels as `PixelUNet`, or latents as `LatentUNet`."""
+        return (PixelUNet if self.vae is None else LatentUNet).encode(self, images)
+
+    def decode(self, x0: Images) -> Float[Tensor, "B 3 S S"]:
+        """Task images (B, 3, S, S) in [0, 1] of x0 (B, C, H, W)."""
+        return (PixelUNet if self.vae is None else LatentUNet).decode(self, x0)
 
 
 def one_hot_map(classes: UInt8[Tensor, "B h w"], K: int) -> Float[Tensor, "B K h w"]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionControlNetPipeline, StableDiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -33,7 +33,11 @@ class TextUNet(LatentUNet):
     """
 
     def __init__(
-        self, pipeline: StableDiffusionPipeline, prompts: Sequence[str], image_size: int = 64, precision: str = "fp32"
+        self,
+        pipeline: StableDiffusionPipeline | StableDiffusionControlNetPipeline,
+        prompts: Sequence[str],
+        image_size: int = 64,
+        precision: str = "fp32",
     ):
         super().__init__(pipeline, len(prompts), image_size, precision)
         self.text_encoder, self.tokenizer = pipeline.text_encoder.eval(), pipeline.tokenizer

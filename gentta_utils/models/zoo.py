@@ -21,7 +21,11 @@ from . import hub
 from .denoiser import PRECISIONS
 
 PROFILES = ("scenes", "imagenet")
-ON_DEMAND = ("denoiser/dit-10min", "denoiser/dit-soft-10min")  # checksums and cards are here, weights must be trained
+ON_DEMAND = (
+    "denoiser/dit-10min",
+    "denoiser/dit-soft-10min",
+    "classifier/resnet-60000",
+)  # checksums and cards are here, weights must be trained
 CHECKSUMS = MODELS / "checksums.json"
 FIX_LIST = "run `git checkout -- data/models/checksums.json`"
 IMAGE_SIZE = 64  # of the scenes profile's task models
@@ -124,7 +128,7 @@ def load(
     elif name.startswith("autoencoder/"):
         model = _load_autoencoder(path)
     elif name.startswith("maps/"):
-        model = _load_unet(path, device, precision, maps=True)
+        model = (_load_control if (path / "controlnet").is_dir() else _load_unet)(path, device, precision)
     elif name.startswith(("segmentor/", "depth/")):
         model = _load_dense(name, path)
     elif (path / "image_encoder").is_dir():
@@ -228,7 +232,8 @@ def _load_dit(path: Path, device: str, precision: str) -> nn.Module:
     return PixelDiT(network, scheduler.alphas_cumprod, IMAGE_SIZE, scheduler.config.prediction_type, precision)
 
 
-def _load_unet(path: Path, device: str, precision: str, maps: bool = False) -> nn.Module:
+def _load_unet(path: Path, device: str, precision: str) -> nn.Module:
+    """A `PixelUNet`, or a `MapUNet` where the network has channels for a map."""
     from diffusers import DDPMScheduler, UNet2DModel
     from diffusers.utils import logging
 
@@ -240,8 +245,18 @@ def _load_unet(path: Path, device: str, precision: str, maps: bool = False) -> n
     network = UNet2DModel.from_pretrained(path, subfolder="unet", torch_dtype=torch.float32)
     scheduler = DDPMScheduler.from_pretrained(path, subfolder="scheduler")
     kind, unshuffle = scheduler.config.prediction_type, network.config.out_channels == 12
-    wrapper = MapUNet if maps else PixelUNet
-    return wrapper(network, scheduler.alphas_cumprod, IMAGE_SIZE, kind, precision, unshuffle)
+    how = (network, scheduler.alphas_cumprod, IMAGE_SIZE, kind, precision, unshuffle)
+    if network.config.in_channels <= network.config.out_channels:
+        return PixelUNet(*how)
+    return MapUNet(*how, _load_autoencoder(path / "vae") if (path / "vae").is_dir() else None)
+
+
+def _load_control(path: Path, device: str, precision: str) -> nn.Module:
+    """A ControlNet beside the shipped text model."""
+    from .control_unet import ControlUNet, load_control_pipeline, load_controlnet
+
+    pipeline = load_control_pipeline(MODELS / "denoiser/text", load_controlnet(path / "controlnet"))
+    return ControlUNet(pipeline, None, IMAGE_SIZE, precision_on(device, precision))
 
 
 def register(name: str) -> None:

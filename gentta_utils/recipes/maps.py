@@ -7,35 +7,70 @@ the size of a gradient, its weights move as much faster; `save` folds the factor
 Ground-truth maps are softened at random, so that the soft and wrong maps of a task network are nothing new: edges
 moved and blurred, classes mixed with a wrong one and with all (label noise, temperature), depth bent by a smooth field.
 A tenth of the maps is dropped. The loss is that of `recipes.unconditional`.
+
+Three other ways to show a map, to be compared with that (`SPACES`); none of them is shipped.
 """
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DModel
+from diffusers import ControlNetModel, UNet2DModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..common.paths import MODELS
 from ..common.resize import resized
 from ..diffusion.process import add_noise, alphas_cumprod_of, eps_error, linear_betas
+from ..models import zoo
+from ..models.control_unet import beside
 from ..models.denoiser import write_out_attention
 from ..models.map_unet import MapUNet, at_map, scaled_depth
+from ..models.text_unet import TextUNet
 from ..world.maps import MAP_CLASSES
 from . import dit
 from .data import dense_set
 from .map_quality import of_map_model
 from .training import Schedule, halved
-from .unconditional import UNET, WEIGHTS
+from .unconditional import UNET, WEIGHTS, UnconditionalRecipe
 
 START = "unconditional/unet-unshuffle"
 MAP_RATE = 5.0
 DROPPED = 0.1
+TEXT = "denoiser/text"  # whose latents two of the spaces are
+SPACES = {  # what is denoised and where the map comes in: channels of that, side of the map, n x n of it as one pixel
+    "unshuffled": (12, 32, 1),  # 64 px, every 2 x 2 as one; concatenated, going on from START
+    "averaged": (3, 32, 1),  # 32 px, areas averaged; concatenated
+    "latents": (8, 32, 4),  # of TEXT's autoencoder; concatenated
+    "control": (8, 32, 4),  # the same latents: a `ControlNetModel` on TEXT, which stays as it is, without text
+}
+LATENTS = dict(  # of the U-Net on latents of 8 x 8, beside those of UNET
+    sample_size=8,
+    block_out_channels=(96, 128),
+    down_block_types=("AttnDownBlock2D", "AttnDownBlock2D"),
+    up_block_types=("AttnUpBlock2D", "AttnUpBlock2D"),
+)
 SHIFT = 2  # pixels, the farthest an edge is moved
 WRONG = 0.5  # the largest probability that label noise gives to others than the true class
+
+
+class Controlled(nn.Module):
+    """The U-Net of a text model, frozen and without text, beside a fresh ControlNet that starts with its weights."""
+
+    def __init__(self, text: TextUNet, config: dict):
+        super().__init__()
+        self.unet = copy.deepcopy(text.network).requires_grad_(False)
+        self.controlnet = ControlNetModel.from_unet(self.unet, **config)
+        self.register_buffer("null", text.null.clone(), persistent=False)
+
+    def forward(self, x: Tensor, t: Tensor, return_dict: bool = False) -> tuple[Tensor]:
+        """eps_hat (B, C, h, w) of latents with the map behind them, every n x n of its pixels as one, and t (B,)."""
+        C, halvings = self.unet.config.in_channels, len(self.controlnet.config.conditioning_embedding_out_channels) - 1
+        picture, states = F.pixel_shuffle(x[:, C:], 2**halvings), self.null.expand(len(x), -1, -1)
+        return (beside(self.unet, self.controlnet, x[:, :C], t, states, picture),)
 
 
 @dataclass(frozen=True)
@@ -46,12 +81,14 @@ class MapRecipe:
         target: "classes" or "depth".
         scenes: how many of the training split, with their true maps.
         soften: False trains on exact maps alone, for comparison.
+        space: one of SPACES.
     """
 
     target: str
     schedule: Schedule
     scenes: int = 60_000
     soften: bool = True
+    space: str = "unshuffled"
 
     @property
     def channels(self) -> int:
@@ -59,16 +96,32 @@ class MapRecipe:
         return 1 if self.target == "depth" else len(MAP_CLASSES)
 
     @property
-    def config(self) -> dict:
-        """Of the network: 12 image channels and those of the map in."""
-        return UNET | dict(in_channels=12 + self.channels, out_channels=12)
+    def rate(self) -> float:
+        """How many times as large the map is in training: only weights that stand beside trained ones need that."""
+        return MAP_RATE if self.space == "unshuffled" else 1.0
 
-    def network(self) -> UNet2DModel:
+    @property
+    def config(self) -> dict:
+        """Of the network: image channels and those of the map in."""
+        channels, _, fold = SPACES[self.space]
+        if self.space == "control":  # two halvings: a picture of 32 px for latents of 8
+            return dict(conditioning_channels=self.channels, conditioning_embedding_out_channels=(16, 32, 64))
+        widths = LATENTS if self.space == "latents" else {}
+        return UNET | widths | dict(in_channels=channels + fold**2 * self.channels, out_channels=channels)
+
+    def network(self) -> nn.Module:
         """The bare network."""
+        if self.space == "control":
+            return Controlled(_text(), self.config)
         return UNet2DModel(**self.config)
 
-    def build(self) -> UNet2DModel:
-        """The network with the weights of START, and zeros where the map comes in."""
+    def build(self) -> nn.Module:
+        """The network with the weights of START, and zeros where the map comes in; a fresh one in another space."""
+        if self.space == "control":
+            torch.manual_seed(0)
+            return write_out_attention(self.network())
+        if self.space != "unshuffled":
+            return UnconditionalRecipe(self.schedule, self.config).build()
         weights = {name: w.float() for name, w in load_file(MODELS / START / "unet" / WEIGHTS).items()}
         weights["conv_in.weight"] = F.pad(weights["conv_in.weight"], (0, 0, 0, 0, 0, self.channels))
         network = self.network()
@@ -79,14 +132,18 @@ class MapRecipe:
         """What the card says of it, beside its schedule."""
         config = {k: list(v) if isinstance(v, tuple) else v for k, v in self.config.items()}
         softened = {"shift": SHIFT, "wrong": WRONG, "dropped": DROPPED} if self.soften else {"dropped": DROPPED}
-        about = {"target": self.target, "scenes": self.scenes, "start": START, "softened": softened}
-        return about | {"loss": "eps, min-SNR-5", "map_rate": MAP_RATE, "config": config}
+        start = {"unshuffled": START, "control": TEXT}.get(self.space, "")
+        about = {"target": self.target, "scenes": self.scenes, "start": start, "softened": softened}
+        about |= {"loss": "eps, min-SNR-5", "map_rate": self.rate, "config": config}
+        return about if self.space == "unshuffled" else about | {"space": self.space}
 
     def make_loss(self, device: str = "cpu") -> Callable[[nn.Module, torch.Generator, int], Tensor]:
         """The loss function of `training.train`, with its data loaded."""
         images, maps = dense_set(self.scenes, self.target)
-        batch, side = self.schedule.batch, UNET["sample_size"]
-        alphas_cumprod = alphas_cumprod_of(linear_betas()).float()
+        batch, (_, side, fold) = self.schedule.batch, SPACES[self.space]
+        unshuffle = 2 if self.space == "unshuffled" else 1
+        linear = alphas_cumprod_of(linear_betas()).float()
+        alphas_cumprod = _text().alphas_cumprod if self.space == "control" else linear
         snr = alphas_cumprod / (1 - alphas_cumprod)
         weights = (snr.clamp_max(5) / snr).to(device)
 
@@ -96,29 +153,49 @@ class MapRecipe:
             order = torch.randperm(batch, generator=generator)
             t = dit.timesteps(batch, len(alphas_cumprod), generator)[order]
             x, y = images[rows].float() / 127.5 - 1, maps[rows]
-            x = torch.where(flip[:, None, None, None], x.flip(-1), x)
+            x0 = self.denoised(torch.where(flip[:, None, None, None], x.flip(-1), x))
             y = torch.where(flip[:, None, None], y.flip(-1), y)
-            seen = conditions(y, self.target, side, generator, self.soften)
-            eps = F.pixel_unshuffle(torch.randn(x.shape, generator=generator), 2).to(device)
-            x0, t, seen = F.pixel_unshuffle(x, 2).to(device), t.to(device), seen.to(device)
+            seen = F.pixel_unshuffle(conditions(y, self.target, side, generator, self.soften), fold).to(device)
+            eps = torch.randn(x0.shape, generator=generator)
+            x0, eps = (F.pixel_unshuffle(v, unshuffle).to(device) for v in (x0, eps))
+            t = t.to(device)
             x_t = add_noise(x0, t, eps, alphas_cumprod)
-            eps_hat = model(torch.cat([x_t, MAP_RATE * seen], 1), t, return_dict=False)[0]
+            eps_hat = model(torch.cat([x_t, self.rate * seen], 1), t, return_dict=False)[0]
             return (weights[t] * eps_error(eps_hat.float(), eps)).mean()
 
         return loss_of
 
+    def denoised(self, images: Tensor) -> Tensor:
+        """What is denoised of images (B, 3, 64, 64) in [-1, 1]: these, smaller ones or latents."""
+        if self.space in ("latents", "control"):
+            return _text().encode(images / 2 + 0.5)
+        return images if self.space == "unshuffled" else resized(images, UNET["sample_size"])
+
     def save(self, network: nn.Module, folder: Path) -> None:
-        """Write float16 weights, configuration and schedule in the library's own format."""
+        """Write float16 weights, configuration and schedule in the library's own format; of a ControlNet its weights
+        alone, since TEXT is shipped."""
         whole = self.network()  # half of a copy: the run may go on
         whole.load_state_dict(network.state_dict())
+        if self.space == "control":
+            halved(whole.controlnet).save_pretrained(folder / "controlnet", safe_serialization=True)
+            return
         with torch.no_grad():
-            whole.conv_in.weight[:, 12:] *= MAP_RATE
+            whole.conv_in.weight[:, SPACES[self.space][0] :] *= self.rate
         halved(whole).save_pretrained(folder / "unet", safe_serialization=True)
         dit.scheduler().save_pretrained(folder / "scheduler")
+        if self.space == "latents":
+            vae = copy.deepcopy(_text().vae)
+            vae.register_to_config(_name_or_path=TEXT)  # else a path of this machine
+            halved(vae).save_pretrained(folder / "vae", safe_serialization=True)
 
     def measure(self, model: MapUNet) -> dict:
         """See `of_map_model`."""
         return of_map_model(model)
+
+
+def _text() -> TextUNet:
+    """The text model whose latents are denoised, frozen."""
+    return zoo.cached(TEXT, "fp32")
 
 
 def conditions(maps: Tensor, target: str, side: int, generator: torch.Generator, soft: bool = True) -> Tensor:
@@ -168,10 +245,11 @@ def _some(n: int, share: float, generator: torch.Generator) -> Tensor:
 
 
 SCHEDULE = Schedule(6_000, batch=32, lr=4e-4, warmup=100, flat=0.5, final=0.02, ema=0.9995)
+FRESH = replace(SCHEDULE, lr=1e-3, warmup=200)
 RECIPES = {
     "maps/classes": MapRecipe("classes", SCHEDULE),
     "maps/depth": MapRecipe("depth", SCHEDULE),
     # the published setting: the diffusion model knows no more maps than the segmentor; and without soft maps
     "maps/classes-1500": MapRecipe("classes", SCHEDULE, scenes=1500),
     "maps/classes-exact": MapRecipe("classes", SCHEDULE, soften=False),
-}
+} | {f"maps/classes-{space}": MapRecipe("classes", FRESH, space=space) for space in SPACES if space != "unshuffled"}

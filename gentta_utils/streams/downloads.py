@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..common.paths import DATA
 from ..common.progress import progress
-from . import folders, open_vocabulary
+from . import folders, open_vocabulary, photo_maps
 from .coop_splits import SPLIT_SETS, read_split
 
 ARCHIVES = {  # name -> address and md5 of a tar that holds the folder of folders.LAYOUTS
@@ -43,7 +43,7 @@ def data(name: str, root: Path) -> None:
     known = (*ARCHIVES, *guides())
     if name not in known:
         raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(known)}")
-    known_set = (open_vocabulary.SETS | SPLIT_SETS).get(name)
+    known_set = (open_vocabulary.SETS | SPLIT_SETS | photo_maps.SETS).get(name)
     here = root / known_set.folder if known_set else None
     if name in PARTIAL or not (here or folders.folder_of(name, root)).is_dir():
         if name not in ARCHIVES:
@@ -54,7 +54,8 @@ def data(name: str, root: Path) -> None:
         fetch(url, archive, md5)
         unpack(archive, root, folders.LAYOUTS[name].folder)
     if here:
-        found = read_split(name, root)[0] if name in SPLIT_SETS else open_vocabulary.photos_of(name, root)
+        of = photo_maps.listing if name in photo_maps.SETS else open_vocabulary.photos_of
+        found = read_split(name, root)[0] if name in SPLIT_SETS else of(name, root)
         images, expected = len(found), known_set.images
     else:
         images, expected = len(folders.listing(name, root).paths), folders.LAYOUTS[name].images

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..common.randomness import generator
 from ..common.validate import Checked, Count, check_choice
 from ..world import renditions
-from ..world.severities import ALL, CONSTANTS
+from ..world.severities import ALL, CONSTANTS, constants_side
 from ..world.shifts import SHIFTS, check_shift, in_memory, shifted
 from ..world.watermark import watermark
 from .stream import Lazy, Stream
@@ -167,6 +167,15 @@ def read_image(
 
     Raises ValueError with one sentence for a file that is damaged, tiny, of a strange kind, or not of this size though
     it should be."""
+    image = read_rgb(path)
+    width, height = image.size
+    if resize is None and (width, height) != (size, size):
+        raise ValueError(f"{path} has {width} x {height} pixels where {size} x {size} are stored: set size={width}")
+    return to_tensor(image if resize is None else centre_crop(image, size, resize, resample))
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """An image as 8-bit RGB. Raises ValueError with one sentence for one that is damaged, tiny or of a strange kind."""
     try:
         with Image.open(path) as file:
             image = file.copy()
@@ -180,9 +189,7 @@ def read_image(
         raise ValueError(f"{path} has {width} x {height} pixels, too few for an image: get it again, or delete it")
     if max(width, height) > NARROWEST * min(width, height):
         raise ValueError(f"{path} has {width} x {height} pixels, too long and narrow for an image: delete it")
-    if resize is None and (width, height) != (size, size):
-        raise ValueError(f"{path} has {width} x {height} pixels where {size} x {size} are stored: set size={width}")
-    return to_tensor(image if resize is None else centre_crop(image, size, resize, resample))
+    return image
 
 
 def centre_crop(image: Image.Image, size: int, resize: int, resample: int) -> Image.Image:
@@ -268,7 +275,7 @@ def check_on_disk(shift: str, severity: int, size: int) -> None:
     if shift in renditions.SHIFTS:
         raise ValueError(f"shift {shift!r} is for scenes: on disk it is a data set, e.g. dataset='imagenet-r'")
     check_shift(shift, severity, [name for name in SHIFTS if name not in renditions.SHIFTS])
-    if shift in ALL and shift not in CONSTANTS.get(size, ()):
+    if shift in ALL and shift not in CONSTANTS.get(constants_side(size), ()):
         there = [str(side) for side in CONSTANTS if shift in CONSTANTS[side]]
         raise ValueError(f"size={size}: {shift} has constants for {', '.join(there)} pixels")
 

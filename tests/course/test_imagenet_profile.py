@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from diffusers import (
     AutoencoderKL,
+    ControlNetModel,
     DiTTransformer2DModel,
     PNDMScheduler,
+    StableDiffusionControlNetPipeline,
     StableDiffusionImageVariationPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
@@ -30,22 +32,28 @@ from transformers import (
     CLIPTextModel,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
+    GLPNConfig,
+    GLPNForDepthEstimation,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
 )
 
 from gentta_utils import evaluation
-from gentta_utils.course import profile, profiles
+from gentta_utils.course import map_profiles, profile, profiles
 from gentta_utils.diffusion.error_table import error_table, plausible
 from gentta_utils.diffusion.process import alphas_cumprod_of, diffusion_loss, linear_betas
 from gentta_utils.evaluation import evaluate, generated
 from gentta_utils.evaluation.statistics import ON_VALIDATION
-from gentta_utils.methods import METHODS, dda, diffusion_classifier, diffusion_tta, tent, variations
+from gentta_utils.methods import METHODS, dda, diffpure, diffusion_classifier, diffusion_tta, memo, tent, variations
 from gentta_utils.methods import source as methods_source
 from gentta_utils.methods.base import Models
 from gentta_utils.methods.purifier import what_changes
 from gentta_utils.models import hub, zoo
 from gentta_utils.models.classifier import Classifier
 from gentta_utils.models.clip import Clip
+from gentta_utils.models.control_unet import PROMPT, ControlUNet
 from gentta_utils.models.copies import Copies
+from gentta_utils.models.dense import Answers, DenseModel, as_published, dense_model
 from gentta_utils.models.dit import LatentDiT, prepare_dit
 from gentta_utils.models.prompts import make_prompt
 from gentta_utils.models.text_unet import TextUNet
@@ -56,12 +64,13 @@ from gentta_utils.streams import folders
 from gentta_utils.streams.folders import FolderSpec
 from gentta_utils.streams.scenes import SceneSpec
 from gentta_utils.streams.stream import stream
-from gentta_utils.world import words
+from gentta_utils.world import ade20k, words
 
 CLASSIFIERS = [name for name in hub.REPOSITORIES if name.startswith("classifier/")]
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALVES = ((0.5,) * 3, (0.5,) * 3)
 IMAGE_VARIATIONS = [f"{part}/diffusion_pytorch_model.safetensors" for part in ("unet", "vae")]
+CONTROL = hub.REPOSITORIES["maps/classes-control"][1]
 IMAGE_VARIATIONS += ["image_encoder/model.safetensors"]
 
 
@@ -432,11 +441,144 @@ def test_diffusion_tta_of_clip(at_hub, photos):
     assert out.nfe["denoiser fwd+bwd"] == 8
 
 
+# --- maps ------------------------------------------------------------------------------------------------------------
+
+MAP_TASKS = {
+    "segmentor/segformer": (150, 128, 128),
+    "segmentor/segformer-b5": (150, 128, 128),
+    "depth/glpn": (1, 448, 448),
+}
+
+
+@pytest.mark.parametrize("name", MAP_TASKS)
+def test_task_networks_of_maps_are_those_of_the_library(at_hub, name):
+    """SegFormer normalises its images, GLPN does not; a depth of the network is in metres."""
+    model = load(name, "imagenet")
+    assert isinstance(model, DenseModel)
+    assert (model.answer, model.name, model.image_size) == (
+        MAP_TASKS[name],
+        name,
+        MAP_TASKS[name][-1] if "glpn" in name else 512,
+    )
+    assert not any(p.requires_grad for p in model.parameters())
+    kind = GLPNForDepthEstimation if "glpn" in name else SegformerForSemanticSegmentation
+    plain = as_published(kind.from_pretrained(fake_hub_path(at_hub, hub.REPOSITORIES[name][0])).eval())
+    photos = torch.rand(1, 3, model.image_size, model.image_size, generator=torch.Generator().manual_seed(7))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in IMAGENET_STATISTICS)
+    with torch.no_grad():
+        if "glpn" in name:
+            expected = plain(photos).predicted_depth[:, None].clamp(0.1, 10)
+            assert model.target == "depth"
+        else:
+            expected = plain((photos - mean) / std).logits
+            assert model.target == "classes"
+        torch.testing.assert_close(model(photos), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["segmentor/segformer", "depth/glpn"])
+def test_task_networks_of_maps_may_be_pickled(at_hub, tmp_path, monkeypatch, name):
+    """As they were first published; a file of TensorFlow beside them is not taken for theirs."""
+    (repository,), safe = hub.repositories(name), load(name, "imagenet")
+
+    def save(folder):
+        fake_hub._dense(folder, name)
+        (folder / "model.safetensors").unlink()
+        (folder / "tf_model.h5").write_bytes(b"another library's")
+        torch.save(safe.network.model.state_dict(), folder / "pytorch_model.bin")
+
+    fake_hub.store(tmp_path, repository, save)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    profile("imagenet").require(name)
+    pickled, photos = load(name, "imagenet"), torch.rand(1, 3, safe.image_size, safe.image_size)
+    with torch.no_grad():
+        assert torch.equal(pickled(photos), safe(photos))
+    path = fake_hub_path(tmp_path, repository) / "pytorch_model.bin"
+    path.resolve().write_bytes(path.resolve().read_bytes()[:1000])
+    with pytest.raises(ValueError, match="is not a whole bin file") as error:
+        load(name, "imagenet")
+    one_sentence(error, hub.how_to_download(repository))
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=repository):
+        profile("imagenet").require(name)
+
+
+@pytest.mark.parametrize(
+    "precision, low_memory, tolerance", [("fp32", True, 1e-4), ("bf16", False, 0.2), ("fp16", True, 0.05)]
+)
+def test_a_control_net_of_maps(at_hub, precision, low_memory, tolerance):
+    """150 classes in the benchmark's colours; halves and recomputation change the loss and its gradient little."""
+
+    def feedback_of(denoiser):
+        g = torch.Generator().manual_seed(8)
+        P = torch.randn(1, 150, 16, 16, generator=g).mul(3).softmax(1).requires_grad_()
+        x0, eps = (torch.randn(1, *denoiser.shape, generator=g) for _ in range(2))
+        loss = diffusion_loss(denoiser, x0, torch.tensor([300]), eps, P, denoiser.alphas_cumprod)
+        return loss.detach(), torch.autograd.grad(1e-4 * loss.sum(), P)[0]
+
+    full = load("maps/classes-control", "imagenet", low_memory=False)
+    assert isinstance(full, ControlUNet)
+    assert (full.classes, full.target, full.image_size, full.side) == (150, "classes", 512, 64)
+    assert torch.equal(full.palette, ade20k.palette())
+    other = load("maps/classes-control", "imagenet", precision=precision, low_memory=low_memory)
+    assert other.controlnet.is_gradient_checkpointing is other.network.is_gradient_checkpointing is low_memory
+    kept = {v.dtype for part in (other.vae, other.text_encoder) for v in part.parameters()}
+    assert kept == {torch.float32}
+    for a, b in zip(feedback_of(full), feedback_of(other), strict=True):
+        assert a.abs().max() > 0
+        assert (a - b).norm() < tolerance * a.norm()
+
+
+def test_maps_of_both_profiles(root, at_hub):
+    """One interface: the streams' labels are maps that the profile's task networks answer with."""
+    scenes, photos = profile("scenes", seed=1), profile("imagenet", str(root), seed=1)
+    assert len(scenes.map_classes()) == 12
+    assert len(photos.map_classes()) == 150
+    for kit, sides in ((scenes, {"classes": 64, "depth": 64}), (photos, {"classes": 512, "depth": 448})):
+        for target, side in sides.items():
+            s = kit.map_stream(2, target, "contrast", 3, start=4)
+            assert s.images.shape == (2, 3, side, side)
+            assert s.labels.shape == (2, side, side)
+            assert (s.labels.dtype == torch.uint8) == (target == "classes")
+            assert (s.about["target"], s.about["shift"], s.about["severity"]) == (target, "contrast", 3)
+            with pytest.raises(ValueError, match="'flow'"):
+                kit.map_stream(2, "flow")
+    assert photos.map_stream(3).ids.tolist() != photos.map_stream(3, start=1).ids.tolist()
+    photos.require(*(name for names in photos.task_models.values() for name in names), *photos.map_models.values())
+
+
+def test_published_settings_of_maps():
+    ours, dusa = map_profiles.published_settings(seed=3, lr=None), map_profiles.published_settings("output")
+    assert (ours.optimizer, ours.lr, ours.mixing, ours.seed, ours.adapt_denoiser) == (
+        "adamw",
+        8e-5,
+        "embedding",
+        3,
+        False,
+    )
+    assert (dusa.lr, dusa.window, dusa.mixing, dusa.map_classes) == (7.5e-6, (100, 101), "output", 20)
+
+
+@pytest.mark.parametrize("way", ["embedding", "output"])
+def test_a_segmentor_of_photographs_is_adapted(at_hub, root, way):
+    """The map as a picture, and DUSA's mix of the predictions of prompts beside a black one."""
+    s = profile("imagenet", str(root)).map_stream(1, shift="gaussian_noise", severity=3)
+    segmentor, denoiser = load("segmentor/segformer", "imagenet"), load("maps/classes-control", "imagenet")
+    how = map_profiles.published_settings(way, updates=1, pairs=1, map_classes=None if way == "embedding" else 4)
+    if way == "output":
+        denoiser = denoiser.for_prompts([PROMPT.format(name) for name in ade20k.CLASSES])
+    out = diffusion_tta.configure(Models(segmentor, denoiser), how).adapt(s.images, s.ids)
+    assert out.logits.shape == (1, 150, 128, 128)
+    assert (out.logits - out.before).abs().max() > 0
+    assert out.nfe["denoiser fwd" if way == "output" else "denoiser fwd+bwd"] == (4 if way == "output" else 1)
+
+
 # --- what is missing -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "name", ["classifier/vit", "denoiser/dit", "clip/small", "denoiser/text", "denoiser/variation"]
+    "name",
+    ["classifier/vit", "denoiser/dit", "clip/small", "denoiser/text", "denoiser/variation", "segmentor/segformer"]
+    + ["depth/glpn"],
 )
 def test_missing_weights_are_one_sentence(tmp_path, monkeypatch, name):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -484,6 +626,9 @@ def test_all_that_is_missing_is_listed_before_anything_runs(home, tmp_path, monk
         ("timm/vit_base_patch32_clip_224.openai", "clip/small", "open_clip_config.json"),
         *[(hub.REPOSITORIES["denoiser/text"][0], "denoiser/text", file) for file in hub.STABLE_DIFFUSION],
         *[(hub.REPOSITORIES["denoiser/variation"][0], "denoiser/variation", file) for file in IMAGE_VARIATIONS],
+        (hub.REPOSITORIES["segmentor/segformer"][0], "segmentor/segformer", "model.safetensors"),
+        (hub.REPOSITORIES["depth/glpn"][0], "depth/glpn", "preprocessor_config.json"),
+        (CONTROL, "maps/classes-control", "diffusion_pytorch_model.safetensors"),
     ],
 )
 def test_half_a_download_is_one_sentence(home, tmp_path, monkeypatch, repository, name, file):
@@ -583,7 +728,11 @@ def test_what_was_chosen_and_what_was_published():
     assert (published.optimizer, published.lr, published.momentum) == ("sgd", 5e-3, 0.9)
     assert (published.seed, published.adapt_denoiser) == (3, False)
     assert photos.window == (0, 1000)
-    assert photos.rival("tent", "classifier/vit") == tent.Settings()
+    assert photos.rival("tent", "classifier/vit") == tent.Settings(**tent.PUBLISHED_IMAGENET)
+    published = {"resnet": memo.PUBLISHED_RESNET50, "swin": memo.PUBLISHED_RVT}
+    for name, values in published.items():
+        assert photos.rival("memo", f"classifier/{name}") == memo.Settings(**values)
+    assert asdict(photos.purifier("diffpure")).items() >= diffpure.PUBLISHED_IMAGENET.items()
     online = photos.rival("diffusion_tta online", "classifier/vit")
     assert online == replace(published, online=True)
     nobody_chose = scenes.rival("diffusion_tta online", "classifier/swin")
@@ -916,6 +1065,53 @@ def test_image_variations_of_published_size():
         assert denoiser.shape == (4, 64, 64)
         assert denoiser(x0, torch.zeros(2, dtype=torch.long), told).shape == (2, 4, 64, 64)
         assert denoiser.decode(x0).shape == (2, 3, 224, 224)
+
+
+def test_stable_diffusion_beside_a_control_net_of_published_size():
+    """512 px and 64 x 64 latents, a picture of 512 px, gradients to a map through both networks."""
+    parts = dict(scheduler=PNDMScheduler(**fake_hub.NOISE), tokenizer=tokenizer())
+    parts |= dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+        controlnet = ControlNetModel.from_unet(unet)
+        assert parameters(controlnet) == 361_279_120
+        vae = AutoencoderKL(**PUBLISHED_VAE | dict(sample_size=512))
+        size = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+        text = CLIPTextModel(CLIPTextConfig(**fake_hub.TEXT | size | dict(projection_dim=768)))
+        pipeline = StableDiffusionControlNetPipeline(
+            unet=unet, controlnet=controlnet, vae=vae, text_encoder=text, **parts
+        )
+        denoiser = ControlUNet(pipeline, ade20k.palette(), 512).to("meta").requires_grad_(False)
+        assert (denoiser.shape, denoiser.side, denoiser.classes) == ((4, 64, 64), 512, 150)
+        x0 = denoiser.encode(torch.rand(1, 3, 512, 512))
+        P = torch.rand(1, 150, 128, 128).requires_grad_()
+        eps_hat = denoiser(x0, torch.zeros(1, dtype=torch.long), P)
+        assert eps_hat.shape == (1, 4, 64, 64)
+        assert torch.autograd.grad(eps_hat.sum(), P)[0].shape == (1, 150, 128, 128)
+        prompts = denoiser.for_prompts(["one", "two", "three"])
+        assert prompts(x0, torch.zeros(1, dtype=torch.long), torch.rand(1, 3)).shape == (1, 4, 64, 64)
+
+
+@pytest.mark.parametrize(
+    "kind, config, size, side",
+    [
+        ("segformer", SegformerConfig(num_labels=150), 3_752_694, 512),
+        (
+            "segformer",
+            SegformerConfig(
+                num_labels=150, depths=[3, 6, 40, 3], hidden_sizes=[64, 128, 320, 512], decoder_hidden_size=768
+            ),
+            84_708_694,
+            512,
+        ),
+        ("glpn", GLPNConfig(depths=[3, 8, 27, 3], hidden_sizes=[64, 128, 320, 512]), 61_220_903, 448),
+    ],
+)
+def test_task_networks_of_maps_of_published_size(meta, kind, config, size, side):
+    network = (GLPNForDepthEstimation if kind == "glpn" else SegformerForSemanticSegmentation)(config)
+    assert parameters(network) == size
+    model = dense_model(Answers(network), "depth" if kind == "glpn" else "classes", "", side)
+    assert model.answer == ((1, side, side) if kind == "glpn" else (150, side // 4, side // 4))
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,14 @@ def test_the_most_frequent_classes_are_chosen():
     assert frequent(z, 9, best=2).tolist() == [[0, 1, 2, 3, 4, 5]]
 
 
+def test_adapters_of_a_diffusion_model_that_sees_maps(images):
+    both = models("pyramid")
+    out = configure(both, replace(S, adapt_denoiser=True, denoiser_set="lora")).adapt(images[:1], IDS[:1])
+    frozen = configure(both, S).adapt(images[:1], IDS[:1])
+    torch.testing.assert_close(out.loss[0], frozen.loss[0])
+    assert not torch.equal(out.loss[1], frozen.loss[1])
+
+
 # --- misfits ---------------------------------------------------------------------------------------------------------
 
 

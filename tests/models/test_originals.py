@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, DiTTransformer2DModel
 from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from gentta_utils.models import hub, zoo
+from gentta_utils.models import dense, hub, zoo
 
 CLOSE = dict(atol=1e-5, rtol=1e-5)
 
@@ -587,3 +588,103 @@ def test_a_classifier_is_the_original(at_hub, name):
     assert expected.std() > 0.05
     assert not torch.allclose(found[0], found[1], atol=1e-3)
     torch.testing.assert_close(found, expected, **CLOSE)
+
+
+# --- SegFormer (Xie et al., 2021) and GLPN (Kim et al., 2022) --------------------------------------------------------
+
+
+def mix_transformer(s: dict, x, heads: list[int], strides: list[int], ratios: list[int]):
+    """Four stages of patches that overlap, attention over keys and values of fewer places, and an MLP with a depthwise
+    convolution within; norms of blocks and stages have epsilon 1e-6, all others 1e-5."""
+    features = []
+    for i, stride in enumerate(strides):
+        kernel = s[f"patch_embeddings.{i}.proj.weight"].shape[-1]
+        x = conv(s, f"patch_embeddings.{i}.proj", x, stride=stride, padding=kernel // 2)
+        side = x.shape[-1]
+        y = layer_norm(s, f"patch_embeddings.{i}.layer_norm", x.flatten(2).transpose(1, 2), 1e-5)  # (B, L, C)
+        image = lambda v, side=side: v.transpose(1, 2).unflatten(2, (side, side))  # noqa: E731
+        for j in count(s, f"block.{i}"):
+            block = f"block.{i}.{j}"
+            z = layer_norm(s, f"{block}.layer_norm_1", y, 1e-6)
+            few = z
+            if ratios[i] > 1:
+                few = conv(s, f"{block}.attention.self.sr", image(z), stride=ratios[i]).flatten(2).transpose(1, 2)
+                few = layer_norm(s, f"{block}.attention.self.layer_norm", few, 1e-5)
+            q = linear(s, f"{block}.attention.self.query", z)
+            k, v = (linear(s, f"{block}.attention.self.{name}", few) for name in ("key", "value"))
+            y = y + linear(s, f"{block}.attention.output.dense", attend(q, k, v, heads[i]))
+            z = linear(s, f"{block}.mlp.dense1", layer_norm(s, f"{block}.layer_norm_2", y, 1e-6))
+            z = conv(s, f"{block}.mlp.dwconv.dwconv", image(z), padding=1, groups=z.shape[-1])
+            y = y + linear(s, f"{block}.mlp.dense2", F.gelu(z.flatten(2).transpose(1, 2)))
+        x = image(layer_norm(s, f"layer_norm.{i}", y, 1e-6))
+        features.append(x)
+    return features
+
+
+def larger(x, side: int):
+    return F.interpolate(x, (side, side), mode="bilinear", align_corners=False)
+
+
+def segformer(s: dict, x, **encoder):
+    """Each stage to one width and the first one's size, the last stage first in the sum of channels."""
+    features = mix_transformer(part(s, "segformer.encoder"), x, **encoder)
+    same = []
+    for i, f in enumerate(features):
+        tokens = linear(s, f"decode_head.linear_c.{i}.proj", f.flatten(2).transpose(1, 2))
+        same.append(larger(tokens.transpose(1, 2).unflatten(2, f.shape[2:]), features[0].shape[-1]))
+    fused = F.relu(
+        batch_norm(s, "decode_head.batch_norm", conv(s, "decode_head.linear_fuse", torch.cat(same[::-1], 1)))
+    )
+    return conv(s, "decode_head.classifier", fused)
+
+
+def glpn(s: dict, x, **encoder):
+    """From the last stage up: a map of weights for each of the two, the stage's own features and those from below."""
+    *skips, y = mix_transformer(part(s, "glpn.encoder"), x, **encoder)
+    y = conv(s, "decoder.stages.0.convolution", y)
+    y = larger(y, 2 * y.shape[-1])
+    for i, skip in enumerate(reversed(skips), start=1):
+        stage = f"decoder.stages.{i}"
+        skip = conv(s, f"{stage}.convolution", skip) if f"{stage}.convolution.weight" in s else skip
+        z = torch.cat([skip, y], 1)
+        for layer in (1, 2):
+            name = f"{stage}.fusion.convolutional_layer{layer}"
+            z = F.relu(batch_norm(s, f"{name}.1", conv(s, f"{name}.0", z, padding=1)))
+        weights = conv(s, f"{stage}.fusion.convolutional_layer3", z, padding=1).sigmoid()
+        y = skip * weights[:, :1] + y * weights[:, 1:]
+        y = larger(y, 2 * y.shape[-1])
+    y = larger(y, 2 * y.shape[-1])
+    y = conv(s, "head.head.2", F.relu(conv(s, "head.head.0", y, padding=1)), padding=1)
+    return 10 * y.sigmoid()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name, original", [("segmentor/segformer", segformer), ("depth/glpn", glpn)])
+def test_a_task_network_of_maps_is_the_original(tmp_path, monkeypatch, name, original):
+    """Weights under the names that they have on the hub. The features are small, so that an epsilon is seen."""
+    (repository,) = hub.repositories(name)
+
+    def save(folder):
+        fake_hub._dense(folder, name)
+        file = folder / "model.safetensors"
+        state = load_file(file)
+        for key, value in state.items():
+            if value.is_floating_point():
+                noise = 0.1 * torch.randn(value.shape)
+                state[key] = value + (noise.abs() if key.endswith("running_var") else noise)
+            if "patch_embeddings" in key and "layer_norm" in key:
+                state[key] = state[key] * 0.02
+        save_file(state, file, metadata={"format": "pt"})
+
+    torch.manual_seed(3)
+    fake_hub.store(tmp_path, repository, save)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    folder = tmp_path / "hub" / f"models--{repository.replace('/', '--')}" / "snapshots" / fake_hub.COMMIT
+    state, model = load_file(folder / "model.safetensors"), zoo.load(name, "imagenet")
+    images = torch.rand(1, 3, model.image_size, model.image_size)
+    how = dict(heads=fake_hub.MIT["num_attention_heads"], strides=[4, 2, 2, 2], ratios=fake_hub.MIT["sr_ratios"])
+    expected = original(state, model.normalise(images), **how)
+    assert expected.std() > 0.01
+    torch.testing.assert_close(model(images), expected, **CLOSE)
+    monkeypatch.setattr(dense, "as_published", lambda network: network)  # as the library has it
+    assert not torch.allclose(zoo.load(name, "imagenet")(images), expected, **CLOSE)

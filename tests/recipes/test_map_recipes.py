@@ -104,6 +104,49 @@ def test_step_0_is_the_unconditional_model_and_saving_folds_the_rate(name, tmp_p
     assert not torch.allclose(model(x, t, truth), start(x, t), atol=0.1)
 
 
+SPACES = {space: replace(recipe.RECIPES[f"maps/classes-{space}"], schedule=SHORT) for space in list(recipe.SPACES)[1:]}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("space", SPACES)
+def test_other_ways_to_show_a_map_are_saved_as_they_were_trained(space, tmp_path, made):
+    """What is denoised is what the loaded model encodes; its prediction is that of the network of the recipe."""
+    spec, name = SPACES[space], f"maps/classes-{space}"
+    network = spec.build()
+    for value in network.parameters():
+        if value.requires_grad and not value.any():
+            torch.nn.init.normal_(value, std=0.3)
+    spec.save(network, tmp_path / name)
+    model = zoo.load(name, precision="fp32", folder=tmp_path)
+    channels, side, fold = recipe.SPACES[space]
+    assert (model.target, model.classes) == ("classes", 12)
+    x0, t, truth = spec.denoised(made.image * 2 - 1), torch.tensor([100, 600]), at_map("classes", made.classes[:2], 12)
+    torch.testing.assert_close(model.encode(made.image), x0, rtol=0.02, atol=0.02)
+    assert x0.shape[1] == channels
+    seen = F.pixel_unshuffle(resized(truth, side), fold)
+    expected = network(torch.cat([x0[:2], seen], 1), t, return_dict=False)[0]
+    found, unseen = model(x0[:2], t, truth), model(x0[:2], t)
+    assert (found - expected).norm() < 0.03 * expected.norm()  # weights of 8 bits
+    assert (unseen - expected).norm() > 0.1 * expected.norm()
+    assert spec.describe()["space"] == space
+
+
+def test_a_fresh_control_net_changes_nothing_and_the_text_model_stays(made):
+    spec, text = SPACES["control"], zoo.load("denoiser/text", precision="fp32")
+    network, (x0, t) = spec.build(), (torch.randn(2, 8, 8, 8), torch.tensor([100, 600]))
+    with torch.no_grad():
+        seen = F.pixel_unshuffle(resized(at_map("classes", made.classes[:2], 12), 32), 4)
+        torch.testing.assert_close(network(torch.cat([x0, seen], 1), t)[0], text(x0, t), rtol=1e-4, atol=1e-4)
+    spec.make_loss()(network, torch.Generator().manual_seed(0), 0).backward()
+    assert all(v.grad is None for v in network.unet.parameters())
+    assert network.controlnet.controlnet_mid_block.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("space", ["latents", "control"])
+def test_an_interrupted_training_in_another_space_ends_at_the_same_weights(space, tmp_path):
+    assert_resumes_to_the_bit(SPACES[space], tmp_path)
+
+
 @pytest.mark.parametrize("name", MAP_RECIPES)
 def test_an_interrupted_training_ends_at_the_same_weights(name, tmp_path):
     assert_resumes_to_the_bit(MAP_RECIPES[name], tmp_path)

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from gentta_utils.__main__ import main
-from gentta_utils.streams import downloads, folders, open_vocabulary
+from gentta_utils.streams import downloads, folders, open_vocabulary, photo_maps
 from gentta_utils.streams.coop_splits import SPLIT_SETS
 
 
@@ -166,7 +166,7 @@ def test_guides_name_the_folder_that_is_looked_for(name, tmp_path, capsys):
 
 
 def test_every_data_set_is_offered_or_explained(tmp_path, capsys):
-    known = set(folders.LAYOUTS) | set(open_vocabulary.SETS) | set(SPLIT_SETS) | {"imagenet-w"}
+    known = set(folders.LAYOUTS) | set(open_vocabulary.SETS) | set(SPLIT_SETS) | set(photo_maps.SETS) | {"imagenet-w"}
     assert known == set(downloads.ARCHIVES) | set(downloads.guides())
     status, _, err = run(tmp_path, capsys, "imagenet-q")
     assert status == 2

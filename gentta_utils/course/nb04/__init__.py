@@ -1,6 +1,6 @@
 """Notebook 04: segmentation and depth by generative feedback. `TABLES`: how each table is measured and shown."""
 
-from . import choose, experiments, figures, report, rows, where  # noqa: F401
+from . import choose, exercises, experiments, figures, live, pictures, report, rows, where  # noqa: F401
 
 TABLES = {  # name -> (measure it, show its records)
     "select_maps": (choose.select_maps, report.selection),

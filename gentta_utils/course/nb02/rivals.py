@@ -39,7 +39,7 @@ def online() -> list[Records]:
 def rivals() -> list[Records]:
     """What one would try on a ResNet for a single image, on the small grid: at most 96 evaluations of the diffusion
     model per image, the Diffusion Classifier at five times as many beside it; TTT-MAE on its own network, with 16 masks
-    where 128 are published. Beside them the statistics of a batch of 50; what learns from a stream needs a longer one."""
+    where 128 are published. Beside them the statistics of a batch of 50."""
     specs, resnet = small_grid(), CLASSIFIERS[0]
     choose_rates((MAE,))
     prepared = ("classifier/resnet-augmix", "classifier/resnet-ceiling")

@@ -127,7 +127,7 @@ def maps_choice() -> dict:
     """What `measure select_maps` wrote down.
 
     Raises FileNotFoundError before it was run, ValueError if the models changed since."""
-    return _read(MAPS, "select_maps")
+    return read_choice(MAPS, "select_maps")
 
 
 def tuned_maps(network: str, row: str = "settings", **changes) -> diffusion_tta.Settings:

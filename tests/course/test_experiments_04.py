@@ -57,7 +57,7 @@ def test_every_row_stands_on_the_same_scenes(tables):
 
 def test_all_rows_of_the_issue_are_there(tables):
     labels = {a["label"] for a, _ in tables["maps_classes"]}
-    assert {rows.SOURCE, rows.OURS, rows.OTHER_VIEW, *rows.PLACEBOS, *rows.CONTROLS} <= labels
+    assert {rows.SOURCE, rows.OURS, rows.OTHER_VIEW, rows.BOLD, *rows.PLACEBOS, *rows.CONTROLS, *rows.RIVALS} <= labels
     labels = {a["label"] for a, _ in tables["maps_depth"]}
     assert {
         rows.OURS,
@@ -83,7 +83,7 @@ def test_placebos_and_mixing_share_our_draws(tables):
     ):
         by_network = {}
         for a, _ in tables[name]:
-            if a["method"] == "diffusion_tta":
+            if a["method"] == "diffusion_tta" and a["label"] != rows.BOLD:
                 by_network.setdefault(a["classifier"], []).append(a["settings"])
         for settings in by_network.values():
             for s in settings[1:]:
@@ -94,8 +94,9 @@ def test_placebos_and_mixing_share_our_draws(tables):
 def test_no_control_that_was_chosen_leaves_the_answer_as_it_is():
     for network in maps_choice()["settings"]:
         found = map_controls(network)
-        assert set(maps_choice()["best"][network]) == set(METRICS[rows.target_of(network)])
-        assert set(maps_choice()["best"][network].values()) <= set(found)
+        for key, among in (("best", rows.CONTROLS), ("rival", rows.RIVALS)):
+            assert set(maps_choice()[key][network]) == set(METRICS[rows.target_of(network)])
+            assert set(maps_choice()[key][network].values()) <= set(found) & set(among)
         for row, (method, settings) in found.items():
             if method == "map_filters":
                 assert settings != type(settings)(), row
@@ -121,7 +122,7 @@ def test_clean_scenes_come_first():
 
 
 def test_blocks_are_taken_up_by_longer_tables():
-    n = experiments.BLOCK
+    n = experiments.BLOCK["classes"]
     few, many = (experiments.blocks(m, "fog", 3, "classes") for m in (n, 3 * n))
     assert many[:1] == few == [MapSpec(n, "fog", 3, start=few[0].start, target="classes")]
     assert sum(s.n for s in many) == 3 * n

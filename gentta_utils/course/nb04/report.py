@@ -99,10 +99,10 @@ def rivals(runs: list[Records], network: str, metric: str) -> list[dict]:
     both under the corruptions; of classes the score of the set too."""
     found, labels = [], [label for label in distinct(runs, "label") if of_network(runs, network, label)]
     shifted = [r for r in runs if not is_clean(r)]
-    best = maps_choice()["best"][network][metric]
+    named = {maps_choice()[key][network][metric]: what for key, what in (("best", "control"), ("rival", "rival"))}
     for label in labels:
         mine, row = of_network(runs, network, label), {"network": short(network), "row": label}
-        row["row"] += " (best control on validation)" if label == best else ""
+        row["row"] += f" (best {named[label]} on validation)" if label in named else ""
         row |= {head: f"{mean_score(part, metric):.1f}" for head, part in parts_of(mine).items()}
         here, source, us = (of_network(shifted, network, at) for at in (label, rows.SOURCE, rows.OURS))
         row["minus source"] = "" if label == rows.SOURCE else str(minus(here, source, metric))
@@ -119,7 +119,7 @@ def claims(runs: list[Records]) -> list[dict]:
     found = []
     for network in networks_of(runs):
         for metric in METRICS[target_of(network)]:
-            best = maps_choice()["best"][network][metric]
+            best, rival = (maps_choice()[key][network][metric] for key in ("best", "rival"))
             at = lambda label, clean: [r for r in of_network(runs, network, label) if is_clean(r) == clean]  # noqa: E731
             row = {"network": short(network), "score": metric}
             clean, source = gain_of(at(rows.OURS, True), metric), gain_of(at(rows.OURS, False), metric)
@@ -130,6 +130,10 @@ def claims(runs: list[Records]) -> list[dict]:
             row |= {"minus best control": str(control), "beats it": verdict(control)}
             whole = set_minus(at(rows.OURS, False), at(best, False), metric)
             row["the same of the set"] = f"{whole}, {verdict(whole)}" if metric in OF_COUNTS else ""
+            other = minus(at(rows.OURS, False), at(rival, False), metric)
+            row |= {"best rival": rival, "minus best rival": f"{other}, {verdict(other)}"}
+            bold = gain_of(at(rows.BOLD, False), metric)
+            row[rows.BOLD.split(", ")[1] + ": minus source"] = f"{bold}, {verdict(bold)}"
             placebo = minus(at(rows.OURS, False), at(rows.ANOTHER, False), metric)
             found.append(row | {"minus another image's": f"{placebo}, {verdict(placebo)}"})
     return found
@@ -137,15 +141,17 @@ def claims(runs: list[Records]) -> list[dict]:
 
 def by_shift(runs: list[Records], network: str, metric: str) -> list[dict]:
     """A row for each shift and severity: source, ours, the gain; beside it what the paper printed, where it did."""
-    found, best = [], maps_choice()["best"][network][metric]
+    found, others = [], [maps_choice()[key][network][metric] for key in ("best", "rival")]
     places = list(dict.fromkeys((r.about["stream"]["shift"], r.about["stream"]["severity"]) for r in runs))
     for shift, severity in places:
         here = [r for r in runs if (r.about["stream"]["shift"], r.about["stream"]["severity"]) == (shift, severity)]
-        us, control = of_network(here, network, rows.OURS), of_network(here, network, best)
+        us = of_network(here, network, rows.OURS)
         row = {"network": short(network), "shift": shift.replace("_", " "), "severity": severity or ""}
         row |= {"n": sum(map(len, us)), "source": f"{mean_score(us, metric, 'before'):.1f}"}
         row |= {"ours": f"{mean_score(us, metric):.1f}", "gain": str(gain_of(us, metric))}
-        row |= {best: f"{mean_score(control, metric):.1f}", "ours minus it": str(minus(us, control, metric))}
+        for label in others:
+            control = of_network(here, network, label)
+            row |= {label: f"{mean_score(control, metric):.1f}", f"minus {label}": str(minus(us, control, metric))}
         if metric in PAPER and shift in PAPER_SHIFTS:
             before, after = (values[PAPER_SHIFTS.index(shift)] for values in PAPER[metric])
             row["the paper"] = f"{before} → {after}"
@@ -172,11 +178,14 @@ def all_corruptions(runs: list[Records]) -> str:
     found, each = [], []
     for network in networks_of(runs):
         for metric in METRICS[target_of(network)]:
-            us, best = pick(runs, rows.OURS, network), maps_choice()["best"][network][metric]
+            us = pick(runs, rows.OURS, network)
+            best, rival = (maps_choice()[key][network][metric] for key in ("best", "rival"))
             gains = {s: gain_of(pick(us, shifts=[s]), metric) for s in TEST if pick(us, shifts=[s])}
             row = {"network": short(network), "score": metric, "gain": str(gain_of(us, metric))}
             control = minus(us, pick(runs, best, network), metric)
             row |= {"best control": best, "minus it": f"{control}, {verdict(control)}"}
+            other = minus(us, pick(runs, rival, network), metric)
+            row |= {"best rival": rival, "minus that": f"{other}, {verdict(other)}"}
             said = [verdict(g) for g in gains.values()]
             row["above 0"] = sum(g.mean > 0 for g in gains.values())
             row |= {"below 0": sum(g.mean < 0 for g in gains.values()), "clearly above": said.count("holds")}

@@ -1,7 +1,7 @@
-"""The pictures at the top of the README and of notebooks 02 to 06, from the records and the chosen settings.
+"""The pictures at the top of the README and of notebooks 02 to 07, from the records and the chosen settings.
 
 python bench/overview.py        -> data/scenes/overview.png, when_it_helps.png, clip_text.png, maps.png,
-                                   dda_sda.png and prompt_sets.png there
+                                   dda_sda.png, prompt_sets.png and compare.png there
 """
 
 import random
@@ -13,7 +13,7 @@ from PIL import Image
 
 from gentta_utils import Models
 from gentta_utils.common.paths import DATA
-from gentta_utils.course import nb04, nb06, plots, profiles
+from gentta_utils.course import nb04, nb06, nb07, plots, profiles
 from gentta_utils.course.nb02 import when_it_helps as nb02_when_it_helps
 from gentta_utils.course.nb03 import figures as nb03_figures
 from gentta_utils.course.nb05 import experiments
@@ -75,6 +75,7 @@ def main() -> None:
     maps()
     dda_sda()
     prompt_sets()
+    compare()
 
 
 def when_it_helps() -> None:
@@ -116,6 +117,14 @@ def prompt_sets() -> None:
     fig = nb06.figures.gains(tables.results("prompt_s1"), nb06.rows.SHOWN, "clip/small")
     with plt.rc_context(plots.STYLE):
         fig.savefig(DATA / "scenes" / "prompt_sets.png", dpi=80)
+
+
+def compare() -> None:
+    """Gain against cost of every row of the ResNet, as notebook 07 shows it."""
+    b = nb07.board.board(tables.results("grid"), "resnet")
+    fig = nb07.figures.cost(b, nb07.cost.published(), nb07.guide.candidates(b))
+    with plt.rc_context(plots.STYLE):
+        fig.savefig(DATA / "scenes" / "compare.png", dpi=80)
 
 
 def dda_sda(shifts: tuple[str, ...] = ("gaussian_noise", "pixelate", "fog"), each: int = 2) -> None:

@@ -53,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser("report", help="print tables of the course from their records")
     report.add_argument("names", nargs="*", help="all when none is given")
+
+    commands.add_parser("claims", help="write docs/claims.md: what the papers claim, and what the records say of it")
     return parser
 
 
@@ -190,6 +192,14 @@ def _report(args) -> int:
     return 0
 
 
+def _claims(args) -> int:
+    from .course.claims import PAGE, write
+
+    print(write())
+    print(f"written: {PAGE}")
+    return 0
+
+
 def _doctor(args) -> int:
     from .course.doctor import doctor
 
@@ -205,7 +215,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = {
         "doctor": _doctor, "data": _data, "run": _run, "sweep": _sweep, "publish": _publish,
         "train": _train, "variations": _variations, "measure": _measure, "recheck": _recheck,
-        "report": _report,
+        "report": _report, "claims": _claims,
     }  # fmt: skip
     try:
         return commands[args.command](args)

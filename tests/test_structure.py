@@ -103,10 +103,12 @@ def test_the_package_can_be_read_in_an_evening():
     assert max(sizes.values()) <= 250, {m: n for m, n in sizes.items() if n > 250}
     core = ("common", "world", "diffusion", "models", "streams", "methods", "evaluation")
     # 5,200 up to notebook 05, the text half of 03, the prompts of 06, 400 that refuse bad input and damaged files,
-    # the maps of 04, of scenes and of photographs, and their controls
-    assert sum(n for m, n in sizes.items() if room(m) in core) <= 8350
+    # the maps of 04, of scenes and of photographs, their controls, the unseen corruptions and the orders of 07
+    assert sum(n for m, n in sizes.items() if room(m) in core) <= 8600
     for own in {m.split(".")[1] for m in FILES if m.startswith("course.nb")}:
-        assert sum(n for m, n in sizes.items() if f"{m}.".startswith(f"course.{own}.")) <= 970, own
+        # notebook 05 has the dial of the gap and the attack, 07 compares what the others teach and has a second world
+        most = {"nb05": 1220, "nb07": 1300}.get(own, 970)
+        assert sum(n for m, n in sizes.items() if f"{m}.".startswith(f"course.{own}.")) <= most, own
 
 
 def test_every_public_function_and_class_has_a_docstring():

@@ -5,6 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
+        "digits",
         "display",
         "doctor",
         "drawn",
@@ -17,6 +18,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "nb04",
         "nb05",
         "nb06",
+        "nb07",
         "plots",
         "profiles",
         "recheck",

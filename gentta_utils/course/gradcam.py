@@ -41,6 +41,33 @@ def layer_of(classifier: Classifier) -> tuple[nn.Module, str]:
     raise ValueError(f"no layer is known for {classifier.name or type(network).__name__}: pass layer=(module, 'BCHW')")
 
 
+def layer_at(classifier: Classifier, side: int, size: int) -> tuple[nn.Module, str]:
+    """The last stage of a network whose output is `side` pixels wide, for images of `size` pixels, and its layout.
+
+    The last feature maps of small images are too coarse to point at anything: 2 x 2 at 64 pixels. Raises ValueError
+    where no stage has this side."""
+    network = classifier.network.network if isinstance(classifier.network, SomeLogits) else classifier.network
+    if hasattr(network, "layer4"):
+        stages, layout = [getattr(network, f"layer{i}") for i in (1, 2, 3, 4)], "BCHW"
+    elif hasattr(network, "stages"):
+        stages, layout = list(network.stages), "BCHW"
+    elif hasattr(network, "layers"):
+        stages, layout = list(network.layers), "BHWC"
+    else:  # of a ViT every block has the same tokens; any other network is unknown
+        return layer_of(classifier)
+    sides: list[int] = []
+    hooks = [stage.register_forward_hook(lambda module, x, y: sides.append(y.shape[2])) for stage in stages]
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, 3, size, size, device=classifier.mean.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if side not in sides:
+        raise ValueError(f"no stage is {side} pixels wide: choose one of {', '.join(map(str, sorted(set(sides))))}")
+    return stages[len(sides) - 1 - sides[::-1].index(side)], layout
+
+
 def _as_maps(layout: str, probe: nn.Module) -> Callable:
     """A forward hook that shows the layer's output to `probe` as (B, C, h, w) and hands it on as it was."""
 
@@ -107,10 +134,12 @@ def panels(
     clean: Float[Tensor, "B 3 S S"],
     target: Float[Tensor, "B 3 S S"],
     changed: Float[Tensor, "B 3 S S"],
+    side: int | None = None,
 ) -> list[Panel]:
     """The four panels: the source classifier on the clean, the shifted and the aligned image, `tuned` on the aligned.
 
-    Take images at random, never selected ones."""
+    Take images at random, never selected ones. `side` asks for maps of so many pixels, see `layer_at`; None: of the
+    last layer."""
     shown = {
         "source image, source model": (source, clean),
         "target image, source model": (source, target),
@@ -119,7 +148,8 @@ def panels(
     }
     with torch.no_grad():
         predicted = [classifier(images).argmax(1) for classifier, images in shown.values()]
-    maps = [grad_cam(classifier, images, predicted[0]) for classifier, images in shown.values()]
+    at = [layer_at(c, side, clean.shape[-1]) if side else None for c, _ in shown.values()]
+    maps = [grad_cam(c, x, predicted[0], layer) for (c, x), layer in zip(shown.values(), at, strict=True)]
     return [
         Panel(title, m, p, correlation(maps[0], m), overlap(maps[0], m))
         for title, m, p in zip(shown, maps, predicted, strict=True)

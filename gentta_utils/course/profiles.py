@@ -30,7 +30,7 @@ from ..streams.stream import Stream
 from ..world import labels, renditions, scenes, words
 from .drawn import Drawn
 from .map_profiles import PhotoMaps, SceneMaps
-from .trials import SEED_STEP, check_prompts
+from .trials import SEED_STEP, check_prompts, published_for
 
 # The published SGD settings (ViT-B/32; docs/methods/diffusion_tta.md) with the DiT frozen: nothing was tuned by this
 # project at this size
@@ -390,13 +390,14 @@ class ImageNet(PhotoMaps, Profile):
         return Drawn(generator, None, self.name, self.device)
 
     def rival(self, row: str, classifier: str):
-        """Settings of another method for a row of a table, e.g. "tent" or "diffusion_tta online": its defaults."""
-        return _default(self, row, classifier)
+        """Settings of another method for a row of a table, e.g. "diffusion_tta online": those published for ImageNet,
+        or its defaults."""
+        return replace(_default(self, row, classifier), **published_for(row, classifier))
 
     def purifier(self, method: str, **changes):
         """The published settings of "diffpure" or "dda" without the faults of the code (docs/methods), with the changes
         that are not None."""
-        usual = dict(scale=dda.scale_at(256), images_at_once=4) if method == "dda" else {}
+        usual = dict(scale=dda.scale_at(256), images_at_once=4) if method == "dda" else diffpure.PUBLISHED_IMAGENET
         return {"dda": dda, "diffpure": diffpure}[method].Settings(**usual | {"seed": self.seed} | given(changes))
 
     def aligned_copy(self, classifier: str, settings) -> nn.Module | None:

@@ -45,6 +45,7 @@ SECONDS = {
     "segmentor": {"fwd": 0.008, "fwd+bwd": 0.025},
     "depth": {"fwd": 0.012, "fwd+bwd": 0.04},
     "maps": {"fwd": 0.018, "fwd+bwd": 0.04},
+    "digits": {"fwd": 0.0001, "fwd+bwd": 0.0003},
 }
 RENDERING = 0.05  # seconds for the scene of a record
 SOURCE = RENDERING + SECONDS["classifier"]["fwd"]  # for a record of the frozen source
@@ -173,13 +174,17 @@ def obstacle(r: Records) -> tuple[str, str] | None:
             return name, "made on demand (`python -m gentta_utils train NAME --promote`)"
     if reason := stale(r):
         return "older than the code", reason
+    if r.about["stream"].get("world") == "digits":
+        return "digits", "their networks are trained where the table is made: `python -m gentta_utils measure digits`"
     if "pairs" in r.about["stream"]:
         return "pairs of scenes", "each has captions of its own: `python -m gentta_utils measure winoground` makes them"
     if r.about["protocol"]["reset"] == "never":
         return r.about["label"], "its state comes from the stream before"
     if r.about["method"] == "dusa" and not r.about["settings"]["online"]:  # up to 45 logits between bf16 and fp32
         return "DUSA image by image", "a rounding error can change the prediction after its large steps"
-    if r.about.keys() & {"told", "few_shot"}:
+    if "purified" in r.about:
+        return r.about["label"], "its images were changed before, by another method: `measure` makes it"
+    if r.about.keys() & {"told", "few_shot"} or "attack" in r.about["stream"]:
         return r.about["label"], "it knows labels, of this image or of others: `measure` makes it"
     if "text" in r.about and r.about["method"] == "diffusion_tta" and not r.about["settings"].get("tail"):
         # of 30, one changed its lead by 2.2 logits; of 20 that average over the path no prediction changed
@@ -219,7 +224,7 @@ def together(r: Records) -> int:
 
 def cost(r: Records) -> float:
     """Seconds for one record of this run on one thread without bf16, by its network evaluations."""
-    kinds = {role: name.split("/")[0] for role, name in _networks(r).items()}
+    kinds = {"denoiser": "unconditional"} | {role: name.split("/")[0] for role, name in _networks(r).items()}
     kinds |= {"aligned": "classifier", "text": "text", "generator": "generator"}
     spent = Counter(r.nfe) + Counter({"denoiser fwd": _table_pairs(r) * r.after.shape[1]})
     each = sum(n * SECONDS[kinds[role]][kind] for (role, kind), n in ((k.split(" "), n) for k, n in spent.items()))
@@ -296,10 +301,10 @@ def _images(r: Records, rows: range) -> Stream:
     """These images of a run's stream."""
     at = r.about["stream"]
     order = at.get("order", "iid")
-    if order == "iid":  # without rendering the others
+    if order == "iid" and "order_seed" not in at:  # without rendering the others
         return ordered(spec_of(at, n=len(rows), start=at["start"] + rows.start))
     whole = tuple(spec_of(part) for part in at["parts"]) if "parts" in at else spec_of(at)
-    return ordered(whole, order).rows(torch.tensor(rows))
+    return ordered(whole, order, at.get("order_seed")).rows(torch.tensor(rows))
 
 
 def _method(r: Records, stream: Stream):
@@ -315,6 +320,7 @@ def _method(r: Records, stream: Stream):
         used = replace(used, classifier=untrained(name))
     if "aligned" in about:
         used = replace(used, aligned=from_description(name, about["aligned"]))
+        used = replace(used, classifier=used.aligned) if about["method"] == "source" else used
     if "pairs" in about:
         s = diffusion_tta.Settings(**values)
         table = error_table(used.denoiser, stream.images, stream.ids, _table_pairs(r), s.window)

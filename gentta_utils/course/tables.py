@@ -5,10 +5,10 @@ from collections.abc import Callable
 from ..evaluation.records import Records
 from ..evaluation.stale import note
 from ..evaluation.tables import results
-from . import nb02, nb03, nb04, nb05, nb06
+from . import nb02, nb03, nb04, nb05, nb06, nb07
 
 TABLES: dict[str, tuple[Callable[[], list[Records]], Callable[[list[Records]], str]]] = (
-    nb02.TABLES | nb03.TABLES | nb04.TABLES | nb05.TABLES | nb06.TABLES
+    nb02.TABLES | nb03.TABLES | nb04.TABLES | nb05.TABLES | nb06.TABLES | nb07.TABLES
 )
 
 

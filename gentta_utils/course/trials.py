@@ -7,12 +7,14 @@ data/results/diffusion_tta.json; the test corruptions are looked at only by `tes
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..common.cache import fingerprint
 from ..common.devices import precision_on
 from ..common.paths import CACHE
+from ..common.randomness import generator
 from ..common.validate import check_choice
 from ..diffusion.error_table import ErrorTable, error_table
 from ..evaluation.chosen import method_of, tuned
@@ -20,7 +22,7 @@ from ..evaluation.evaluate import run
 from ..evaluation.records import Records
 from ..evaluation.statistics import ON_VALIDATION
 from ..evaluation.tables import Job
-from ..methods import METHODS, diffusion_classifier, source
+from ..methods import METHODS, diffusion_classifier, memo, source, tent
 from ..methods.base import Models, stated
 from ..models import zoo
 from ..models.classifier import Classifier
@@ -29,7 +31,7 @@ from ..recipes.classifiers import MEAN, RECIPES, STD
 from ..streams.maps import MapSpec
 from ..streams.open_vocabulary import PhotoLabels
 from ..streams.scenes import SceneSpec
-from ..streams.stream import Stream, correlated, mixed, stream
+from ..streams.stream import Stream, continual, correlated, dirichlet, gradual, iid, long_tailed, mixed, stream
 from ..world.labels import CLASSES, COLOURS
 from ..world.maps import MAP_CLASSES, STUFF
 from ..world.severities import VALIDATION
@@ -96,8 +98,8 @@ def _asked(clip: str, denoiser: str | None, precision: str, wording: Wording) ->
     of_clip = asked.templates if wording.prompts == "templates" else asked.templates[:1]
     classifier = zoo.cached(clip).zero_shot(asked.classes, of_clip)
     prompt = make_prompt(zoo.cached(clip), asked.classes, asked.templates[0])
-    if denoiser is None:
-        return Models(classifier, prompt=prompt)
+    if denoiser != TEXT:  # a class-conditional model is asked for the classes themselves
+        return Models(classifier, zoo.cached(denoiser, precision) if denoiser else None, prompt=prompt)
     prompts = [[template.format(name) for name in asked.classes] for template in wording.templates]
     return Models(classifier, zoo.cached(denoiser, precision).for_wordings(prompts), prompt=prompt)
 
@@ -109,20 +111,42 @@ def untrained(classifier: str) -> Classifier:
     return Classifier(network, MEAN, STD, zoo.IMAGE_SIZE, len(CLASSES), f"{classifier} untrained")
 
 
-def ordered(spec: SceneSpec | tuple[SceneSpec, ...], order: str = "iid") -> Stream:
-    """The stream of one shift as it is or "correlated", or several of one length "mixed" or "mixed correlated"."""
-    if order == "mixed correlated":  # sorted by class, the shifts of each class mixed
-        return replace(correlated(mixed([stream(s) for s in spec])), order=order)
-    if order == "mixed":
-        return mixed([stream(s) for s in spec])
-    return correlated(stream(spec)) if order == "correlated" else stream(spec)
+ORDERS = {"iid": lambda s, seed: s, "correlated": lambda s, seed: correlated(s)}  # of one stream
+ORDERS |= {
+    "dirichlet": lambda s, seed: dirichlet(s, seed=seed),
+    "long-tailed": lambda s, seed: long_tailed(s, seed=seed),
+}
+JOINED = {"mixed": mixed, "gradual": gradual, "continual": continual}  # of several
+JOINED["mixed correlated"] = lambda streams: replace(correlated(mixed(streams)), order="mixed correlated")
 
 
-def _describe(spec: SceneSpec | tuple[SceneSpec, ...], order: str) -> dict:
-    if order.startswith("mixed"):
-        parts = [s.describe() for s in spec]
-        return {**parts[0], "shift": "mixed", "n": sum(s.n for s in spec), "order": order, "parts": parts}
-    return spec.describe() | ({} if order == "iid" else {"order": order})
+def ordered(spec: SceneSpec | tuple[SceneSpec, ...], order: str = "iid", seed: int | None = None) -> Stream:
+    """The stream of one shift in one of `ORDERS`, or several in one of `JOINED`; "mixed correlated" is sorted by class,
+    the shifts of each class mixed.
+
+    Args:
+        seed: first shuffles the images of each shift; None leaves them as they are. Of "continual" it shuffles the
+            shifts too, unless they are one."""
+    several = isinstance(spec, tuple)
+    check_choice("order", order, JOINED if several else ORDERS)
+    streams = [stream(s) for s in (spec if several else (spec,))]
+    if seed is not None:
+        streams = [iid(s, seed) for s in streams]
+        if order == "continual" and len({s.shift for s in spec}) > 1:
+            turns = torch.randperm(len(streams), generator=generator(seed, 0, "shifts"))
+            streams = [streams[i] for i in turns.tolist()]
+    return JOINED[order](streams) if several else ORDERS[order](streams[0], seed or 0)
+
+
+def _describe(spec: SceneSpec | tuple[SceneSpec, ...], order: str, seed: int | None = None) -> dict:
+    how = {} if order == "iid" else {"order": order}
+    how |= {} if seed is None else {"order_seed": seed}
+    if not isinstance(spec, tuple):
+        return spec.describe() | how
+    parts, shifts, severities = [s.describe() for s in spec], {s.shift for s in spec}, {s.severity for s in spec}
+    one = {"shift": "mixed" if len(shifts) > 1 or order.startswith("mixed") else spec[0].shift}
+    one |= {} if len(severities) == 1 else {"severity": 0}
+    return {**parts[0], **one, "n": sum(s.n for s in spec), **how, "parts": parts}
 
 
 def spec_of(stream: dict, **changes) -> SceneSpec | MapSpec:
@@ -150,6 +174,7 @@ def job(
     order: str = "iid",
     wording: Wording | None = None,
     drawn: Drawn | None = None,
+    order_seed: int | None = None,
     **how,
 ) -> Job:
     """One run: all that its numbers depend on, and the call.
@@ -157,7 +182,7 @@ def job(
     Args:
         label: names its row. how: goes to `evaluate.run`.
         denoiser: which one, for a method that needs one. precision: of it, as in `zoo.load`.
-        order: as in `ordered`, which says what `spec` may be.
+        order, order_seed: as in `ordered`, which says what `spec` may be.
         wording: of a CLIP's classes and the text model's prompts.
         drawn: where the generated views of a CLIP's method come from; their cost is part of the record."""
     version = getattr(METHODS[method], "VERSION", 1)  # of the method's numbers: rows of an older one are made again
@@ -170,7 +195,7 @@ def job(
         "classifier": classifier,
         "models": {role: zoo.fingerprint(name) for role, name in used.items()},
         "precision": precision_on("cpu", precision) if denoiser else "fp32",
-        "stream": _describe(spec, order),
+        "stream": _describe(spec, order, order_seed),
         "how": how,
         "select": "none" if method == "source" else ON_VALIDATION,
         **({"denoiser": denoiser} if denoiser not in (None, DIT) else {}),
@@ -180,7 +205,7 @@ def job(
     }
 
     def work() -> Records:
-        used, s = models(classifier, denoiser, precision, wording), ordered(spec, order)
+        used, s = models(classifier, denoiser, precision, wording), ordered(spec, order, order_seed)
         if drawn is None:
             configured = METHODS[method].configure(used, settings, *placebo(settings, about["stream"]))
             return run(configured, s, about=about, **how)
@@ -236,6 +261,16 @@ def validation_specs(start: int, n: int = 25) -> list[SceneSpec]:
     return [SceneSpec(n, name, 5, "select", start + n * i) for i, name in enumerate(VALIDATION)]
 
 
+STEP, LEAST = 1 / 4, -8.0  # logits are kept in these steps below the largest, which makes the tables a third
+
+
+def coarse(logits: np.ndarray) -> np.ndarray:
+    """Logits (B, K) less the largest of each row, in steps of `STEP` down to `LEAST`; the prediction alone is 0."""
+    top = np.arange(logits.shape[1]) == logits.argmax(1)[:, None]
+    steps = np.round((logits - logits.max(1, keepdims=True)) / STEP) * STEP
+    return np.where(top, 0, steps.clip(LEAST, -STEP)).astype(np.float32)
+
+
 # --- measuring -------------------------------------------------------------------------------------------------------
 
 
@@ -269,6 +304,12 @@ def how_of(method: str, settings) -> dict:
     if needs.batch_statistics:
         return ONLINE | dict(batch=50)
     return ONLINE if getattr(settings, "online", needs.online) else dict(batch=25)
+
+
+def published_for(row: str, classifier: str) -> dict:
+    """What TENT and MEMO (on a ResNet, or on another network) were published with for ImageNet; else nothing."""
+    settings = memo.PUBLISHED_RESNET50 if "resnet" in classifier else memo.PUBLISHED_RVT
+    return {"tent": tent.PUBLISHED_IMAGENET, "memo": settings}.get(method_of(row), {})
 
 
 def method_job(row: str, settings, classifier: str, spec, label: str, **how) -> Job:

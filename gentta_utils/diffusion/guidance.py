@@ -73,7 +73,8 @@ def structure_energy(reference: Images, scale: float, factor: int, pad: str = "e
     """w |Phi_D(reference) - Phi_D(x0_hat)|, the guidance of DDA, with reference (B, C, H, W) outside of the graph.
 
     Args:
-        scale: w. The gradient of a norm has length about 1, so w is the length of a step, whatever the distance.
+        scale: w. The gradient of a norm by x0_hat has length about 1, whatever the distance; by x_t it is multiplied by
+            how far x0_hat follows x_t: a push is shorter than w near the end and several w long at late levels.
         norm: of each "image", or one of the whole "batch" as in the public code, which divides every image's step by
             about sqrt(B) and lets it depend on its neighbours.
     """

@@ -78,6 +78,7 @@ def walk(
     noise_level: int | None = None,
     x_start: Images | None = None,
     purpose: str = "reverse",
+    longest: float = 0.0,
 ) -> Images:
     """x0 (B, C, H, W) in the denoiser's own space, diffused to `s.start` and brought back: (B, C, H, W).
 
@@ -88,6 +89,7 @@ def walk(
         raw: the energies see x0_hat before it is clipped, so that they have a gradient also where it is.
         noise_level: t up to which x0 is noised, `s.start` where None.
         x_start: begin with this instead of noised x0.
+        longest: each image's gradient is shortened to this length where it is longer; 0: never.
 
     Raises FloatingPointError where a sample or an estimate is not finite, with the image, the term at fault and what
     helps."""
@@ -102,6 +104,8 @@ def walk(
     for index, t in reversed(list(enumerate(kept.tolist()))):
         t_prev = previous(kept, t)
         eps_hat, v, push = _predict(denoiser, x_t, t, energies, s, raw)
+        if longest and energies:
+            push = push * (longest / _length(push).clamp_min(longest))
         noise = noise_for(ids, x0.shape[1:], s, purpose, t).to(x0) if s.eta else None
         if v is not None:
             mean = ddpm_step(x_t, eps_hat, t, t_prev, abar, torch.zeros_like(noise), s.clip)
@@ -117,6 +121,10 @@ def walk(
             raise FloatingPointError(f"purification of image {int(ids[~finite][0])} diverged at t={t}: {why}")
         x_t = x_prev
     return x_t
+
+
+def _length(x: Images) -> Float[Tensor, "B 1 1 1"]:
+    return torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True)
 
 
 def _predict(

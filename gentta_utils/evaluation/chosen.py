@@ -11,7 +11,7 @@ from ..models import zoo
 DIFFUSION_TTA = RESULTS / "diffusion_tta.json"
 
 
-def _read(path: Path, job: str) -> dict:
+def read_choice(path: Path, job: str) -> dict:
     """What `measure JOB` wrote down.
 
     Raises FileNotFoundError before it was run, ValueError if it is damaged or the models changed."""
@@ -37,7 +37,7 @@ def _one(choices: dict, key: str, what: str):
 
 def choice() -> dict:
     """What `select` wrote down. Raises FileNotFoundError before it was run, ValueError if the models changed since."""
-    return _read(DIFFUSION_TTA, "select")
+    return read_choice(DIFFUSION_TTA, "select")
 
 
 def tuned(classifier: str, view: str = "full", **changes) -> diffusion_tta.Settings:
@@ -61,14 +61,14 @@ def method_of(row: str) -> str:
 
 def chosen_rows(classifier: str) -> list[str]:
     """The rows whose settings `select_rivals` chose for a classifier, none for one that it did not meet."""
-    return list(_read(RIVALS, "select_rivals")["settings"].get(classifier, {})) if RIVALS.is_file() else []
+    return list(read_choice(RIVALS, "select_rivals")["settings"].get(classifier, {})) if RIVALS.is_file() else []
 
 
 def rival(row: str, classifier: str):
     """The settings that `select_rivals` wrote down.
 
     Raises FileNotFoundError before it was run, ValueError for a row or a classifier that it did not meet."""
-    chosen = _one(_read(RIVALS, "select_rivals")["settings"], classifier, "classifier")
+    chosen = _one(read_choice(RIVALS, "select_rivals")["settings"], classifier, "classifier")
     values = _one(chosen, row, "the row")
     if "window" in values:
         values["window"] = tuple(values["window"])
@@ -82,7 +82,7 @@ def text_choice() -> dict:
     """What `measure select_text` wrote down.
 
     Raises FileNotFoundError before it was run, ValueError if the models changed since."""
-    return _read(DIFFUSION_TTA_TEXT, "select_text")
+    return read_choice(DIFFUSION_TTA_TEXT, "select_text")
 
 
 def tuned_text(clip: str, view: str = "full", kind: str | None = None, **changes) -> diffusion_tta.Settings:
@@ -109,7 +109,7 @@ def prompt_choice() -> dict:
     """What `measure select_prompt` wrote down.
 
     Raises FileNotFoundError before it was run, ValueError if the models changed since."""
-    return _read(PROMPT, "select_prompt")
+    return read_choice(PROMPT, "select_prompt")
 
 
 def prompted(method: str, clip: str, labels: str = "category", **changes):
@@ -127,7 +127,7 @@ def maps_choice() -> dict:
     """What `measure select_maps` wrote down.
 
     Raises FileNotFoundError before it was run, ValueError if the models changed since."""
-    return _read(MAPS, "select_maps")
+    return read_choice(MAPS, "select_maps")
 
 
 def tuned_maps(network: str, row: str = "settings", **changes) -> diffusion_tta.Settings:
@@ -150,7 +150,7 @@ def selection() -> dict:
     """What `measure select_sda` wrote down.
 
     Raises FileNotFoundError before it was run, ValueError if the models changed since."""
-    return _read(SDA, "select_sda")
+    return read_choice(SDA, "select_sda")
 
 
 def purifier(method: str, **changes):

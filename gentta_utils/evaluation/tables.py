@@ -61,6 +61,12 @@ def results(table: str) -> list[Records]:
 Job = tuple[dict, Callable[[], Records]]  # a description that determines the numbers, and the call that makes them
 
 
+def missing_jobs(jobs: Iterable[Job], folder: Path = RESULTS, cache: Path = CACHE / "runs") -> list[dict]:
+    """The descriptions of those that `table` would have to run: neither in a table of `folder` nor in the cache."""
+    finished, keys = _finished(folder), [(about, fingerprint(about)) for about, _ in jobs]
+    return [about for about, key in keys if key not in finished and not (cache / f"{key}.npz").is_file()]
+
+
 def table(
     name: str,
     jobs: Iterable[Job],

@@ -10,7 +10,7 @@ Card: docs/methods/dda.md
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Literal
 
@@ -39,7 +39,7 @@ class Settings(reverse.Settings):
 
     start: int = 494  # abar .0826
     steps: int = 50
-    scale: NotNegative = 0.75  # w, the length of a guided step for each image; `scale_at` another side
+    scale: NotNegative = 0.75  # w of each image; a push is .4 w long near the end, several w at late levels
     factor: Count = 4  # D of the low-pass
     start_level: Literal["matched", "published"] = "matched"  # "published": one level above the first evaluation's
     norm: Literal[NORMS] = "image"  # or "batch": one norm over all images at once
@@ -50,6 +50,7 @@ class Settings(reverse.Settings):
     entropy_views: Count = 4  # of each image per step for that term
     ensemble: Literal[ENSEMBLES] = "sum"  # of p(x) and p(x_hat): see `combine`
     temperature: Positive = 1.0  # of p(x) in the calibrated ensemble
+    longest: NotNegative = field(default=0.0, metadata={"later": True})  # a push, in w; 0: as long as it comes
 
     def __post_init__(self):
         super().__post_init__()
@@ -91,7 +92,9 @@ def align(denoiser, images: Tensor, ids: Tensor, settings: Settings, classifier=
         )
     level = _level_above(s, len(denoiser.alphas_cumprod)) if s.start_level == "published" else None
     with torch.no_grad():
-        x0 = walk(denoiser, x0, ids, s, energies, raw=s.guide_on == "raw", noise_level=level)
+        x0 = walk(
+            denoiser, x0, ids, s, energies, raw=s.guide_on == "raw", noise_level=level, longest=s.longest * s.scale
+        )
         changed = denoiser.decode(x0)
     return as_jpeg(changed, s.jpeg) if s.jpeg else changed
 

@@ -206,8 +206,9 @@ def learning_rate(models: Models, images: Tensor, ids: Tensor, settings: Setting
     """The SGD step that moves the margin by `delta` logits in the first update of the median image.
 
     lr = delta / median(|d margin / d theta|^2 * |dL/dz|), margin = best logit - second best, with the view, parameters,
-    temperature and pairs of `settings`. To first order an SGD step changes a margin by at most lr times that product,
-    so one `delta` serves every backbone, where one fixed lr does not.
+    temperature and pairs of `settings`. A heuristic for the size of a step, by which one `delta` serves every backbone,
+    where one fixed lr does not. It is no bound: the gradient of the loss need not point along that of the margin, and
+    later updates, with momentum, add up.
 
     Args:
         images: (B, 3, S, S) shifted images (validation corruptions) with ids (B,).

@@ -11,14 +11,14 @@ Card: docs/methods/diffpure.md
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ..common.types import Answers
 from ..diffusion.reverse import Settings, levels_of
-from .base import Method, Models, Output, no_loss, source_logits
+from .base import Method, Models, Output, no_loss, source_logits, stated
 
 READING = ("ensemble", "temperature", "images_at_once", "fixed_chunk")  # settings that change no image
 
@@ -29,7 +29,7 @@ def what_changes(settings: Settings) -> dict:
     Where a norm goes over a batch, the number of images at once is among them; the variance is where it is not the
     denoiser's own, of which the denoiser itself tells."""
     batch = ("images_at_once",) if getattr(settings, "norm", "image") == "batch" else ()
-    used = {name: v for name, v in asdict(settings).items() if name not in READING or name in batch}
+    used = {name: v for name, v in stated(settings).items() if name not in READING or name in batch}
     if used["variance"] == "learned":
         del used["variance"]
     return used

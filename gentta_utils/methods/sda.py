@@ -9,14 +9,17 @@ Card: docs/methods/sda.md
 """
 
 import copy
+import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..common.evaluations import Evaluations
 from ..common.progress import progress
@@ -82,6 +85,8 @@ class FineTune(Checked):
     warmup: Natural = 0  # epochs of linear rise
     clip: NotNegative = 0.0  # largest gradient norm, 0: none
     seed: int = 0
+    updates: Natural = field(default=0, metadata={"later": True})  # in all, whatever the set; 0: those of the epochs
+    frozen_norm: bool = field(default=False, metadata={"later": True})  # batch norm keeps the source's statistics
 
     def lr_at(self, epoch: Number) -> float:
         """Learning rate after so many epochs."""
@@ -94,7 +99,7 @@ class FineTune(Checked):
 
 _TRANSFORMER = FineTune("adamw", 2e-5, 1e-8, warmup=5, clip=5.0)
 
-# Guo et al. (CVPR 2025), Table 7; there in batches of 512 and 1,024
+# Guo et al. (CVPR 2025), Table 7; for their batches see `published`
 FINE_TUNE = {
     "resnet": FineTune("sgd", 5e-4, 1e-4, schedule="step"),
     "swin": _TRANSFORMER,
@@ -103,18 +108,23 @@ FINE_TUNE = {
 }
 
 
-def published(name: str) -> FineTune:
-    """The published settings for the family of e.g. "classifier/swin-wide". Raises ValueError for other families."""
+def published(name: str, large: bool = False) -> FineTune:
+    """The published settings for the family of e.g. "classifier/swin-wide", in batches of 64, or with `large` of 512
+    and 1,024 as published. Raises ValueError for other families."""
     family = name.split("/")[-1].split("-")[0]
     if family not in FINE_TUNE:
         raise ValueError(f"no settings for the family of {name}: choose one of {', '.join(FINE_TUNE)}")
-    return FINE_TUNE[family]
+    return replace(FINE_TUNE[family], batch=512 if family == "resnet" else 1024) if large else FINE_TUNE[family]
 
 
 def fine_tune(classifier: Classifier, images: Tensor, labels: Tensor, how: FineTune) -> Classifier:
-    """A copy of the classifier, fine-tuned on images (N, 3, S, S) in [0, 1] with labels (N,); the source stays.
+    """A copy of the classifier, fine-tuned on images (N, 3, S, S) in [0, 1], a tensor or what is read like one, with
+    labels (N,); the source stays.
 
-    Random flips and shifted crops, as in its training. Raises FloatingPointError when the loss is not finite."""
+    Random flips and shifted crops, as in its training. Raises ValueError for no image, FloatingPointError when the loss
+    is not finite."""
+    if not len(images):
+        raise ValueError("there is no image to fine-tune on: give one or more")
     tuned = copy.deepcopy(classifier).requires_grad_(True)
     tuned.count = Evaluations()
     values = list(tuned.parameters())
@@ -124,21 +134,40 @@ def fine_tune(classifier: Classifier, images: Tensor, labels: Tensor, how: FineT
         optimizer = torch.optim.AdamW(values, how.lr, weight_decay=how.weight_decay)
     generator = torch.Generator().manual_seed(how.seed)
     tuned.network.train()
-    for epoch in progress(range(how.epochs), desc="fine-tuning", unit="epoch", leave=False):
-        batches = torch.randperm(len(images), generator=generator).split(how.batch)
-        if len(batches) > 1 and len(batches[-1]) < how.batch:  # a rest of few images would upset batch norm
-            batches = batches[:-1]
-        for i, rows in enumerate(batches):
-            for group in optimizer.param_groups:
-                group["lr"] = how.lr_at(epoch + (i + 1) / len(batches) if epoch < how.warmup else epoch)
-            x = views.augment(images[rows], generator)
-            loss = F.cross_entropy(tuned.network(tuned.normalise(x)).float(), labels[rows].to(tuned.mean.device))
-            if not torch.isfinite(loss):
-                raise FloatingPointError(f"fine-tuning diverged in epoch {epoch}: lower the learning rate ({how.lr:g})")
-            optimizer.zero_grad()
-            loss.backward()
-            if how.clip:
-                nn.utils.clip_grad_norm_(values, how.clip)
-            optimizer.step()
+    if how.frozen_norm:
+        for module in tuned.network.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+    for epoch, rows in progress(_batches(len(images), how, generator), desc="fine-tuning", unit="update", leave=False):
+        for group in optimizer.param_groups:
+            group["lr"] = how.lr_at(epoch)
+        x = views.augment(images[rows], generator)
+        loss = F.cross_entropy(tuned.network(tuned.normalise(x)).float(), labels[rows].to(tuned.mean.device))
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"fine-tuning diverged in epoch {epoch:.0f}: lower the learning rate ({how.lr:g})")
+        optimizer.zero_grad()
+        loss.backward()
+        if how.clip:
+            nn.utils.clip_grad_norm_(values, how.clip)
+        optimizer.step()
     tuned.network.eval()
     return tuned.requires_grad_(False)
+
+
+def _batches(n: int, how: FineTune, generator: torch.Generator) -> Iterator[tuple[float, Tensor]]:
+    """The epoch at which the schedule stands, and the rows (B,) of each batch of n images.
+
+    With `updates` the schedule of all epochs is gone through once, however often each image is seen."""
+    done = 0
+    for epoch in itertools.count():
+        batches = torch.randperm(n, generator=generator).split(how.batch)
+        if len(batches) > 1 and len(batches[-1]) < how.batch and not how.frozen_norm:
+            batches = batches[:-1]  # a rest of few images would upset batch norm
+        for i, rows in enumerate(batches):
+            if done == how.updates if how.updates else epoch == how.epochs:
+                return
+            start, end = epoch, epoch + (i + 1) / len(batches)
+            if how.updates:
+                start, end = (how.epochs * k / how.updates for k in (done, done + 1))
+            yield end if start < how.warmup else int(start), rows
+            done += 1

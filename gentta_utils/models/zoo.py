@@ -21,7 +21,11 @@ from . import hub
 from .denoiser import PRECISIONS
 
 PROFILES = ("scenes", "imagenet")
-ON_DEMAND = ("denoiser/dit-10min", "denoiser/dit-soft-10min")  # checksums and cards are here, weights must be trained
+ON_DEMAND = (
+    "denoiser/dit-10min",
+    "denoiser/dit-soft-10min",
+    "classifier/resnet-60000",
+)  # checksums and cards are here, weights must be trained
 CHECKSUMS = MODELS / "checksums.json"
 FIX_LIST = "run `git checkout -- data/models/checksums.json`"
 IMAGE_SIZE = 64  # of the scenes profile's task models

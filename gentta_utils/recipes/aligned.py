@@ -1,33 +1,39 @@
 """SDA before deployment: labelled synthetic images, aligned, and a classifier fine-tuned on them.
 
-Beside the published set stand its controls: synthetic images that were not aligned, and as many *real* labelled scenes,
-aligned and not. A label-poor classifier gains by labels alone, and only the controls tell that from alignment.
+Beside the published set stand its controls: synthetic images that were not aligned, as many *real* labelled scenes,
+aligned and not, and scenes that the source was trained on (no new label). A label-poor classifier gains by labels
+alone, and only the controls tell that from alignment.
 
 Card: docs/methods/sda.md
 """
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ..common.cache import ImageSet, fingerprint, make_images
 from ..common.evaluations import Evaluations
-from ..common.files import atomic_write, read_tensors, write_json
+from ..common.files import atomic_write, read_json, read_tensors, write_json
 from ..common.paths import CACHE
+from ..common.progress import progress
 from ..common.validate import Checked, Natural
 from ..diffusion.synthesis import Synthesis, synthesize
 from ..evaluation.chosen import selection
 from ..methods import dda, sda
+from ..methods.base import stated
 from ..methods.purifier import what_changes
 from ..methods.sda import FineTune, fine_tune
 from ..models import zoo
 from ..models.classifier import Classifier
+from ..streams.stream import Lazy
 from ..world import scenes
 from ..world.labels import CLASSES
 from . import classifiers, quality
@@ -50,13 +56,15 @@ ALIGNED = tuple(f"{name}-sda" for name in BACKBONES)  # what `train` can make
 class Data(Checked):
     """Which images a classifier is fine-tuned on, and all that they depend on."""
 
-    kind: Literal["synthetic", "real"] = "synthetic"  # or "real": new labelled scenes
+    kind: Literal["synthetic", "real", "own"] = "synthetic"  # or new labelled scenes; "own": the source's, of training
     per_class: Natural = 50
     aligned: bool = True  # by `alignment`; False: as they are
     synthesis: Synthesis = field(default_factory=Synthesis)
     alignment: sda.Settings = field(default_factory=sda.Settings)
     generator: str = GENERATOR
     aligner: str = ALIGNER
+    labels: Literal["asked", "source", "agreed"] = "asked"  # the class asked for; what the source reads in the image
+    # before it is aligned; or the images alone in which it reads what was asked for
 
     def describe(self) -> dict:
         """For records and caches; without what has no part in it."""
@@ -65,26 +73,33 @@ class Data(Checked):
             about |= {"synthesis": asdict(self.synthesis), "generator": zoo.fingerprint(self.generator)}
         if self.aligned:
             about |= {"alignment": what_changes(self.alignment), "aligner": zoo.fingerprint(self.aligner)}
-        return about
+        return about | ({} if self.labels == "asked" else {"labels": self.labels})
 
 
-def images_of(data: Data) -> tuple[Tensor, Tensor]:
+def images_of(data: Data, source: Classifier | None = None) -> tuple[Tensor, Tensor]:
     """The images (N, 3, S, S) float32 in [0, 1] and labels (N,) of a set, from the cache where they are there.
 
-    Image j K + k is the j-th of class k: a smaller set is the beginning of a larger one."""
+    Image j K + k is the j-th of class k: a smaller set is the beginning of a larger one. `source` reads them where the
+    labels ask for it."""
     ids = torch.arange(data.per_class * len(CLASSES))
     labels = ids % len(CLASSES)
-    images = raw_images(data).images
-    return (align_images(data, images).images if data.aligned else images), labels
+    raw = raw_images(data).images
+    images = align_images(data, raw).images if data.aligned else raw
+    if data.labels == "asked":
+        return images, labels
+    with torch.no_grad():
+        read = torch.cat([source(part).argmax(1).cpu() for part in raw.split(100)])
+    return (images, read) if data.labels == "source" else (images[read == labels], labels[read == labels])
 
 
 def raw_images(data: Data) -> ImageSet:
     """The images of a set before they are aligned. Sets of other sizes share their parts, one image per class each."""
     K = len(CLASSES)
     ids = torch.arange(data.per_class * K)
-    if data.kind == "real":
-        return ImageSet(ids, labelled_set(data.per_class), 0.0, {})
-    about = {k: v for k, v in replace(data, aligned=False).describe().items() if k != "per_class"}
+    if data.kind != "synthetic":
+        start = {"real": {}, "own": {"start": 0}}[data.kind]  # the classifiers were fitted on the first scenes
+        return ImageSet(ids, labelled_set(data.per_class, **start), 0.0, {})
+    about = {k: v for k, v in replace(data, aligned=False).describe().items() if k not in ("per_class", "labels")}
     denoiser, s = zoo.cached(data.generator), data.synthesis
     return make_images(
         lambda rows: synthesize(denoiser, ids[rows] % K, ids[rows], s),
@@ -94,7 +109,7 @@ def raw_images(data: Data) -> ImageSet:
 
 def align_images(data: Data, images: Tensor) -> ImageSet:
     """The images (N, 3, S, S) of a set through the `align` of test time, with the same settings."""
-    about = {k: v for k, v in data.describe().items() if k != "per_class"}
+    about = {k: v for k, v in data.describe().items() if k not in ("per_class", "labels")}
     denoiser, ids = zoo.cached(data.aligner), torch.arange(len(images))
     return make_images(
         # draws of its own: the ids of test scenes may be the same numbers
@@ -103,9 +118,31 @@ def align_images(data: Data, images: Tensor) -> ImageSet:
     )  # fmt: skip
 
 
+def on_disk(about: dict, make: Callable[[Tensor], Tensor], n: int, chunk: int) -> Lazy:
+    """n images in [0, 1] that `make` (rows (M,) -> images (M, 3, S, S)) has made, `chunk` at a time, and that are read
+    from a file of bytes when they are asked for: 50,000 of 224 pixels are 7.5 GB, of which memory holds a batch.
+
+    `about` is all that they depend on; what was begun goes on where it stopped."""
+    path = CACHE / "on-disk" / f"{fingerprint(about | {'n': n})}.npy"
+    state = path.with_suffix(".json")
+    done = read_json(state, f"delete {path.parent}") if state.is_file() else 0
+    rows = torch.arange(n)
+    for part in progress(rows[done:].split(chunk) if done < n else (), desc="images", unit="chunk", leave=False):
+        images = (make(part).cpu() * 255).round().byte().numpy()
+        if not state.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.lib.format.open_memmap(path, "w+", np.uint8, (n, *images.shape[1:]))
+        kept = np.load(path, mmap_mode="r+")
+        kept[part.numpy()] = images
+        kept.flush()
+        write_json(state, int(part[-1]) + 1)
+    kept = np.load(path, mmap_mode="r")
+    return Lazy(lambda at: torch.from_numpy(kept[at.numpy()]).float() / 255, rows)
+
+
 def describe(name: str, data: Data, how: FineTune) -> dict:
     """All that a fine-tuned classifier depends on."""
-    return {"source": zoo.fingerprint(name), "data": data.describe(), "fine_tune": asdict(how)}
+    return {"source": zoo.fingerprint(name), "data": data.describe(), "fine_tune": stated(how)}
 
 
 def aligned_classifier(name: str, data: Data, how: FineTune) -> Classifier:
@@ -117,7 +154,7 @@ def aligned_classifier(name: str, data: Data, how: FineTune) -> Classifier:
     if not data.per_class:
         tensors = source.network.state_dict()
     elif tensors is None:
-        tuned = fine_tune(source, *images_of(data), how)
+        tuned = fine_tune(source, *images_of(data, source), how)
         tensors = {k: v.contiguous() for k, v in tuned.network.state_dict().items()}
         atomic_write(path, lambda temporary: save_file(tensors, temporary))
     tuned = copy.deepcopy(source)
@@ -125,6 +162,13 @@ def aligned_classifier(name: str, data: Data, how: FineTune) -> Classifier:
     tuned.alignment = what_changes(data.alignment) if data.aligned and data.per_class else None
     tuned.count = Evaluations()
     return tuned
+
+
+def shipped(name: str, data: Data, how: FineTune) -> Classifier | None:
+    """The shipped classifier that was fine-tuned on just this set in just this way; None where there is none."""
+    aligned = f"{name}-sda"
+    there = aligned in zoo.names() and zoo.card(aligned)["recipe"] == describe(name, data, how)
+    return zoo.cached(aligned) if there else None
 
 
 def _kept(name: str, data: Data, how: FineTune) -> Path:
@@ -143,18 +187,20 @@ def from_description(name: str, about: dict) -> Classifier:
         aligned="alignment" in content,
         synthesis=Synthesis(**content.get("synthesis", {})),
         alignment=sda.Settings(**content.get("alignment", {})),
+        labels=content.get("labels", "asked"),
+        aligner=next((m for m in (ALIGNER, GENERATOR) if zoo.fingerprint(m) == content.get("aligner")), ALIGNER),
     )
-    how, aligned = FineTune(**about["fine_tune"]), f"{name}-sda"
+    how = FineTune(**about["fine_tune"])
     if describe(name, data, how) != about:
         raise ValueError(
             f"the records name a fine-tuned {name} of other models than those that are here: measure again"
         )
-    if aligned in zoo.names() and zoo.card(aligned)["recipe"] == about:
-        return zoo.cached(aligned)
+    if (ready := shipped(name, data, how)) is not None:
+        return ready
     if data.per_class and not _kept(name, data, how).is_file():
         raise FileNotFoundError(
             f"the {name} that was fine-tuned on this set is neither shipped nor in {CACHE / 'fine-tuned'}: measure its "
-            f"table again, or, for the chosen set, run `python -m gentta_utils train {aligned}`"
+            f"table again, or, for the chosen set, run `python -m gentta_utils train {name}-sda`"
         )
     return aligned_classifier(name, data, how)
 

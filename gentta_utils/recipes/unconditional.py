@@ -131,3 +131,8 @@ RECIPES = {
         Schedule(8_000, batch=32, lr=1e-3, warmup=200, **SHARED), UNET | dict(in_channels=12, out_channels=12)
     ),
 }
+for steps in (1_000, 2_000, 4_000):  # trained for less, with an average over as large a part of it (notebook 05)
+    RECIPES[f"unconditional/unet-unshuffle-{steps}"] = UnconditionalRecipe(
+        Schedule(steps, batch=32, lr=1e-3, warmup=200, **SHARED | {"ema": 1 - 4 / steps}),
+        RECIPES["unconditional/unet-unshuffle"].config,
+    )

@@ -2,7 +2,7 @@
 
 A stream of scenes holds its images. A stream from folders reads them when they are asked for, so that it may be larger
 than memory; `rows` gives images in either case. The orders are functions from streams to a stream: `iid`, `correlated`,
-`mixed`, `gradual`; they can be nested.
+`dirichlet`, `long_tailed`, `mixed`, `gradual`, `continual`; they can be nested.
 """
 
 from collections.abc import Callable
@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..common.randomness import generator
-from ..common.validate import check_ids, checked
+from ..common.randomness import generator, numpy_generator
+from ..common.validate import Fraction, Positive, check_ids, checked
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,41 @@ def correlated(stream: Stream) -> Stream:
 
 
 @checked
+def dirichlet(stream: Stream, concentration: Positive = 0.1, seed: int = 0) -> Stream:
+    """Labels that come in bursts: the stream has as many slots as classes, and the shares of a class's images that fall
+    into each are drawn from a Dirichlet distribution; within a slot the order is random.
+
+    The smaller the concentration, the more of a class falls into one slot: 0.1 is that of NOTE (Gong et al., NeurIPS
+    2022) and RoTTA (Yuan et al., CVPR 2023). A large one is `iid` with classes spread evenly."""
+    draw, classes = numpy_generator(seed, 0, "dirichlet"), stream.labels.unique()
+    slots: list[list[int]] = [[] for _ in classes]
+    for k in classes:
+        mine = (stream.labels == k).nonzero()[:, 0].numpy()
+        mine = mine[draw.permutation(len(mine))]
+        shares = draw.dirichlet([concentration] * len(slots))
+        ends = (shares.cumsum() * len(mine)).round().astype(int)
+        for slot, part in zip(slots, np.split(mine, ends[:-1]), strict=True):
+            slot += part.tolist()
+    order = [slot[i] for slot in slots for i in draw.permutation(len(slot))]
+    return _ordered(stream, torch.tensor(order), "dirichlet")
+
+
+@checked
+def long_tailed(stream: Stream, ratio: Fraction = 0.1, seed: int = 0) -> Stream:
+    """Few classes have many images and many have few: the k-th of K classes, drawn at random, keeps
+    n ratio^(k / (K - 1)) images, where n is what the smallest class has (Cao et al., NeurIPS 2019); in random order."""
+    draw = generator(seed, 0, "long tail")
+    classes, counts = stream.labels.unique(return_counts=True)
+    kept = []
+    for k, c in enumerate(torch.randperm(len(classes), generator=draw).tolist()):
+        mine = (stream.labels == classes[c]).nonzero()[:, 0]
+        n = max(1, round(int(counts.min()) * ratio ** (k / max(1, len(classes) - 1))))
+        kept.append(mine[torch.randperm(len(mine), generator=draw)[:n]])
+    index = torch.cat(kept)
+    return _ordered(stream, index[torch.randperm(len(index), generator=draw)], "long-tailed")
+
+
+@checked
 def mixed(streams: list[Stream]) -> Stream:
     """One image of each shift in turn, so that neighbours never come from the same one; within a shift as it was.
 
@@ -124,6 +160,16 @@ def gradual(streams: list[Stream]) -> Stream:
     up = [r[: (len(r) + 1) // 2] for r in rows[:-1]]
     down = [r[(len(r) + 1) // 2 :] for r in rows[-2::-1]]
     return _ordered(_joined(streams), torch.cat([*up, rows[-1], *down]), "gradual")
+
+
+@checked
+def continual(streams: list[Stream]) -> Stream:
+    """One stream after the other, each as it was: a state that is carried on meets all shifts in turn. Parts of one
+    shift in one order are a longer stream in that order.
+
+    Raises ValueError unless the classes are the same."""
+    known = {(s.about.get("shift"), s.about.get("severity"), s.order) for s in streams}
+    return replace(_joined(streams), order="continual" if len(known) > 1 else streams[0].order)
 
 
 def _ordered(stream: Stream, index: Tensor, order: str) -> Stream:

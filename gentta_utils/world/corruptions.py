@@ -1,5 +1,5 @@
 """The 15 + 4 corruptions of ImageNet-C (Hendrycks and Dietterich, ICLR 2019) for images of 32 and 64 px, and
-of 224 to 512.
+of 224 to 512; ten others stand in `unseen`.
 
 Written from scratch from the published description and constants, in numpy, scipy, scikit-image and Pillow alone. Every
 image has its own generator, so its result does not depend on its neighbours. Differences from the public code: glass
@@ -26,8 +26,10 @@ from torch import Tensor
 
 from ..common.types import Index, Number
 from ..common.validate import check_ids, check_pixels, checked
+from . import unseen
+from .fields import plasma
 from .frost import texture
-from .severities import ALL, CONSTANTS, LARGEST, constants_side
+from .severities import ALL, CONSTANTS, LARGEST, UNSEEN, UNSEEN_CONSTANTS, constants_side
 
 # The version of a corruption at a severity, where it is not the first. It is part of every record, so that only rows of
 # what changed are made again: raise the number of what changes, and say in data/results/stale.json which rows are old.
@@ -54,7 +56,7 @@ def corrupt(
     """Corrupt images (B, 3, S, S) in [0, 1], S = 32, 64 or 224 to 512; the same shape returns, multiples of 1/255.
 
     Args:
-        name: one of `ALL`.
+        name: one of `ALL`, or of `UNSEEN`.
         severity: 1 (mild) to 5.
         ids: (B,) image ids for the generators; 0 .. B-1 when None.
         options: `swap=False` for glass_blur.
@@ -62,8 +64,8 @@ def corrupt(
     Raises:
         ValueError: unknown name or severity, wrong shape, size or range.
     """
-    if name not in ALL:
-        raise ValueError(f"unknown corruption {name!r}: choose one of {', '.join(ALL)}")
+    if name not in (known := ALL + UNSEEN):
+        raise ValueError(f"unknown corruption {name!r}: choose one of {', '.join(known)}")
     if isinstance(severity, bool) or severity not in range(1, 6) or not isinstance(severity, int):
         raise ValueError(f"severity {severity!r}: choose 1, 2, 3, 4 or 5 (clean images need no call)")
     side = images.shape[-1] if isinstance(images, Tensor) and images.ndim else None
@@ -71,14 +73,23 @@ def corrupt(
     if side is None or images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != side or at not in CONSTANTS:
         shape = tuple(getattr(images, "shape", ()))
         raise ValueError(f"images {shape}: corruptions take (B, 3, S, S) with S = 32, 64 or 224 to {LARGEST}")
-    check_pixels(images)
-    if name not in CONSTANTS[at]:
+    constants = UNSEEN_CONSTANTS if name in UNSEEN else CONSTANTS[at]
+    if name not in constants:
         raise ValueError(f"{name} has no constants for {side} px: add them to CONSTANTS in world/severities.py")
     ids = torch.arange(len(images)) if ids is None else ids
+    return with_constant(images, name, constants[name][severity - 1], ids, seed, severity, **options)
+
+
+def with_constant(
+    images: Float[Tensor, "B 3 S S"], name: str, constant, ids: Index, seed: int = 0, severity: int = 0, **options
+) -> Float[Tensor, "B 3 S S"]:
+    """Corrupt images (B, 3, S, S) in [0, 1] of any side with a constant of one's own; as `corrupt`, which has the
+    constants of each size. `severity` is part of the seed alone.
+
+    Raises ValueError for images that are none, and ids that do not count them."""
+    check_pixels(images)
     check_ids(ids, len(images))
-    constant = CONSTANTS[at][name][severity - 1]
-    apply = _APPLY[name]
-    out = []
+    apply, out = _APPLY[name], []
     for image, i in zip(images.permute(0, 2, 3, 1).cpu().double().numpy(), ids.tolist(), strict=True):
         rng = np.random.default_rng(_seed(seed, i, name, severity))
         out.append(np.clip(apply(image, constant, rng, **options), 0, 1))
@@ -133,26 +144,6 @@ def _hsv(image: Array, change) -> Array:
 
 def _gray(image: Array) -> Array:
     return image @ np.array([0.299, 0.587, 0.114])
-
-
-def plasma(side: int, decay: Number, rng: Rng) -> Array:
-    """Diamond-square map (side, side) in [0, 1]; side a power of two, edges wrap; larger `decay`, smoother."""
-    field, step, wibble = np.zeros((side, side)), side, 100.0
-
-    def noisy(mean: Array) -> Array:
-        return mean / 4 + wibble * rng.uniform(-wibble, wibble, mean.shape)
-
-    while step >= 2:
-        half = step // 2
-        corners = field[::step, ::step]
-        pair = corners + np.roll(corners, -1, 0)
-        field[half::step, half::step] = noisy(pair + np.roll(pair, -1, 1))  # squares
-        centres = field[half::step, half::step]
-        field[half::step, ::step] = noisy(centres + np.roll(centres, 1, 1) + corners + np.roll(corners, -1, 0))
-        field[::step, half::step] = noisy(centres + np.roll(centres, 1, 0) + corners + np.roll(corners, -1, 1))
-        step, wibble = half, wibble / decay
-    field -= field.min()
-    return field / field.max()
 
 
 # --- the corruptions: (image, constant, rng) -> image, clipped by the caller ------------------------------------------
@@ -311,4 +302,4 @@ def _jpeg(x: Array, quality: int, rng: Rng) -> Array:
     return np.asarray(Image.open(buffer)) / 255.0
 
 
-_APPLY = {name: globals()[f"_{name}"] for name in ALL}
+_APPLY = {name: globals()[f"_{name}"] for name in ALL} | {name: getattr(unseen, name) for name in UNSEEN}

@@ -1,4 +1,4 @@
-"""Names of the corruptions of ImageNet-C and their published constants, for images of 32, 64 and 224 px.
+"""Names of the corruptions of ImageNet-C, and of the unseen ones, and their constants for images of 32, 64, 224 px.
 
 Larger images have the constants of 224 px, in the same units of pixels, as ADE20K-C was made: there they are milder."""
 
@@ -8,10 +8,14 @@ TEST = [  # the 15 of the benchmark: for tables only
     "frost", "fog", "brightness", "contrast", "elastic", "pixelate", "jpeg",
 ]
 
-# fmt: on
 VALIDATION = ["speckle_noise", "gaussian_blur", "spatter", "saturate"]  # settings are chosen on these four only
 ALL = TEST + VALIDATION
 LARGEST = 512  # px: the pictures of `frost` have no more
+UNSEEN = [  # ten kinds that no choice and no training has seen: see `unseen`
+    "blue_noise", "brown_noise", "caustic_refraction", "checkerboard_cutout", "concentric_sine_waves",
+    "inverse_sparkles", "perlin_noise", "plasma_noise", "single_frequency_greyscale", "sparkles",
+]
+# fmt: on
 CONSTANTS = {  # side -> name -> constants of severity 1 to 5
     32: {
         "gaussian_noise": (0.04, 0.06, 0.08, 0.09, 0.1),
@@ -112,6 +116,18 @@ CONSTANTS = {  # side -> name -> constants of severity 1 to 5
         ),
         "saturate": ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)),
     },
+}
+UNSEEN_CONSTANTS = {  # name -> constants of severity 1 to 5, for images of any side; from `bench/unseen.py`
+    "blue_noise": (0.079, 0.091, 0.097, 0.103, 0.108),
+    "brown_noise": (0.046, 0.052, 0.058, 0.064, 0.071),
+    "caustic_refraction": (0.012, 0.017, 0.022, 0.025, 0.028),
+    "checkerboard_cutout": (0.079, 0.13, 0.19, 0.27, 0.37),
+    "concentric_sine_waves": (0.032, 0.038, 0.043, 0.048, 0.053),
+    "inverse_sparkles": (0.038, 0.05, 0.056, 0.063, 0.069),
+    "perlin_noise": (0.047, 0.056, 0.064, 0.07, 0.076),
+    "plasma_noise": (0.11, 0.13, 0.16, 0.19, 0.21),
+    "single_frequency_greyscale": (0.033, 0.038, 0.044, 0.049, 0.054),
+    "sparkles": (0.025, 0.031, 0.036, 0.042, 0.048),
 }
 
 

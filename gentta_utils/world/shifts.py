@@ -8,7 +8,7 @@ from ..common.validate import checked
 from . import corruptions, renditions, severities
 from .watermark import watermark
 
-SHIFTS = ["clean", *severities.ALL, "watermark", *renditions.SHIFTS]
+SHIFTS = ["clean", *severities.ALL, *severities.UNSEEN, "watermark", *renditions.SHIFTS]
 
 
 def in_memory(shift: str, severity: int) -> str:
@@ -40,7 +40,7 @@ def check_shift(shift: str, severity: int, choices: Sequence[str] | None = None)
         raise ValueError(f"severity={severity!r}: choose a whole number")
     if shift not in choices:
         raise ValueError(f"unknown shift {shift!r}: choose one of {', '.join(choices)}")
-    if shift not in severities.ALL:
+    if shift not in severities.ALL + severities.UNSEEN:
         no_severity(shift, severity)
     elif not 1 <= severity <= 5:
         raise ValueError(f"severity={severity}: choose 1 to 5 for {shift}")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gentta_utils.course.nb01 import digits
+from gentta_utils.course import digits
 from gentta_utils.diffusion.error_table import error_table
 from gentta_utils.diffusion.process import diffusion_loss
 
@@ -12,7 +12,7 @@ from gentta_utils.diffusion.process import diffusion_loss
 def trained():
     torch.manual_seed(0)
     model = digits.DigitDenoiser(width=96, blocks=2)
-    return model, digits.train(model, digits.load(), steps=300)
+    return model, digits.train(model, digits.load().images, digits.load().labels, steps=300)
 
 
 def test_splits_are_fixed_disjoint_and_all_there_is():
@@ -55,10 +55,10 @@ def test_the_condition_may_be_soft_or_absent_and_gradients_reach_it(trained):
 
 
 def test_training_is_the_same_for_the_same_seed():
-    runs = []
+    runs, data = [], digits.load()
     for _ in range(2):
         torch.manual_seed(1)
-        runs.append(digits.train(digits.DigitDenoiser(32, 1), digits.load(), steps=5, seed=3))
+        runs.append(digits.train(digits.DigitDenoiser(32, 1), data.images, data.labels, steps=5, seed=3))
     assert torch.equal(*runs)
 
 

@@ -19,7 +19,6 @@ from gentta_utils.evaluation.tables import results
 OTHER, SAME = 0.97, 0.995
 OWN = "its source"
 TENT = "TENT at five batches of 10 or one of 50 does not move off the batch's statistics: longer streams (notebook 02)"
-TEA = "TEA in so few batches is BN-adapt and little more: longer streams (notebook 02)"
 FLAT = "so few batches that the rate does not matter: a grid on longer streams (notebook 02)"
 MIX = "two rules to weigh two opinions that agree on these scenes: a grid to choose from"
 WORDS = "the CLIPs saw all these wordings in training, so templates add nothing: a finding of notebook 03"
@@ -84,13 +83,6 @@ KNOWN |= {  # table -> {two rows: why they are one}
         ("bn_adapt/iid", "tent/iid"): TENT,
         ("bn_adapt/correlated", "tent/correlated"): TENT,
         ("bn_adapt/mixed", "tent/mixed"): TENT,
-    },
-    "rivals": {("bn_adapt", "tea"): TEA},
-    "ablations": {
-        (
-            "K10: + adapting the DiT (20 scenes)",
-            "K10: + fresh noise (ours)",
-        ): "a no-op: the DiT's rate, 1e-5, is AdamW's and goes into SGD (notebook 02)",
     },
     "select_sda": {
         ("sda 16 x lr, entropy", "sda 16 x lr, sum"): MIX,

@@ -1,5 +1,6 @@
 """Every exercise's check passes on the notebook's own solution and fails on wrong answers that people really give."""
 
+import math
 import random
 import re
 
@@ -7,6 +8,7 @@ import notebook_rules as rules
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import binom
 
 from gentta_utils.course import exercises
 from gentta_utils.course.nb01 import exercises as nb01_exercises
@@ -15,6 +17,7 @@ from gentta_utils.course.nb03 import exercises as nb03_exercises
 from gentta_utils.course.nb04 import exercises as nb04_exercises
 from gentta_utils.course.nb05 import exercises as nb05_exercises
 from gentta_utils.course.nb06 import exercises as nb06_exercises
+from gentta_utils.course.nb07 import exercises as nb07_exercises
 from gentta_utils.diffusion import guidance, process
 from gentta_utils.diffusion.entropy import entropy, marginal_entropy
 from gentta_utils.runner.notebook import notebooks
@@ -109,12 +112,16 @@ def f(y, d):
         "roots": "def f(v, x, t, a): return expand(a, t, v) * v + expand(1 - a, t, v) * x",
         "raised|differ": "def f(v, x, t, a): return a[t] * v",
     },
-    "posterior": {
-        "sign": "def f(e, d, tau): return (d * e / tau).softmax(1)",
-        "multiply by dims": "def f(e, d, tau): return (-e / tau).softmax(1)",
-        "row": "def f(e, d, tau): return (-d * e / tau).softmax(0)",
-        "tau divides": "def f(e, d, tau): return (-d * e * tau).softmax(1)",
-        "differ": "def f(e, d, tau): return (-d * e).softmax(1)",
+    "unpair": {
+        "still paired": "def f(e): return e.mean(1)",
+        "block of pairs": """
+def f(e):
+    return torch.stack([part.mean(1)[:, k] for k, part in enumerate(e.chunk(e.shape[2], 1))], 1)""",
+        "another class": """
+def f(e):
+    return torch.stack([e[:, k :: e.shape[2]].mean((1, 2)) for k in range(e.shape[2])], 1)""",
+        "shape|differ": "def f(e): return torch.stack([e[:, k :: e.shape[2], k].mean(1) for k in range(e.shape[2])])",
+        "differ": "def f(e): return torch.stack([e[:, k :: e.shape[2], k].sum(1) for k in range(e.shape[2])], 1)",
     },
     "eliminate": {
         "nothing was eliminated": "def f(e, pairs, keep): return int(e.mean(0).argmin())",
@@ -137,11 +144,20 @@ def f(e, pairs, keep):
         left, start = left[e[start:n, left].mean(0).argsort()[:kept]], n
     return int(left[0])""",
     },
-    "drowned": {
-        "by f, not by": "def f(s, k, a): return int((((1 - a) / a).sqrt() < 2 * s / k**2).sum())",
-        "use factor": "def f(s, k, a): return int((((1 - a) / a).sqrt() < 2 * s).sum())",
-        "doubles": "def f(s, k, a): return int((((1 - a) / a).sqrt() < s / k).sum())",
-        "differ": "def f(s, k, a): return int((((1 - a) / a).sqrt() < 2 * s / k).sum()) + 1",
+    "move_window": {
+        "take the lowest": """
+def f(e, t, y, w):
+    right = lambda a: int((e[:, (t >= a) & (t < a + w)].mean(1).argmin(1) == y).sum())
+    return max(reversed(range(0, 1001 - w, 50)), key=right)""",
+        "not the largest": """
+def f(e, t, y, w):
+    right = lambda a: int((e[:, (t >= a) & (t < a + w)].mean(1).argmax(1) == y).sum())
+    return max(range(0, 1001 - w, 50), key=right)""",
+        "fewest right": """
+def f(e, t, y, w):
+    right = lambda a: int((e[:, (t >= a) & (t < a + w)].mean(1).argmin(1) == y).sum())
+    return min(range(0, 1001 - w, 50), key=right)""",
+        "differ": "def f(e, t, y, w): return 0",
     },
     "stratified": {
         "exactly": "def f(n, a, b, g): return torch.arange(a, b, max(1, (b - a) // (n + 1)))",
@@ -304,6 +320,48 @@ def f(H, c, rho_c, rho_h):
         "no class": "def f(z, k): return 7",
         "differ": "def f(z, k): return (int(z.mean(0).argmax()) + 1) % 5",
     },
+    "mine": {
+        "depend on its batch": "def f(c, x): return c(x) - c(x).mean(0)",
+        "second time": "def f(c, x): return c(x + 0.1 * torch.randn_like(x))",
+        "wanted are logits": "def f(c, x): return c(x).argmax(1)",
+        "images were changed": "def f(c, x): return c(x.mul_(0.9))",
+        "classifier was changed": """
+def f(c, x):
+    c.network.train()
+    logits = c(x)
+    c.network.eval()
+    return logits""",
+        "not finite": "def f(c, x): return c(x) / 0.0",
+    },
+    "honest_guide": {
+        "own score": "def f(a, b): return (a.max(0).values.mean() + b.max(0).values.mean()) / 2",
+        "praises it": "def f(a, b): return ((a + b) / 2).max(0).values.mean()",
+        "by `b` too": "def f(a, b): return b.gather(0, a.argmax(0, keepdim=True)).mean()",
+        "by `a` too": "def f(a, b): return a.gather(0, b.argmax(0, keepdim=True)).mean()",
+        "one row for all": "def f(a, b): return (b[a.mean(1).argmax()].mean() + a[b.mean(1).argmax()].mean()) / 2",
+    },
+    "curse": {
+        "in points": "def f(p, n, R): return (1 - torch.tensor(binom.cdf(range(n), n, p)) ** R).sum() / n - p",
+        "take away": "def f(p, n, R): return 100 * (1 - torch.tensor(binom.cdf(range(n), n, p)) ** R).sum() / n",
+        "approximation": "def f(p, n, R): return 100 * (2 * math.log(R) * p * (1 - p) / n) ** 0.5",
+        "worst row": """
+def f(p, n, R):
+    return 100 * (((1 - torch.tensor(binom.cdf(range(n), n, p))) ** R).sum() / n - p)""",
+        "from 0 on": """
+def f(p, n, R):
+    return 100 * ((1 - torch.tensor(binom.cdf(range(1, n), n, p)) ** R).sum() / n - p)""",
+    },
+    "survivors": {
+        "Bonferroni": "def f(p, alpha): return (p <= alpha / len(p)).sum()",
+        "no correction": "def f(p, alpha): return (p <= alpha).sum()",
+        "first that fails": "def f(p, alpha): return (p.sort().values <= alpha / torch.arange(len(p), 0, -1)).sum()",
+        "share of errors": """
+def f(p, alpha):
+    m = len(p)
+    below = p.sort().values <= alpha * torch.arange(1, m + 1) / m
+    return max((i + 1 for i in range(m) if below[i]), default=0)""",
+        "sort them": "def f(p, alpha): return (p <= alpha / torch.arange(len(p), 0, -1)).long().cumprod(0).sum()",
+    },
     "least_start": {
         "one too early": "def f(s, std, a): return int((a * std**2 / (a * std**2 + 1 - a) > s).sum()) - 1",
         "not kept": "def f(s, std, a): return int(((1 - a) / (a * std**2 + 1 - a) > s).sum())",
@@ -356,7 +414,7 @@ def f(predict, x, y, d, w):
     },
 }
 SPACE = {"torch": torch, "F": F, "expand": process.expand, "bicubic_low_pass": guidance.bicubic_low_pass}
-SPACE |= {"entropy": entropy, "marginal_entropy": marginal_entropy}
+SPACE |= {"binom": binom, "math": math, "entropy": entropy, "marginal_entropy": marginal_entropy}
 
 
 def solutions() -> dict[str, str]:
@@ -368,7 +426,8 @@ def solutions() -> dict[str, str]:
 
 def check(name: str):
     """The check of an exercise, in whichever module it stands."""
-    modules = (nb01_exercises, nb02_exercises, nb03_exercises, nb04_exercises, nb05_exercises, nb06_exercises)
+    notebooks_of = (nb01_exercises, nb02_exercises, nb03_exercises, nb04_exercises)
+    modules = (*notebooks_of, nb05_exercises, nb06_exercises, nb07_exercises)
     return next(getattr(m, f"check_{name}") for m in modules if hasattr(m, f"check_{name}"))
 
 

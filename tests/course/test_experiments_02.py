@@ -4,14 +4,17 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 import gentta_utils  # noqa: F401
 from gentta_utils.common import cache
 from gentta_utils.course import side_by_side, trials
-from gentta_utils.course.nb02 import choose, experiments, report, trust, when_it_helps
+from gentta_utils.course.nb02 import choose, experiments, report, streams, trust, when_it_helps
 from gentta_utils.evaluation import records, tables
 from gentta_utils.methods import diffusion_tta, source
+from gentta_utils.models import lora
 from gentta_utils.streams.scenes import SceneSpec
+from gentta_utils.streams.stream import stream
 
 
 def record(label, after, before, shift="fog", classifier="classifier/resnet", method="diffusion_tta", loss=None):
@@ -67,32 +70,127 @@ def test_a_rule_is_chosen_by_right_predictions_and_keeps_the_better_side():
     assert not trust.accepted(e, rule, np.inf)[good].any()  # a threshold that nothing reaches keeps the source
 
 
-def test_the_map_of_when_it_helps():
-    runs = []
+def phase_runs():
+    """Classes of 8 images of each cell; the source is right on the first four. Every other image from the first on is
+    for the lead, the rest for the gain."""
+    runs, source = [], [0, 0, 0, 0, 1, 1, 1, 1]
     for d in ("dit-10min", "dit"):
         for pairs in experiments.BUDGETS:
-            lead = [0, 0, 0, 1] if d == "dit" else [1, 1, 1, 1]  # right 3 of 4, or none
-            runs.append(record(f"reader/{pairs} pairs/150..600 {d}", lead, [0, 0, 1, 1], method="diffusion_classifier"))
+            read = (
+                [0, 1, 0, 1, 0, 1, 0, 1] if d == "dit" else [1, 0, 1, 0, 1, 0, 1, 0]
+            )  # right on all of its half, or none
+            runs.append(record(f"reader/{pairs} pairs/150..600 {d}", read, source, method="diffusion_classifier"))
             for c in experiments.RESNETS:
-                after = [0, 0, 0, 1] if d == "dit" else [0, 1, 1, 1]
-                runs.append(record(f"{d}/{pairs}", after, [0, 0, 1, 1], classifier=c))
-    cells = when_it_helps.points_of_phase(runs)
+                after = [1, 0, 1, 0, 1, 0, 1, 1] if d == "dit" else [0, 0, 0, 1, 0, 1, 0, 1]  # 3 or 1 of the other half
+                runs.append(record(f"{d}/{pairs}", after, source, classifier=c))
+    return runs
+
+
+def test_the_map_of_when_it_helps():
+    cells = when_it_helps.points_of_phase(phase_runs())
     assert len(cells) == 2 * 3 * 3
-    assert {(c["ahead"], c["gain"]) for c in cells if c["denoiser"] == "dit"} == {(25.0, 25.0)}
+    assert {(c["ahead"], c["gain"]) for c in cells if c["denoiser"] == "dit"} == {(50.0, 25.0)}
     assert {(c["ahead"], c["gain"]) for c in cells if c["denoiser"] != "dit"} == {(-50.0, -25.0)}
     assert when_it_helps.predicted_sign(cells) == {"percent": 100.0, "cells": 18, "ties": 0}
     against = [*cells, {"ahead": 1.0, "gain": -1.0}, {"ahead": 0.0, "gain": 3.0}]
     assert when_it_helps.predicted_sign(against) == {"percent": pytest.approx(100 * 18 / 19), "cells": 19, "ties": 1}
-    assert "+25 -> +25" in when_it_helps.phase(runs)
+    assert "+50 -> +25" in when_it_helps.phase(phase_runs())
+
+
+def test_lead_and_gain_share_no_image():
+    """What happens to the images of one half does not move the other number; fewer labelled images are the first."""
+    runs = phase_runs()
+    changed = [dataclasses.replace(r, after=r.after.copy()) for r in runs]
+    for r in changed:
+        r.after[1 if r.about["method"] == "diffusion_classifier" else 0 :: 2] = np.eye(3)[2]
+    keys = ("ahead", "gain")
+    found, other = (
+        [tuple(c[k] for k in keys) for c in when_it_helps.points_of_phase(these)] for these in (runs, changed)
+    )
+    assert found == other
+    one = when_it_helps.points_of_phase(runs, labelled=1)
+    assert {c["ahead"] for c in one if c["denoiser"] == "dit"} == {0.0}  # the source is right on the first image too
+
+
+def test_chance_is_what_shuffles_of_the_adapted_accuracies_give():
+    rng = np.random.default_rng(0)
+    cells = [
+        {"shift": f"s{i % 6}", "ahead": a, "before": 50.0, "after": 50 + a, "gain": a}
+        for i, a in enumerate(rng.normal(size=60))
+    ]
+    found = when_it_helps.agreement(cells)
+    assert found["r"] == pytest.approx(1)
+    assert abs(found["r by chance"]) < 0.05
+    assert abs(found["sign by chance"] - 50) < 5
+    assert found["low"] == pytest.approx(1)
 
 
 def test_the_ensemble_of_logits_is_computed_from_the_record():
     r = record("K11: logits", after=[0, 0], before=[1, 0])
     r.before[0] = [3.9, 4.0, 0.0]  # nearly undecided, so the mean of both is right
     text = report.ablations([r])
-    assert "parameters: logits, ensemble with the source" in text
-    (row,) = (line for line in text.splitlines() if "ensemble" in line)
+    (row,) = (line for line in text.splitlines() if "ensemble" in line)  # nobody read these images
+    assert "parameters: logits, ensemble with the source" in row
     assert "100.0" in row
+
+
+def test_the_published_ensemble_is_with_the_reading_of_the_diffusion_model():
+    runs = tables.results("ablations")
+    text = report.ablations(runs)
+    assert "parameters: logits, ensemble with the reader" in text
+    (mine, *_) = (r for r in runs if r.about["label"] == "K11: logits")
+    (q, *_) = report._readings([mine])
+    assert q.shape == mine.after.shape
+    np.testing.assert_allclose(q.sum(1), 1)
+    assert text.count(" minus components: ") == 4  # each component against the one before
+
+
+@pytest.fixture
+def few_images():
+    s = stream(SceneSpec(2, "gaussian_noise", 5, "select", 9990))
+    return s.images, s.ids
+
+
+@pytest.mark.parametrize("label", experiments.ablation_rows())
+def test_what_a_row_of_the_ablations_adapts_does_move(label, few_images):
+    """By more than 1e-4 of its size, the diffusion model too where it takes steps, in the updates of the row."""
+    settings, _ = experiments.ablation_rows()[label]
+    settings = dataclasses.replace(settings, pairs=min(2, settings.pairs), online=True)
+    exact = {"precision": "fp32"} if settings.adapt_denoiser else {}
+    method = diffusion_tta.configure(trials.models("classifier/resnet", **exact), settings)
+    (task, phi, _), _ = method._fresh(None), method.adapt(*few_images)
+    for fresh, moved in ((task.tensors(), method.state[0].tensors()), *_of_denoiser(phi, method.state[1])):
+        change = sum((a - b).square().sum() for a, b in zip(fresh, moved, strict=True)) ** 0.5
+        size = sum(a.square().sum() for a in fresh) ** 0.5
+        assert change > 1e-4 * max(size, 1.0 if label == "K11: logits" else size)
+
+
+def _of_denoiser(fresh, moved) -> list[tuple]:
+    return [] if fresh is None else [(lora.flat(fresh), lora.flat(moved))]
+
+
+def test_a_network_that_forgot_all_is_the_same_each_time():
+    trained = trials.models("classifier/resnet", None).classifier
+    before = {name: value.clone() for name, value in trained.named_parameters()}
+    one, other = experiments.forgotten(trained), experiments.forgotten(trained)
+    for (name, a), b in zip(one.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+        if name.endswith("conv1.weight"):
+            assert not torch.allclose(a, before[name], atol=1e-3)
+    assert all(torch.equal(value, before[name]) for name, value in trained.named_parameters())
+
+
+def test_a_row_of_a_stream_is_compared_on_its_own_scenes():
+    one, other = record("tent batch 1", [0, 1], [1, 1]), record("bn_adapt batch 1", [1, 1, 0], [1, 1, 1])
+    assert streams.common([one], [other]).mean == 50.0  # the first two scenes alone
+    with pytest.raises(ValueError, match="did not meet 1 scenes"):
+        streams.common([other], [one])
+
+
+def test_the_carried_state_is_scored_before_it_sees_an_image():
+    states = np.repeat([1, 0], 100)  # wrong for a hundred images, then right
+    r = record("online", after=np.zeros(200, int), before=states)
+    assert streams.carried([r, r]) == [0.0, 100.0]
 
 
 def test_stored_labels_are_printed_in_words():

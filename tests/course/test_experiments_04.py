@@ -57,7 +57,7 @@ def test_every_row_stands_on_the_same_scenes(tables):
 
 def test_all_rows_of_the_issue_are_there(tables):
     labels = {a["label"] for a, _ in tables["maps_classes"]}
-    assert {rows.SOURCE, rows.OURS, rows.OTHER_VIEW, *rows.PLACEBOS, *rows.CONTROLS, *rows.RIVALS} <= labels
+    assert {rows.SOURCE, rows.OURS, rows.OTHER_VIEW, rows.BOLD, *rows.PLACEBOS, *rows.CONTROLS, *rows.RIVALS} <= labels
     labels = {a["label"] for a, _ in tables["maps_depth"]}
     assert {
         rows.OURS,
@@ -83,7 +83,7 @@ def test_placebos_and_mixing_share_our_draws(tables):
     ):
         by_network = {}
         for a, _ in tables[name]:
-            if a["method"] == "diffusion_tta":
+            if a["method"] == "diffusion_tta" and a["label"] != rows.BOLD:
                 by_network.setdefault(a["classifier"], []).append(a["settings"])
         for settings in by_network.values():
             for s in settings[1:]:
@@ -122,7 +122,7 @@ def test_clean_scenes_come_first():
 
 
 def test_blocks_are_taken_up_by_longer_tables():
-    n = experiments.BLOCK
+    n = experiments.BLOCK["classes"]
     few, many = (experiments.blocks(m, "fog", 3, "classes") for m in (n, 3 * n))
     assert many[:1] == few == [MapSpec(n, "fog", 3, start=few[0].start, target="classes")]
     assert sum(s.n for s in many) == 3 * n

@@ -9,9 +9,10 @@ import torch
 from conftest import make_classifier, make_dit, same, weights
 
 from gentta_utils.common import cache
+from gentta_utils.course import purified as purified_images
 from gentta_utils.course import trials
 from gentta_utils.course.nb05 import choose, experiments
-from gentta_utils.course.nb05.experiments import input_job, purified
+from gentta_utils.course.purified import input_job, purified
 from gentta_utils.diffusion.synthesis import Synthesis
 from gentta_utils.evaluation import records as evaluation_records
 from gentta_utils.methods import base, dda, diffpure, purifier, sda
@@ -38,9 +39,9 @@ def models(monkeypatch, tmp_path):
     images = Stream(torch.rand(4, 3, 16, 16, generator=g), torch.arange(4), torch.arange(4) + 9, SPEC.describe())
     monkeypatch.setattr(zoo, "cached", lambda name, precision="auto": named[name])
     monkeypatch.setattr(zoo, "fingerprint", lambda name: f"of {name}")
-    for module in (trials, experiments):
+    for module in (trials, purified_images):
         monkeypatch.setattr(module, "stream", lambda spec: images)
-    for module in (experiments, aligned):
+    for module in (purified_images, aligned):
         monkeypatch.setattr(module, "CACHE", tmp_path)
     return named
 
@@ -61,7 +62,7 @@ def test_an_image_is_purified_once_for_all_readings(models):
 
 
 def test_a_row_is_what_the_method_says(models):
-    stream = experiments.stream(SPEC)
+    stream = purified_images.stream(SPEC)
     about, work = input_job("sda", ALIGNED, "classifier/resnet", SPEC, "sda", TUNED)
     r = work()
     second = aligned.aligned_classifier("classifier/resnet", *TUNED)
@@ -139,14 +140,14 @@ def test_coarse_logits_keep_the_prediction_and_little_else():
     logits = np.random.default_rng(0).normal(0, 4, (200, 10)).astype(np.float32)
     logits[0, :3] = 9.0  # a tie: the first stays the prediction
     logits[1, 4] = logits[1].max() + 1e-4
-    kept = experiments.coarse(logits)
+    kept = purified_images.coarse(logits)
     assert (kept.argmax(1) == logits.argmax(1)).all()
     assert ((kept == 0).sum(1) == 1).all()
-    assert (kept.min(), kept.max()) == (experiments.LEAST, 0)
-    assert (experiments.coarse(kept) == kept).all()
+    assert (kept.min(), kept.max()) == (purified_images.LEAST, 0)
+    assert (purified_images.coarse(kept) == kept).all()
     away = logits - logits.max(1, keepdims=True)
-    free = (away > experiments.LEAST) & (away < -experiments.STEP)
-    assert np.abs(kept - away)[free].max() <= experiments.STEP / 2 + 1e-5
+    free = (away > purified_images.LEAST) & (away < -purified_images.STEP)
+    assert np.abs(kept - away)[free].max() <= purified_images.STEP / 2 + 1e-5
 
 
 def test_a_mixed_stream_sorted_by_class():

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from conftest import FAMILIES, make_classifier, make_family
 from torch import nn
 
-from gentta_utils.course.gradcam import correlation, grad_cam, layer_of, overlap, panels
+from gentta_utils.course.gradcam import correlation, grad_cam, layer_at, layer_of, overlap, panels
+from gentta_utils.models import zoo
 from gentta_utils.models.classifier import Classifier
 
 CLASSES = torch.tensor([0, 1, 2, 3, 0, 1])
@@ -123,3 +124,24 @@ def test_panels_have_one_class_and_are_held_against_the_first(images32):
         torch.testing.assert_close(p.correlation, correlation(found[0].maps, p.maps))
         torch.testing.assert_close(p.overlap, overlap(found[0].maps, p.maps))
     assert found[0].overlap.tolist() == [1] * 6
+
+
+@pytest.mark.parametrize("name", ["resnet", "swin", "convnext", "vit"])
+def test_an_earlier_stage_has_finer_maps(name):
+    """Those of the shipped networks at 64 pixels, of which the last stage has 2 x 2 (Swin 4 x 4)."""
+    classifier, images = zoo.load(f"classifier/{name}"), torch.rand(2, 3, 64, 64)
+    module, layout = layer_at(classifier, 8, 64)
+    assert not module._forward_hooks
+    seen = []
+    hook = module.register_forward_hook(lambda m, x, y: seen.append(y.shape))
+    maps = grad_cam(classifier, images, CLASSES[:2], (module, layout))
+    hook.remove()
+    assert maps.shape == (2, 64, 64)
+    assert seen[0][1:] == (65, 96) if layout == "BNC" else 8 in seen[0][1:]
+    assert layer_at(classifier.restrict((2, 0)), 8, 64)[0] is module
+    found = panels(classifier, classifier, images, images.flip(3), 1 - images, 8)
+    read = classifier(images).argmax(1)
+    torch.testing.assert_close(found[0].maps, grad_cam(classifier, images, read, (module, layout)))
+    if layout != "BNC":
+        with pytest.raises(ValueError, match="no stage is 7 pixels wide: choose one of"):
+            layer_at(classifier, 7, 64)

@@ -44,7 +44,7 @@ from gentta_utils.diffusion.error_table import error_table, plausible
 from gentta_utils.diffusion.process import alphas_cumprod_of, diffusion_loss, linear_betas
 from gentta_utils.evaluation import evaluate, generated
 from gentta_utils.evaluation.statistics import ON_VALIDATION
-from gentta_utils.methods import METHODS, dda, diffusion_classifier, diffusion_tta, tent, variations
+from gentta_utils.methods import METHODS, dda, diffpure, diffusion_classifier, diffusion_tta, memo, tent, variations
 from gentta_utils.methods import source as methods_source
 from gentta_utils.methods.base import Models
 from gentta_utils.methods.purifier import what_changes
@@ -728,7 +728,11 @@ def test_what_was_chosen_and_what_was_published():
     assert (published.optimizer, published.lr, published.momentum) == ("sgd", 5e-3, 0.9)
     assert (published.seed, published.adapt_denoiser) == (3, False)
     assert photos.window == (0, 1000)
-    assert photos.rival("tent", "classifier/vit") == tent.Settings()
+    assert photos.rival("tent", "classifier/vit") == tent.Settings(**tent.PUBLISHED_IMAGENET)
+    published = {"resnet": memo.PUBLISHED_RESNET50, "swin": memo.PUBLISHED_RVT}
+    for name, values in published.items():
+        assert photos.rival("memo", f"classifier/{name}") == memo.Settings(**values)
+    assert asdict(photos.purifier("diffpure")).items() >= diffpure.PUBLISHED_IMAGENET.items()
     online = photos.rival("diffusion_tta online", "classifier/vit")
     assert online == replace(published, online=True)
     nobody_chose = scenes.rival("diffusion_tta online", "classifier/swin")

@@ -100,7 +100,7 @@ def test_cells_are_short(path):
     assert max(lengths) <= 40
     assert statistics.median(lengths) <= 8
     if path.name[:2] not in TOURS:
-        assert 25 <= len(lengths) <= 45
+        assert 25 <= len(lengths) <= 50
 
 
 @each
@@ -124,7 +124,7 @@ def test_a_notebook_is_light(path):
     assert path.stat().st_size <= 700_000
 
 
-@pytest.mark.parametrize("name", ["03_clip_sd_lora", "06_difftpt"])
+@pytest.mark.parametrize("name", ["03_clip_sd_lora", "06_difftpt", "07_compare"])
 def test_intervals_in_the_prose_are_printed(name):
     """A sentence says "[25.2, 34.7]", of a loss with the signs turned; the output of a cell has it with signs."""
     nb = rules.load(FOLDER / f"{name}.ipynb")
@@ -155,7 +155,7 @@ def test_cost_is_measured_and_prose_is_there(path):
     measured = costs.read().get(path.stem, {}).get("default")  # by bench/precisions.py
     assert measured is None or costs.line(measured) in text
     if path.name[:2] not in TOURS:
-        assert 1500 <= len(text.split()) <= 3000
+        assert 1500 <= len(text.split()) <= 3200
         for heading in ("Before you start", "Parameters", "Set-up", "The smallest version", "The method", "Check it"):
             assert f"## {heading}" in text
         for heading in ("Run it", "Look inside", "Where it fails", "Play", "Exercises", "With real weights", "Summary"):

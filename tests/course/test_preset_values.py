@@ -15,8 +15,10 @@ from gentta_utils import evaluation
 from gentta_utils.common.paths import NOTEBOOKS
 from gentta_utils.course import plots, profiles
 from gentta_utils.course.nb03.choose import KINDS
+from gentta_utils.diffusion.synthesis import Synthesis
 from gentta_utils.methods import dda, diffpure, difftpt, diffusion_tta, tpt
 from gentta_utils.models import hub, zoo
+from gentta_utils.recipes import aligned
 from gentta_utils.recipes.aligned import ALIGNER
 from gentta_utils.runner.notebook import check_parameters, find, read_preset
 from gentta_utils.streams.scenes import SceneSpec
@@ -27,9 +29,13 @@ LAST = {  # of each notebook, the beginnings of the cells in which a parameter i
     "00": ("n_each = ",),
     "02": ("per_shift = ",),
     "05": ("g_dit = ", "per_shift = "),
+    "07": ("def configured(",),
 }
-NAMES = {"classifier_names": "classifier_name"}  # parameters that hold several values of what is used one by one
-STILL = {"logits": "AdamW at 1e-5 moves each logit by 5e-5 in five updates: its row is empty (issue of notebook 02)"}
+NAMES = {  # parameters whose values are seen by other names
+    "classifier_names": "classifier_name",
+    "shift": "shifts",
+    "synthesis_steps": "levels",
+}
 
 
 class Watched(dict):
@@ -46,7 +52,7 @@ class Watched(dict):
             self.add(name, value)
 
 
-def watched(preset, monkeypatch) -> tuple[dict, Watched]:
+def watched(preset, monkeypatch, folder) -> tuple[dict, Watched]:
     """The parameters of a preset, and what the cells of its notebook made of them."""
     path, seen = find(preset.stem[:2]), Watched()
     parameters = check_parameters(path, read_preset(preset))
@@ -67,7 +73,8 @@ def watched(preset, monkeypatch) -> tuple[dict, Watched]:
             seen.add(name, value)
         return here
 
-    def run(method, *_, **__):
+    def run(method, *_, about=None, **__):
+        seen.add("rows", (about or {}).get("label"))
         seen.add_settings(method.settings)
         seen.add("classifier_name", method.models.classifier.name)
         seen.rows.setdefault(type(method.settings).__module__.split(".")[-1], []).append(method.settings)
@@ -77,9 +84,12 @@ def watched(preset, monkeypatch) -> tuple[dict, Watched]:
         return images[:, :, :1, :1]
 
     def synthesize(denoiser, labels, ids, how):
-        seen.add_settings(how)
-        seen.add("synthetic", len(labels))
-        return torch.zeros(1, 3, 64, 64).expand(len(labels), -1, -1, -1)
+        if "levels" not in seen:
+            seen.add_settings(how)
+            seen.add("levels", how.steps)
+        seen.add("synthetic", int(ids[-1]) + 1)  # in the end as many as were asked for, some at a time
+        seen["at once"] = max(len(ids), seen.get("at once", 0))
+        return torch.zeros(len(labels), 3, 1, 1)
 
     monkeypatch.setattr(zoo, "load", load_shipped)
     for kind in (profiles.Scenes, profiles.ImageNet):
@@ -90,6 +100,8 @@ def watched(preset, monkeypatch) -> tuple[dict, Watched]:
     monkeypatch.setattr(plots, "show", lambda *_: None)
     monkeypatch.setattr(dda, "align", change)
     monkeypatch.setattr(diffpure, "purify", change)
+    monkeypatch.setattr(aligned, "CACHE", folder)
+    monkeypatch.setattr(zoo, "fingerprint", lambda name, profile="scenes": f"of {name}")
     nb = rules.load(path)
     sources = [rules.source(c) for c in rules.code_cells(nb)]
     last = [i for i, s in enumerate(sources) if s.startswith(LAST[path.stem[:2]])]
@@ -107,11 +119,13 @@ def watched(preset, monkeypatch) -> tuple[dict, Watched]:
 
 
 @pytest.mark.parametrize("preset", [p for p in PRESETS if p.stem[:2] not in ("03", "04", "06")], ids=lambda p: p.stem)
-def test_every_parameter_of_a_preset_reaches_what_runs(preset, monkeypatch):
-    parameters, seen = watched(preset, monkeypatch)
+def test_every_parameter_of_a_preset_reaches_what_runs(preset, monkeypatch, tmp_path):
+    parameters, seen = watched(preset, monkeypatch, tmp_path)
     for name, value in parameters.items():
         used = seen[NAMES.get(name, name)]
         assert all(v in used for v in (value if isinstance(value, list) else [value])), (name, value, used)
+    if preset.stem.startswith("05"):
+        assert seen["at once"] <= Synthesis().images_at_once  # not all of them in memory
     for settings in seen.rows.get("diffusion_tta", []):  # episodic and online
         own = {name: value for name, value in parameters.items() if hasattr(settings, name)}
         assert {name: getattr(settings, name) for name in own} == own
@@ -172,9 +186,8 @@ def grids() -> list:
     cases = []
     for preset in (p for p in PRESETS if p.stem.startswith("02")):
         asked = re.search(r"param_set=(\S+)", preset.read_text(encoding="utf-8"))
-        for name in asked[1].split(",") if asked else ["all"]:
-            marks = [pytest.mark.xfail(reason=STILL[name], strict=True)] if name in STILL else []
-            cases.append(pytest.param(preset, name, id=f"{preset.stem}-{name}", marks=marks))
+        for name in asked[1].split(",") if asked else [read_preset(preset).get("param_set", "all")]:
+            cases.append(pytest.param(preset, name, id=f"{preset.stem}-{name}"))
     return cases
 
 

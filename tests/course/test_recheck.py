@@ -10,11 +10,11 @@ import torch
 from conftest import TinyNet, make_classifier, make_dit
 
 from gentta_utils.__main__ import main
+from gentta_utils.course import purified as purified_images
 from gentta_utils.course import recheck, trials
 from gentta_utils.course import tables as course_tables
 from gentta_utils.course.nb02 import experiments
-from gentta_utils.course.nb05 import experiments as nb05_experiments
-from gentta_utils.course.nb05.experiments import input_job
+from gentta_utils.course.purified import input_job
 from gentta_utils.course.trials import job
 from gentta_utils.diffusion.synthesis import Synthesis
 from gentta_utils.evaluation import records
@@ -62,9 +62,9 @@ def asked(monkeypatch, tmp_path):
     monkeypatch.setattr(zoo, "fingerprint", lambda name: f"of {name}")
     monkeypatch.setattr(zoo, "IMAGE_SIZE", 16)
     monkeypatch.setattr(trials, "RECIPES", {RESNET: SimpleNamespace(build=build)})
-    for module in (trials, experiments, nb05_experiments):
+    for module in (trials, experiments, purified_images):
         monkeypatch.setattr(module, "stream", scenes_of)
-    for module in (trials, nb05_experiments, aligned):
+    for module in (trials, purified_images, aligned):
         monkeypatch.setattr(module, "CACHE", tmp_path)
     return asked
 

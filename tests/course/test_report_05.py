@@ -90,13 +90,28 @@ def test_the_papers_order_and_which_links_are_clear():
     holds = report.order_of(main_runs(), RESNET)
     assert list(holds) == ["DiffPure < source", "source < DDA", "DDA < SDA"]
     assert [d.mean for d in holds.values()] == pytest.approx([10, 10, 10])
-    assert report.order_line(holds).startswith("the order holds; 3 of 3 links are clear")
+    assert report.order_line(holds).startswith("the order: holds (DiffPure < source +10.0 [")
     assert [d.mean for d in report.order_of(main_runs(), None, "chosen").values()] == pytest.approx([10, 12, 11])
     broken = report.order_of(main_runs(PAPER | {"dda, sum": 35, "sda, sum": 35}), RESNET)
     line = report.order_line(broken)
-    assert "does not hold at source < DDA, DDA < SDA; 2 of 3 links are clear" in line  # a tie is no order
+    assert line.startswith("the order: reversed (")
+    assert [part.split()[-1].strip(")") for part in line.split(";")] == ["holds", "reversed", "undecided"]  # a tie
     unsure = report.order_of(main_runs(PAPER | {"sda, sum": 51}, ("fog",)), RESNET)
-    assert "the order holds; 2 of 3 links are clear" in report.order_line(unsure)  # one scene of 100
+    assert report.order_line(unsure).startswith("the order: undecided (")  # one scene of 100
+
+
+@pytest.mark.parametrize(
+    ("interval", "word"),
+    [
+        ((0.1, 2), "holds"),
+        ((-2, -0.1), "reversed"),
+        ((0, 2), "undecided"),
+        ((-1, 0), "undecided"),
+        ((-1, 1), "undecided"),
+    ],
+)
+def test_a_verdict_is_one_of_three_words(interval, word):
+    assert report.verdict(Interval(0.0, *map(float, interval))) == word
 
 
 @pytest.mark.parametrize(
@@ -161,6 +176,18 @@ def test_parts_against_dda_and_against_each_other():
     number = [r for r in runs if r.about["label"] in ("source/full", "dda, sum")]
     assert not report.between(number)  # number and guidance have no such pair
     assert report.training_sets(number).count("protocol:") == 1
+
+
+def test_corruptions_one_by_one_and_what_a_row_costs():
+    runs = main_runs()
+    rows = report.by_corruption(runs)
+    assert [r["shift"] for r in rows] == ["fog 5", "snow 5"]
+    assert [rows[0][k].mean for k in rows[0] if k != "shift"] == pytest.approx([10, 10, 12, 11])
+    costs = {r["row"]: r for r in report.costs(runs)}
+    assert costs["source"]["diffusion, with gradient"] == 0
+    dda = costs["dda, sum"]
+    assert (dda["diffusion, forward"], dda["diffusion, with gradient"], dda["classifiers"]) == (0, 50, 2)
+    assert dda["s/image"] == "0.50"
 
 
 def test_few_steps_against_fifty():

@@ -30,6 +30,29 @@ def world():
     return mixture, mixture.sample(torch.arange(6) % 2, torch.Generator().manual_seed(0))
 
 
+def test_a_push_may_be_cut(world, monkeypatch):
+    """Never longer than so many w; where it is shorter nothing changes."""
+    mixture, x = world
+    seen = []
+    step = reverse.ddim_step
+    monkeypatch.setattr(reverse, "ddim_step", lambda *a: seen.append(step(*a)) or seen[-1])
+
+    def lengths(s: Settings) -> torch.Tensor:
+        after = []
+        keep = lambda x_prev, *_: after.append(x_prev) or x_prev  # noqa: E731
+        energies = {"scale": structure_energy(x, s.scale, s.factor)}
+        seen.clear()
+        reverse.walk(mixture, x, IDS, s, energies, keep, longest=s.longest * s.scale)
+        return torch.stack([(a - b).flatten(1).norm(dim=1) for a, b in zip(seen, after, strict=True)]) / s.scale
+
+    s = Settings(steps=5, start=700, factor=4, scale=0.5, clip=False)
+    free, cut = lengths(s), lengths(replace(s, longest=0.3))
+    assert free.max() > 0.4
+    assert cut.max() <= 0.3 + 1e-4
+    torch.testing.assert_close(lengths(replace(s, longest=100.0)), free)
+    assert torch.equal(align(mixture, x / 2 + 0.5, IDS, replace(s, longest=100.0)), align(mixture, x / 2 + 0.5, IDS, s))
+
+
 # --- Phi_D -----------------------------------------------------------------------------------------------------------
 
 

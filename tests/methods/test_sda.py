@@ -18,6 +18,7 @@ from gentta_utils.methods.base import Models
 from gentta_utils.methods.purifier import what_changes
 from gentta_utils.methods.sda import FineTune, Settings, configure, fine_tune, published
 from gentta_utils.models import zoo
+from gentta_utils.models.classifier import Classifier
 from gentta_utils.recipes import aligned, quality
 from gentta_utils.recipes.aligned import Data
 from gentta_utils.world.labels import CLASSES
@@ -25,6 +26,7 @@ from gentta_utils.world.labels import CLASSES
 S = Settings(start=300, steps=4)
 IDS = torch.arange(5) + 40
 FAST = FineTune("sgd", 0.05, 0.0, epochs=3, batch=4)
+MANY = replace(FAST, updates=11)
 
 
 def other_classifier():
@@ -70,7 +72,7 @@ def test_both_stages_have_one_alignment(tiny, images):
         second.alignment = what_changes(one)
         with pytest.raises(ValueError, match="another variance"):
             configure(models, other)
-    reading = {f.name for f in fields(S)} - set(what_changes(fixed))
+    reading = {f.name for f in fields(S)} - set(what_changes(replace(fixed, longest=2.0)))
     assert reading == {"ensemble", "temperature", "images_at_once", "fixed_chunk"}
     assert "images_at_once" in what_changes(replace(S, norm="batch"))
     assert dda.align is dda.align
@@ -169,6 +171,7 @@ def test_published_fine_tuning():
     for how in (swin, published("classifier/convnext"), published("classifier/vit")):
         assert (how.optimizer, how.lr, how.weight_decay, how.clip, how.epochs) == ("adamw", 2e-5, 1e-8, 5.0, 15)
     assert [swin.lr_at(e) for e in (0, 2.5, 5, 10, 15)] == pytest.approx([0, 1e-5, 2e-5, 1e-5, 0])
+    assert [published(f"classifier/{name}", large=True).batch for name in ("resnet", "swin")] == [512, 1024]
     with pytest.raises(ValueError, match="no settings for the family of classifier/mae"):
         published("classifier/mae")
     for change in ({"optimizer": "adam"}, {"schedule": "flat"}, {"lr": 0.0}, {"epochs": 0}):
@@ -179,6 +182,41 @@ def test_published_fine_tuning():
 def test_fine_tuning_that_diverges_is_named():
     with pytest.raises(FloatingPointError, match=r"fine-tuning diverged in epoch \d+: lower the learning rate"):
         fine_tune(make_classifier(), torch.rand(8, 3, 16, 16), torch.arange(8) % 4, replace(FAST, lr=1e38))
+
+
+def test_every_set_gets_as_many_updates_when_asked(monkeypatch):
+    """105 updates of 500 images in batches of 64 are 15 epochs; of 100, or of 10, they are 105 too."""
+    seen = []
+    augment = sda.views.augment
+    monkeypatch.setattr(sda.views, "augment", lambda x, g: seen.append(len(x)) or augment(x, g))
+    for n, expected in ((4, {4}), (7, {4, 3}), (30, {4, 2})):
+        seen.clear()
+        fine_tune(make_classifier(), torch.rand(n, 3, 16, 16), torch.arange(n) % 4, replace(MANY, frozen_norm=True))
+        assert (len(seen), set(seen)) == (11, expected)  # with frozen statistics the rest of few images is used
+    seen.clear()
+    fine_tune(make_classifier(), torch.rand(7, 3, 16, 16), torch.arange(7) % 4, MANY)
+    assert set(seen) == {4}
+    rates = [at for at, _ in sda._batches(30, replace(MANY, warmup=1), torch.Generator().manual_seed(0))]
+    assert list(map(int, rates)) == sorted(map(int, rates))
+    assert (rates[0], rates[-1]) == (pytest.approx(3 / 11), 2)  # once through the schedule of three epochs
+
+
+def test_batch_norm_keeps_the_statistics_of_the_source_when_asked():
+    norm = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Flatten(), torch.nn.Linear(8 * 36, 4)
+    )
+    source = Classifier(norm, (0.5,) * 3, (0.5,) * 3, 8, 4)
+    images, labels = torch.rand(8, 3, 8, 8), torch.arange(8) % 4
+    moved, kept = (fine_tune(source, images, labels, replace(FAST, frozen_norm=f)).network[1] for f in (False, True))
+    assert torch.equal(kept.running_mean, norm[1].running_mean)
+    assert not torch.equal(moved.running_mean, norm[1].running_mean)
+    assert not torch.equal(kept.weight, norm[1].weight)
+    assert not kept.training
+
+
+def test_there_has_to_be_an_image():
+    with pytest.raises(ValueError, match="no image to fine-tune on"):
+        fine_tune(make_classifier(), torch.rand(0, 3, 16, 16), torch.arange(0), FAST)
 
 
 # --- sets and their cache --------------------------------------------------------------------------------------------
@@ -215,6 +253,53 @@ def test_labels_are_those_of_the_generation_and_sets_are_nested(models):
     assert models["denoiser/dit"].count == count  # all of it was in the cache
     assert raw.nfe == {"denoiser fwd": 3.0}
     assert aligned.align_images(DATA, raw.images).nfe == {"denoiser fwd+bwd": 4.0}
+
+
+def test_images_on_disk_are_made_once_and_read_in_parts(models):
+    made = []
+
+    def make(rows: torch.Tensor) -> torch.Tensor:
+        made.extend(rows.tolist())
+        if 6 in rows and len(made) < 10:
+            raise KeyboardInterrupt
+        return rows.float().view(-1, 1, 1, 1).expand(-1, 3, 4, 4) / 255
+
+    with pytest.raises(KeyboardInterrupt):
+        aligned.on_disk({"what": "test"}, make, 10, 3)
+    images = aligned.on_disk({"what": "test"}, make, 10, 3)
+    assert made == [*range(9), 6, 7, 8, 9]  # what was done before the interruption is not done again
+    assert len(aligned.on_disk({"what": "test"}, make, 10, 3)) == 10
+    assert len(made) == 13
+    assert not torch.is_tensor(images)
+    assert [round(255 * float(v[0, 0, 0])) for v in images[torch.tensor([9, 0, 4])]] == [9, 0, 4]
+    assert len(aligned.on_disk({"what": "test"}, make, 4, 3)) == 4  # another number is another file
+    labels = torch.arange(10) % 10
+    whole = fine_tune(models["classifier/resnet"], images[torch.arange(10)], labels, FAST)
+    assert same(weights(whole), weights(fine_tune(models["classifier/resnet"], images, labels, FAST)))
+
+
+def test_labels_may_be_what_the_source_reads(models):
+    """The images are those of the set itself, and no other set of images is kept for them."""
+    source = models["classifier/resnet"]
+    images, asked = aligned.images_of(DATA)
+    count = dict(models["denoiser/dit"].count)
+    same_images, read = aligned.images_of(replace(DATA, labels="source"), source)
+    assert torch.equal(images, same_images)
+    with torch.no_grad():
+        assert torch.equal(read, source(aligned.raw_images(DATA).images).argmax(1))
+    assert not torch.equal(read, asked)
+    agreed, labels = aligned.images_of(replace(DATA, labels="agreed"), source)
+    assert torch.equal(agreed, images[read == asked])
+    assert torch.equal(labels, asked[read == asked])
+    assert models["denoiser/dit"].count == count
+    abouts = [
+        aligned.describe("classifier/resnet", replace(DATA, labels=v), FAST) for v in ("asked", "source", "agreed")
+    ]
+    assert "labels" not in abouts[0]["data"]
+    assert abouts[1] != abouts[2]
+    found = aligned.aligned_classifier("classifier/resnet", replace(DATA, labels="source"), MANY)
+    about = json.loads(json.dumps(aligned.describe("classifier/resnet", replace(DATA, labels="source"), MANY)))
+    assert same(weights(found), weights(aligned.from_description("classifier/resnet", about)))
 
 
 def test_aligned_images_are_those_of_the_method(models):

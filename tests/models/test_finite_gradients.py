@@ -13,7 +13,8 @@ from torch.nn.functional import interpolate
 
 from gentta_utils.common.paths import ROOT
 from gentta_utils.common.resize import resized
-from gentta_utils.course.nb01.digits import DigitDenoiser
+from gentta_utils.course.digits import DigitDenoiser
+from gentta_utils.course.nb07.digits import PictureDenoiser
 from gentta_utils.diffusion.guidance import PADS, bicubic_low_pass, structure_energy
 from gentta_utils.diffusion.mixture import GaussianMixture
 from gentta_utils.methods.dda import entropy_energy
@@ -114,6 +115,8 @@ CASES = {  # images in [0, 1] -> what is differentiated
     "GaussianMixture.decode": lambda x: GaussianMixture(plain()[:4]).decode(x),
     "DigitDenoiser.encode": lambda x: DigitDenoiser(8, 1).encode(x[:, :1, :8, :8]),
     "DigitDenoiser.decode": lambda x: DigitDenoiser(8, 1).decode(x[:, :1, :8, :8]),
+    "PictureDenoiser.encode": lambda x: PictureDenoiser(8, 1).encode(x[..., :8, :8]),
+    "PictureDenoiser.decode": lambda x: PictureDenoiser(8, 1).decode(2 * x[:, :1, :8, :8] - 1),
 }
 WITHOUT = {
     "augment": "training alone, on images that are constants",

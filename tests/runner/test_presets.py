@@ -88,6 +88,8 @@ def test_tables_of_sda_have_the_published_alignment(path):
     for name in ("factor", "eta", "ensemble"):
         assert values[name] == getattr(dda.Settings(), name)
     assert values["synthetic"] == aligned.Data().per_class * 1000
-    assert values["cfg"] == Synthesis().cfg
+    assert (values["cfg"], values["synthesis_steps"]) == (Synthesis().cfg, Synthesis().steps)
+    rivals = {"05_s1": ["memo"], "05_s6": ["unaligned"], "05_s10": ["tent"]}
+    assert values.get("rivals", []) == rivals.get(path.stem, [])
     levels = dda.Settings(**{name: values[name] for name in ("start", "steps", "scale", "factor", "eta", "ensemble")})
     assert len(levels_of(levels)) == values["steps"]

@@ -4,10 +4,8 @@ import random
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from ...diffusion.process import add_noise, eps_to_v, eps_to_x0, to_eps
-from ...methods.diffusion_classifier import log_posterior
 from ..exercises import ABAR, compare, random_batch, whole_numbers
 
 
@@ -39,17 +37,20 @@ def check_noise_of_v(answer: Callable) -> None:
     compare(answer(v, x_t, t, ABAR), to_eps(v, x_t, t, ABAR, "v_prediction"), known)
 
 
-def check_posterior(answer: Callable) -> None:
-    """answer(error (B, K), dims, tau) -> p (B, K)."""
-    B, K, dims, tau = random.randint(2, 6), random.randint(7, 9), random.randint(10, 99), random.uniform(0.5, 5)
-    error = torch.rand(B, K) * 0.1
+def check_unpair(answer: Callable) -> None:
+    """answer(error (B, N, K)) -> mean errors (B, K), of class k over its own pairs k, k + K, ... alone."""
+    B, K, each = random.randint(2, 5), random.randint(3, 6), random.randint(3, 5)
+    error = torch.rand(B, K * each, K)
     known = {
-        "a large error must make a class unlikely: the sign is wrong": (dims * error / tau).softmax(1),
-        "the errors are means over dimensions, the likelihood is a sum: multiply by dims": (-error / tau).softmax(1),
-        "the classes are columns: each row must sum to 1": (-dims * error / tau).softmax(0),
-        "tau divides: a high temperature makes p flat": (-dims * error * tau).softmax(1),
+        "that is the mean over all pairs, the same for all classes: the draws are still paired": error.mean(1),
+        "that gives each class a block of pairs: take every K-th": torch.stack(
+            [error[:, k * each : (k + 1) * each, k].mean(1) for k in range(K)], 1
+        ),
+        "class k sees its own pairs, but the errors are of another class": torch.stack(
+            [error[:, k::K].mean((1, 2)) for k in range(K)], 1
+        ),
     }
-    compare(answer(error, dims, tau), log_posterior(error, dims, tau).exp(), known)
+    compare(answer(error), torch.stack([error[:, k::K, k].mean(1) for k in range(K)], 1), known)
 
 
 def check_eliminate(answer: Callable) -> None:
@@ -71,18 +72,25 @@ def check_eliminate(answer: Callable) -> None:
     compare(whole_numbers(got), torch.tensor(wanted), known)
 
 
-def check_drowned(answer: Callable) -> None:
-    """answer(sigma, factor, abar) -> first t at which the added noise is at least as large as the corruption's."""
-    ratio = ((1 - ABAR) / ABAR).sqrt()
-    drawn = [(random.uniform(0.05, 0.4), factor) for factor in (1, 2, 4) * 6]
-
-    def levels(size: Callable) -> Tensor:
-        return torch.stack([(ratio < size(sigma, factor)).sum() for sigma, factor in drawn])
-
+def check_move_window(answer: Callable) -> None:
+    """answer(error (B, N, K), t (N,), labels (B,), width) -> low of the window [low, low + width) that reads best."""
+    got, found = [], {"wanted": [], "last": [], "most": [], "worst": []}
+    for _ in range(30):
+        B, K, width = random.randint(4, 7), random.randint(3, 6), random.choice((200, 300, 400))
+        t, labels = torch.arange(12, 1000, 25), torch.randint(K, (B,))
+        error = torch.rand(B, len(t), K)
+        got.append(answer(error, t, labels, width))
+        lows = range(0, 1001 - width, 50)
+        within = {low: error[:, (t >= low) & (t < low + width)].mean(1) for low in lows}
+        right = {low: int((e.argmin(1) == labels).sum()) for low, e in within.items()}
+        found["wanted"].append(max(lows, key=right.get))
+        found["last"].append(max(reversed(lows), key=right.get))
+        found["most"].append(max(lows, key=lambda low: int((within[low].argmax(1) == labels).sum())))
+        found["worst"].append(min(lows, key=right.get))
+    outcome = {name: torch.tensor(values) for name, values in found.items()}
     known = {
-        "averaging f x f pixels divides the deviation by f, not by f^2": levels(lambda s, f: 2 * s / f**2),
-        "the diffusion model sees the averaged noise: use factor": levels(lambda s, f: 2 * s),
-        "the image goes from [0, 1] to [-1, 1]: that doubles the noise": levels(lambda s, f: s / f),
+        "of windows that read as many right, take the lowest": outcome["last"],
+        "the class that is read has the least error, not the largest": outcome["most"],
+        "that is the window that reads the fewest right": outcome["worst"],
     }
-    got = whole_numbers([answer(sigma, factor, ABAR) for sigma, factor in drawn])
-    compare(got, levels(lambda s, f: 2 * s / f), known)
+    compare(whole_numbers(got), outcome["wanted"], known)

@@ -4,15 +4,23 @@ Settings are those that `nb02.choose.select` chose; what they leave open (the ra
 is set on the same validation corruptions.
 """
 
+import copy
 from dataclasses import asdict, replace
+from functools import partial
 
+import torch
+
+from ...common.validate import check_choice
+from ...diffusion.pairs import draw_pairs
+from ...diffusion.process import diffusion_loss
 from ...evaluation.chosen import chosen_window, tuned
 from ...evaluation.evaluate import run
 from ...evaluation.records import Records
-from ...evaluation.tables import Job, table
+from ...evaluation.tables import Job, results, table
 from ...methods import diffusion_tta, from_table
 from ...methods.base import Models
 from ...models import zoo
+from ...models.classifier import Classifier
 from ...recipes.dit import SOFT, WEAK
 from ...streams.scenes import SceneSpec
 from ...streams.stream import stream
@@ -26,9 +34,11 @@ from ..trials import (
     job,
     models,
     reader_jobs,
+    right,
     small_grid,
     source_jobs,
     untrained,
+    validation_specs,
 )
 from .choose import WINDOWS, choose_rates, chosen_rate, select_specs, with_rate
 
@@ -47,6 +57,20 @@ def backbones() -> list[Records]:
 # --- ablations -------------------------------------------------------------------------------------------------------
 
 
+def forgotten(classifier: Classifier, init: str = "random") -> Classifier:
+    """A copy whose layers are drawn again, the same each time: any network as it is before any training.
+
+    Raises ValueError for another `init`."""
+    check_choice("init", init, ("random",))
+    made = copy.deepcopy(classifier)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        for layer in made.modules():
+            if hasattr(layer, "reset_parameters"):
+                layer.reset_parameters()
+    return made
+
+
 def random_job(settings: diffusion_tta.Settings, classifier: str, spec: SceneSpec, label: str) -> Job:
     """Diffusion-TTA of the classifier's network as it is before any training."""
     about, _ = job("diffusion_tta", settings, classifier, spec, label)
@@ -59,17 +83,36 @@ def random_job(settings: diffusion_tta.Settings, classifier: str, spec: SceneSpe
     return about, work
 
 
-def ablations() -> list[Records]:
-    """The paper's three ablations (K10, K11, K12 of docs/experiments.md) on the small grid with the ResNet.
+DIT_RATES = (1e-2, 1e-1, 1.0)  # of SGD, for the diffusion model where it takes a step as well
 
-    Rows that cost far more meet 20 of the 50 scenes, as they say. Every row has the
-    chosen settings with its own changes; the rate stays as chosen, or follows the rule where other parameters move.
-    Row labels are stored in the records: `nb02.report.spoken` says them in words."""
-    resnet, specs = CLASSIFIERS[0], small_grid()
-    few = [replace(s, n=20) for s in specs]
-    ours = tuned(resnet)
+
+def select_dit() -> list[Records]:
+    """The diffusion model's own rate on the validation corruptions; `dit_rate` reads what did best."""
+    resnet, specs, ours = CLASSIFIERS[0], validation_specs(3700, 4), tuned(CLASSIFIERS[0])
+    jobs = [
+        job("diffusion_tta", with_dit(ours, rate), resnet, s, f"DiT lr {rate:g}", batch=4, precision="fp32")
+        for s in specs
+        for rate in DIT_RATES
+    ]
+    return table("select_dit", jobs)
+
+
+def with_dit(settings: diffusion_tta.Settings, rate: float) -> diffusion_tta.Settings:
+    """The same settings with the diffusion model adapted too, by a rate of its own."""
+    return replace(settings, adapt_denoiser=True, denoiser_lr=rate)
+
+
+def dit_rate() -> float:
+    """The rate that `select_dit` found best, the highest of equals, for a low one changes nothing; raises as
+    `results`."""
+    runs = results("select_dit")
+    return max(reversed(DIT_RATES), key=lambda rate: right(runs, f"DiT lr {rate:g}"))
+
+
+def ablation_rows() -> dict[str, tuple[diffusion_tta.Settings, int]]:
+    """Label -> settings of a row of `ablations`, and how many of the 50 scenes under each corruption it meets."""
+    resnet, ours = CLASSIFIERS[0], tuned(CLASSIFIERS[0])
     by_rule = lambda param_set: chosen_rate(resnet, {"param_set": param_set})  # noqa: E731
-    both = replace(ours, adapt_denoiser=True, denoiser_lr=1e-5)
     rows = {
         "K10: one random t an update": replace(ours, pairs=1, timesteps="iid"),
         "K10: + many t, one noise": replace(ours, noise="shared"),
@@ -86,18 +129,31 @@ def ablations() -> list[Records]:
         "K12: 64 pairs": replace(ours, updates=5, pairs=64),
     }
     expensive = {
-        "K10: + adapting the DiT (20 scenes)": both,
+        "K10: + adapting the DiT (10 scenes)": with_dit(ours, dit_rate()),
         "K12: 180 pairs (20 scenes)": replace(ours, updates=5, pairs=180),
         "K12: published settings (20 scenes)": diffusion_tta.Settings(
             **{**diffusion_tta.PUBLISHED, "adapt_denoiser": False}
         ),
     }
+    few = {label: (s, 10 if s.adapt_denoiser else 20) for label, s in expensive.items()}
+    return {label: (s, 50) for label, s in rows.items()} | few
+
+
+def ablations() -> list[Records]:
+    """The paper's three ablations (K10, K11, K12 of docs/experiments.md) on the small grid with the ResNet.
+
+    Rows that cost far more meet 20 or 10 of the 50 scenes, as they say. Every row has the
+    chosen settings with its own changes; the rate stays as chosen, or follows the rule where other parameters move.
+    Row labels are stored in the records: `nb02.report.spoken` says them in words. "All parameters" of K11 is the row of
+    K10 with fresh noise, "classifier and diffusion model" its last row; ensembles are computed from the records."""
+    resnet, specs = CLASSIFIERS[0], small_grid()
+    few = [replace(s, n=20) for s in specs]
     jobs = source_jobs(specs, (resnet,))
-    for label, settings in (rows | expensive).items():
+    for label, (settings, n) in ablation_rows().items():
         exact = {"precision": "fp32"} if settings.adapt_denoiser else {}
-        seen = specs if label in rows else few
+        seen = [replace(s, n=n) for s in specs]
         jobs += [job("diffusion_tta", settings, resnet, s, label, batch=25, **exact) for s in seen]
-    jobs += [random_job(ours, resnet, s, "K11: untrained network (20 scenes)") for s in few]
+    jobs += [random_job(tuned(resnet), resnet, s, "K11: untrained network (20 scenes)") for s in few]
     return table("ablations", jobs)
 
 
@@ -115,6 +171,38 @@ def trust() -> list[Records]:
     grid = [(name, severity) for name in VALIDATION for severity in (3, 5)]
     specs = [SceneSpec(75, *at, "test", 8000 + 75 * i) for i, at in enumerate(grid)]
     return table("trust", reader_jobs(specs, 48, chosen_window()))
+
+
+COMMON = 8  # pairs on which the loss is compared before and after
+
+
+def common_draws() -> list[Records]:
+    """The rows of `heldout` and `test` on the full view with another loss, (N, 2): that of the source's prediction and
+    that of the adapted one, on the same pairs, so that the two differ by nothing but the prediction."""
+    jobs = []
+    for name in ("heldout", "test"):
+        for r in results(name):
+            if r.about["label"] == "diffusion_tta/full":
+                about = {k: v for k, v in r.about.items() if k != "protocol"} | {"label": name, "common": COMMON}
+                jobs.append((about, partial(_on_common_draws, r, about)))
+    return table("common_draws", jobs)
+
+
+def _on_common_draws(r: Records, about: dict) -> Records:
+    at = {k: r.about["stream"][k] for k in ("n", "shift", "severity", "split", "start", "seed")}
+    s, denoiser, T = stream(SceneSpec(**at)), zoo.cached(DIT), r.about["settings"]["temperature"]
+    window = tuple(r.about["settings"]["window"])
+    t, eps = draw_pairs(s.ids, COMMON, denoiser.shape, window, purpose="common")  # (N, n), (N, n, C, H, W)
+    p = torch.stack([torch.tensor(z).div(T).softmax(1) for z in (r.before, r.after)], 1)  # (N, 2, K)
+    x0, losses = denoiser.encode(s.images), []
+    for rows in torch.arange(len(s)).split(4):
+        both = [v[rows, None].expand(-1, 2, *v.shape[1:]).flatten(0, 2) for v in (t, eps)]  # (4 * 2 * n, ...)
+        x = x0[rows].repeat_interleave(2 * COMMON, 0)
+        cond = p[rows].flatten(0, 1).repeat_interleave(COMMON, 0)
+        with torch.no_grad():
+            loss = diffusion_loss(denoiser, x, *both, cond, denoiser.alphas_cumprod)
+        losses.append(loss.view(-1, 2, COMMON).mean(2))
+    return replace(r, about={**r.about, **about}, loss=torch.cat(losses).float().numpy())
 
 
 # --- when does generative feedback help? -----------------------------------------------------------------------------

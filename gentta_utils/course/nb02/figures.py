@@ -1,9 +1,21 @@
 """Small tables of notebook 02 that look at one question: who moves, who reads, what the step and a filter do."""
 
+from dataclasses import replace
+
+import numpy as np
+from scipy.special import softmax
+
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, is_clean, pick, versus
 from ...evaluation.statistics import gain, summary
 from ..side_by_side import by_confidence, live  # noqa: F401  (the notebook's names for them)
+
+
+def with_reader(runs: dict[str, list[Records]]) -> dict[str, list[Records]]:
+    """The published ensemble as a row of its own: the mean of the adapted probabilities and the reader's."""
+    both = zip(runs.get("diffusion_tta", []), runs.get("diffusion_classifier", []), strict=False)
+    mean = [replace(a, after=np.log((softmax(a.after, axis=1) + softmax(b.after, axis=1)) / 2)) for a, b in both]
+    return {"mean with the reader": mean} if mean else {}
 
 
 def readable(runs: list[Records], shifts: tuple[str, ...]) -> list[dict]:

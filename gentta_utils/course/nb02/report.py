@@ -8,7 +8,7 @@ from ...evaluation.rows import accuracy, distinct, is_clean, one_severity, pick,
 from ...evaluation.statistics import gain, paired_interval, protocol_line, summary
 from ...evaluation.tables import results
 from ..display import plain
-from ..side_by_side import gains_by_shift, signs  # noqa: F401  (the notebook's names for them)
+from ..side_by_side import ensemble_temperature, gains_by_shift, signs, verdict  # noqa: F401  (the notebook's names)
 from ..trials import CLASSIFIERS
 from . import trust
 from .experiments import UNTOUCHED
@@ -18,7 +18,9 @@ ABLATIONS = {"K10": "components", "K11": "parameters", "K12": "pairs"}
 
 
 def ablations(runs: list[Records]) -> str:
-    """Rows of the three ablations with paired gains; the ensemble is computed from the records of "logits".
+    """Rows of the three ablations with paired gains, each on its own scenes; below them consecutive rows of the
+    components, paired on the scenes that both met. Two ensembles are computed from the records of "logits": with the
+    source, and as published with the diffusion model's own reading.
 
     Raises ValueError for records of two severities."""
     adapted = [r for r in runs if r.about["method"] == "diffusion_tta"]
@@ -27,10 +29,44 @@ def ablations(runs: list[Records]) -> str:
     for label in dict.fromkeys(r.about["label"] for r in adapted):
         mine = [r for r in adapted if r.about["label"] == label]
         rows.append(_ablation(spoken(label), mine, [r.right_after for r in mine]))
-        if label == "K11: logits":  # the mean of two probabilities, adapted and not
-            both = [(trust.softmax(r.before) + trust.softmax(r.after)).argmax(1) == r.label for r in mine]
-            rows.append(_ablation(spoken(f"{label}, ensemble with the source"), mine, both))
-    return protocol_line(adapted) + "\n" + as_table(rows)
+        if label == "K11: logits":
+            for name, other in {"the source": None, "the reader": _readings(mine)}.items():
+                if other != []:
+                    rows.append(_ablation(spoken(f"{label}, ensemble with {name}"), mine, _ensemble(mine, other)))
+    return "\n".join([protocol_line(adapted), as_table(rows), *_steps(adapted)])
+
+
+READER = "reader/9 pairs/150..600"  # of `rivals`, on the same scenes at 90 evaluations
+
+
+def _readings(runs: list[Records]) -> list[np.ndarray]:
+    """Probabilities (N, K) of the diffusion model's reading for the images of each run, at the temperature that is best
+    on validation corruptions; none where the images were not read."""
+    tau, read = ensemble_temperature(READER), {}
+    for r in (r for r in results("rivals") if r.about["label"] == READER):
+        q = trust.softmax(r.after * r.about["settings"]["temperature"] / tau, axis=1)
+        read |= dict(zip(r.id.tolist(), q, strict=True))
+    return [np.stack([read[i] for i in r.id.tolist()]) for r in runs] if set(runs[0].id.tolist()) <= set(read) else []
+
+
+def _ensemble(runs: list[Records], other: list[np.ndarray] | None) -> list[np.ndarray]:
+    """Right predictions of the mean of the adapted probabilities and others, of None the source's."""
+    others = [trust.softmax(r.before, axis=1) for r in runs] if other is None else other
+    return [(trust.softmax(r.after, axis=1) + q).argmax(1) == r.label for r, q in zip(runs, others, strict=True)]
+
+
+def _steps(adapted: list[Records]) -> list[str]:
+    """Consecutive rows of the components, each against the row before on the scenes that both met."""
+    labels, lines = [label for label in distinct(adapted, "label") if label.startswith("K10")], []
+    for before, label in zip(labels, labels[1:], strict=False):
+        one, other = (
+            {int(i): ok for r in pick(adapted, n) for i, ok in zip(r.id, r.right_after, strict=True)}
+            for n in (label, before)
+        )
+        both = sorted(one.keys() & other.keys())
+        found = paired_interval(*(np.array([v[i] for i in both]) for v in (one, other)), np.array(both))
+        lines.append(f"\n{spoken(label)} minus {spoken(before)}: {found} on {len(both)} scenes")
+    return lines
 
 
 def spoken(label: str) -> str:
@@ -50,14 +86,14 @@ def _ablation(label: str, runs: list[Records], after: list[np.ndarray]) -> dict:
 
 def of_trust(readers_of_heldout: list[Records]) -> str:
     """The rule chosen on validation corruptions, judged on the test corruptions; the reader's agreement beside it."""
-    validation = [r for r in results("heldout") if r.about["label"] == "diffusion_tta/full"]
+    common = results("common_draws")
+    validation = [r for r in common if r.about["label"] == "heldout"]
     rule, threshold = trust.choose(trust.evidence(validation, readers_of_heldout))
-    test = results("test")
-    readers = [r for r in test if r.about["method"] == "diffusion_classifier"]
+    readers = [r for r in results("test") if r.about["method"] == "diffusion_classifier"]
     rows = []
     for option, cut in {rule: threshold, "reader agrees": 0.0}.items():
         for name in (*CLASSIFIERS, "both"):
-            adapted = [r for r in test if r.about["label"] == "diffusion_tta/full"]
+            adapted = [r for r in common if r.about["label"] == "test"]
             e = trust.evidence([r for r in adapted if name in (r.about["classifier"], "both")], readers)
             row = {"rule": f"{option}, at least {cut:.2f}", "classifier": name}
             right = {"never": e.right_before, "always": e.right_after, "by the rule": trust.accepted(e, option, cut)}
@@ -65,6 +101,36 @@ def of_trust(readers_of_heldout: list[Records]) -> str:
             rows.append(row | {name: str(gain) for name, gain in trust.judge(e, option, cut).items()})
     chosen = f"Chosen on validation corruptions: {rule}, at least {threshold:.2f}."
     return f"{protocol_line(readers)}\n{chosen}\n\n{as_table(rows)}"
+
+
+def severities(runs: list[Records]) -> str:
+    """The table `severity`: the small grid at severity 3, and at severity 5 with another seed of scenes and draws."""
+    adapted, rows = [r for r in runs if r.about["method"] == "diffusion_tta"], []
+    for label in distinct(adapted, "label"):
+        for classifier in distinct(adapted, "classifier"):
+            mine = pick(adapted, label, classifier)
+            s = summary(mine)
+            at = f"severity {mine[0].about['stream']['severity']}, seed {mine[0].about['settings']['seed']}"
+            row = {"stream": at, "classifier": classifier.split("/")[1], "n": s["n"]}
+            rows.append(row | {"source": f"{s['before']:.1f}", "after": f"{s['after']:.1f}", "gain": str(s["gain"])})
+    return f"{protocol_line(adapted)}\n{as_table(rows)}"
+
+
+def natural_shapes(runs: list[Records]) -> list[dict]:
+    """For each set of images of `natural`: the gain of Diffusion-TTA on each classifier and whether the published
+    shape, a gain on every set, holds; and the best entropy method there."""
+    rows = []
+    for name in dict.fromkeys(map(shift_of, runs)):
+        row, here = {"images": name}, [r for r in runs if shift_of(r) == name]
+        for classifier in CLASSIFIERS:
+            found = gain(pick(here, "diffusion_tta/full", classifier))
+            others = {label: accuracy(pick(here, label, classifier)) for label in ("tent", "cotta")}
+            best = max(others, key=others.get)
+            row[classifier.split("/")[1]] = f"{found}: {verdict(found)}"
+            ours = accuracy(pick(here, "diffusion_tta/full", classifier))
+            row[f"ours, best of TENT and CoTTA ({classifier.split('/')[1]})"] = f"{ours:.0f}, {best} {others[best]:.0f}"
+        rows.append(row)
+    return rows
 
 
 def headlines(runs: list[Records]) -> list[dict]:

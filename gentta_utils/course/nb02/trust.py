@@ -18,7 +18,8 @@ class Evidence:
     """What is known of N adapted images, as arrays (N,); labels are in `right_before` and `right_after` alone.
 
     Attributes:
-        drop: fall of the diffusion loss from the first to the last update, as a share of the first.
+        drop: by how much less the diffusion loss is for the adapted prediction than for the source's, on the same
+            pairs, as a share of the latter.
         sure: confidence of the adapted prediction, 0 to 1. doubt: one minus that of the source.
         agrees: whether the Diffusion Classifier names the adapted class (1), the source's (-1), or neither (0).
     """
@@ -33,7 +34,8 @@ class Evidence:
 
 
 def evidence(runs: list[Records], readers: list[Records]) -> Evidence:
-    """Of Diffusion-TTA's records and the Diffusion Classifier's on the same images.
+    """Of Diffusion-TTA's records, with losses (N, 2) of source and adapted prediction on common draws, and the
+    Diffusion Classifier's on the same images.
 
     Raises ValueError where the reader did not see an image."""
     key = lambda r, i: (r.about["stream"]["shift"], r.about["stream"]["severity"], int(i))  # noqa: E731
@@ -49,7 +51,7 @@ def evidence(runs: list[Records], readers: list[Records]) -> Evidence:
         id=join("id"),
         right_before=join("right_before"),
         right_after=join("right_after"),
-        drop=(loss[:, 0] - loss[:, -1]) / loss[:, 0],
+        drop=(loss[:, 0] - loss[:, 1]) / loss[:, 0],
         sure=softmax(after, axis=1).max(1),
         doubt=1 - softmax(before, axis=1).max(1),
         agrees=(reader == chosen).astype(int) - ((reader == before.argmax(1)) & (reader != chosen)),

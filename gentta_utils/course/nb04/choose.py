@@ -34,20 +34,21 @@ START = {
     "classes": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), temperature=1.0, noise="antithetic"),
     "depth": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), noise="antithetic"),
 }
-RATES = {"classes": (0.3, 1.0), "depth": (0.01, 0.03, 0.1)}
+RATES = {"classes": (0.3, 1.0), "depth": (0.01, 0.03)}
+PARAMETERS = [{"param_set": name, "times": by} for name, by in (("norm", 10.0), ("norm", 100.0), ("head", 3.0))]
 STAGES: dict[str, list[list[dict]]] = {  # each changes what the one before it left; "times" is of the rate
     "classes": [
         [dict(temperature=3.0), dict(temperature=3.0, times=0.3)],
         [dict(window=(300, 700))],
-        [dict(param_set="norm", times=10.0)],
+        PARAMETERS,
         [dict(view="low")],
     ],
     "depth": [
         [dict(window=(300, 700))],
-        [dict(param_set="norm", times=10.0)],
         [dict(view="low")],
     ],
 }
+BOLD_RATES = {"classes": (1.0, 3.0), "depth": (0.1,)}  # where clean scenes do not count
 FREE_RATES = {"classes": (300.0, 3000.0), "depth": (10.0, 300.0)}  # of a free map
 MIXING_RATES = (0.3, 1.0)  # of output mixing, in units of the chosen rate
 
@@ -86,14 +87,15 @@ class Chooser:
     def __init__(self):
         self.jobs, self.runs = [], []
 
-    def best(self, network: str, options: dict[str, tuple], specs: list[MapSpec] | None = None, **how):
-        """The (method, settings) of the option, by its label, with most merit; ties go to the earlier one."""
+    def best(self, network: str, options: dict[str, tuple], specs: list[MapSpec] | None = None, by=None):
+        """The (method, settings) of the option, by its label, with most merit, or the largest `by` of its runs; ties go
+        to the earlier one."""
         specs = specs or selection(target_of(network))
         known = {self._key(about) for about, _ in self.jobs}
-        made = [map_job(m, s, network, spec, label, **how) for label, (m, s) in options.items() for spec in specs]
+        made = [map_job(m, s, network, spec, label) for label, (m, s) in options.items() for spec in specs]
         self.jobs += [j for j in made if self._key(j[0]) not in known]
         self.runs = table("select_maps", self.jobs, CACHE / "selection")
-        return options[max(options, key=lambda label: merit(pick(self.runs, label, network)))]
+        return options[max(options, key=lambda label: (by or merit)(pick(self.runs, label, network)))]
 
     @staticmethod
     def _key(about: dict) -> tuple:
@@ -216,6 +218,7 @@ def select_maps() -> list[Records]:
     and rival, and which of these is best in each score. The second network takes the first one's settings at a rate of
     its own."""
     choose, content = Chooser(), {"settings": {}, "free": {}, "mixing": {}, "controls": {}, "best": {}, "rival": {}}
+    content["bold"] = {}
     for target in METRICS:
         if MAP_MODEL[target] not in zoo.names():
             continue
@@ -225,6 +228,7 @@ def select_maps() -> list[Records]:
                 choose.jobs += [source_job(network, spec)]
             now = staged(choose, network, base, stages)
             content["settings"][network] = stated(now)
+            content["bold"][network] = stated(_bold(choose, network, now))
             if network == here(target)[0]:
                 base, stages = now, []
                 content["free"][network] = stated(_free(choose, network, now))
@@ -239,6 +243,15 @@ def select_maps() -> list[Records]:
     used = [*content["settings"], *(MAP_MODEL[t] for t in METRICS if any(map(content["settings"].get, here(t))))]
     write_json(MAPS, content | {"models": {name: zoo.fingerprint(name) for name in used}})
     return table("select_maps", choose.jobs)
+
+
+def _bold(choose: Chooser, network: str, now: diffusion_tta.Settings):
+    """The rate of all weights at which most is gained under the corruptions, whatever clean scenes lose."""
+    start = replace(now, param_set="all", view="full")
+    start = replace(start, temperature=3.0) if target_of(network) == "classes" else start
+    tried = [replace(start, lr=lr) for lr in BOLD_RATES[target_of(network)]]
+    options = {described(s): ("diffusion_tta", s) for s in tried}
+    return choose.best(network, options, few(target_of(network)), by=lambda runs: merit(runs)[1])[1]
 
 
 def _free(choose: Chooser, network: str, now: diffusion_tta.Settings):

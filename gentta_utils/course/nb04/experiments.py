@@ -1,7 +1,7 @@
 """The tables of notebook 04: segmentation and depth under the paper's six corruptions (K8) and under all fifteen,
 beside every control; mixing, ablations, where it fails. Settings are those that `nb04.choose.select_maps` chose.
 
-Scenes come in blocks of `BLOCK`, so that a longer table takes up what a shorter one has measured.
+Scenes come in blocks (`BLOCK`), so that a longer table takes up what a shorter one has measured.
 """
 
 from dataclasses import replace
@@ -22,7 +22,7 @@ from .where import where_job
 SIX = ("gaussian_noise", "fog", "frost", "snow", "contrast", "shot_noise")  # of the paper
 FIVE = ("gaussian_noise", "fog", "pixelate", "snow", "contrast")  # of the smaller tables
 SCENES = dict(test=90_000, clean=94_000)  # first scene of each; a corruption has 200
-BLOCK = 3
+BLOCK = {"classes": 3, "depth": 1}
 OTHER_TRAININGS = {  # of the map-conditioned model, where they are here
     "trained on exact maps": "maps/classes-exact",
     "trained on the segmentor's 1,500 maps": "maps/classes-1500",
@@ -33,7 +33,8 @@ WINDOWS = ((20, 150), (150, 300), (300, 500), (500, 700), (0, 1000))
 def blocks(n: int, shift: str, severity: int, target: str) -> list[MapSpec]:
     """n test scenes under a shift, in blocks; a corruption has scenes of its own, the same at every severity."""
     first = SCENES["clean"] if shift == "clean" else SCENES["test"] + 200 * TEST.index(shift)
-    return [MapSpec(min(BLOCK, n - k), shift, severity, start=first + k, target=target) for k in range(0, n, BLOCK)]
+    size = BLOCK[target]
+    return [MapSpec(min(size, n - k), shift, severity, start=first + k, target=target) for k in range(0, n, size)]
 
 
 def k8_specs(target: str, n: int, clean: int) -> list[MapSpec]:
@@ -56,6 +57,7 @@ def k8_rows(network: str, spec: MapSpec) -> list[Job]:
     """Every row on one stream: the source, the controls, ours on both views, placebos, who knows more."""
     other = "low" if tuned_maps(network).view == "full" else "full"
     jobs = [source_job(network, spec), ours(network, spec), ours(network, spec, rows.OTHER_VIEW, view=other)]
+    jobs.append(map_job("diffusion_tta", tuned_maps(network, "bold"), network, spec, rows.BOLD))
     jobs += [map_job(m, s, network, spec, row) for row, (m, s) in map_controls(network).items()]
     jobs += [ours(network, spec, label, feedback_from=label.split(": ")[1].split()[0]) for label in rows.PLACEBOS]
     for label in (rows.CEILING, rows.INFORMED):
@@ -74,12 +76,12 @@ def classes(n: int = 3, clean: int = 6) -> list[Records]:
     return table("maps_classes", k8("classes", n, clean))
 
 
-def depth(n: int = 3, clean: int = 6) -> list[Records]:
+def depth(n: int = 1, clean: int = 3) -> list[Records]:
     """Depth (K8)."""
     return table("maps_depth", k8("depth", n, clean))
 
 
-def all_corruptions(n: int = 3) -> list[Records]:
+def all_corruptions(blocks_of_each: int = 1) -> list[Records]:
     """The 15 test corruptions at severity 3: the source, ours, and the controls and rivals that were best on
     validation."""
     jobs = []
@@ -87,6 +89,7 @@ def all_corruptions(n: int = 3) -> list[Records]:
         for network in chosen_networks(target):
             controls = map_controls(network)
             best = {row for key in ("best", "rival") for row in maps_choice()[key][network].values()}
+            n = blocks_of_each * BLOCK[target]
             for spec in (s for name in TEST for s in blocks(n, name, 3, target)):
                 jobs += [source_job(network, spec), ours(network, spec)]
                 jobs += [map_job(m, s, network, spec, row) for row, (m, s) in controls.items() if row in best]
@@ -99,7 +102,7 @@ def small_grid(n: int, target: str = "classes", clean: int = 0) -> list[MapSpec]
     return found + (blocks(clean, "clean", 0, target) if clean else [])
 
 
-def mixing(n: int = 3) -> list[Records]:
+def mixing(n: int = 1) -> list[Records]:
     """The map as condition against predictions that are mixed per pixel, by the same model and by text prompts, on the
     same pairs. Three classes cost as many evaluations as ours, one with a backward pass counted as three."""
     jobs, (network, *_) = [], chosen_networks("classes")
@@ -133,7 +136,7 @@ def ablated(network: str) -> dict[str, tuple[diffusion_tta.Settings, dict]]:
     return found
 
 
-def ablations(n: int = 3) -> list[Records]:
+def ablations(n: int = 1) -> list[Records]:
     """One thing changed at a time, the first network of each target."""
     jobs = []
     for target in METRICS:
@@ -145,7 +148,7 @@ def ablations(n: int = 3) -> list[Records]:
     return table("maps_ablations", jobs)
 
 
-def where(n: int = 3) -> list[Records]:
+def where(n: int = 1) -> list[Records]:
     """Where it fails: the chosen settings and a free map by the same loss."""
     jobs = []
     for target in METRICS:

@@ -31,7 +31,9 @@ def gains(runs: list[Records]) -> Figure:
 def controls(runs: list[Records], network: str) -> Figure:
     """Gain of every row of a network over its source under the corruptions, with intervals, both scores."""
     mine = [r for r in pick(runs, classifier=network) if not is_clean(r)]
-    labels = [label for label in (rows.OURS, *rows.PLACEBOS, *rows.CONTROLS, *rows.RIVALS) if pick(mine, label)]
+    labels = [
+        label for label in (rows.OURS, rows.BOLD, *rows.PLACEBOS, *rows.CONTROLS, *rows.RIVALS) if pick(mine, label)
+    ]
     fig, axes = plots.figure(1, 2, height=0.9 + 0.24 * len(labels), sharey=True)
     for ax, metric in zip(axes, metrics_of(mine), strict=True):
         plots.bars(ax, labels, {short(network): [gain_of(pick(mine, label), metric) for label in labels]}, metric)

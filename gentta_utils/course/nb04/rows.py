@@ -18,6 +18,7 @@ PURIFIER = "unconditional/unet-unshuffle"  # notebook 05's, which saw scenes of 
 
 SOURCE, LOW, OURS = "source", "low view", "Diffusion-TTA"
 OTHER_VIEW = "Diffusion-TTA, the other view"
+BOLD = "Diffusion-TTA, clean scenes ignored"
 ANOTHER, RANDOM = "placebo: another image", "placebo: random direction"
 CEILING, INFORMED = "ceiling: trained on corruptions", "trained on 60,000 maps"
 DILATE, BIAS, MEDIAN, GUIDED, BLEND = "dilation", "logit bias", "median filter", "guided filter", "mean map"

@@ -17,8 +17,9 @@ from ...models import zoo
 from ...recipes.aligned import ALIGNER, BACKBONES, GENERATOR, Data
 from ...streams.scenes import SceneSpec
 from ...world.severities import VALIDATION
+from ..purified import input_job, small_table
 from ..trials import CLASSIFIERS, job, right, source_jobs
-from .experiments import ENSEMBLES, SYNTHESIS, at_levels, input_job, input_jobs, small_table
+from .experiments import ENSEMBLES, SYNTHESIS, at_levels, input_jobs
 
 BASE = dict(start=300, steps=50, eta=1.0, scale=0.75, factor=4)
 LEVELS = [(50, 1.0), *((n, eta) for n in (20, 10) for eta in (1.0, 0.0))]

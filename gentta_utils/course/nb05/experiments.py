@@ -1,92 +1,28 @@
 """The tables of notebook 05: input adaptation and synthetic-domain alignment.
 
-Images are purified once (`purified`, kept in data/cache) and then read by every classifier and every ensemble.
+Images are purified once (`course.purified`, kept in data/cache) and then read by every classifier and every ensemble.
 Everything is chosen before, on the validation corruptions (`choose`).
 """
 
 from collections.abc import Iterable
 from dataclasses import replace
 
-import numpy as np
-
-from ...common.cache import ImageSet, fingerprint, make_images
-from ...common.paths import CACHE
-from ...diffusion.reverse import Settings
 from ...diffusion.synthesis import Synthesis
-from ...evaluation.chosen import purifier, rival, selection
-from ...evaluation.evaluate import run
+from ...evaluation.chosen import rival, selection
 from ...evaluation.records import Records
 from ...evaluation.tables import Job, table
-from ...methods import METHODS, dda, diffpure, ilvr, memo
-from ...methods.base import Models
-from ...methods.purifier import what_changes
-from ...methods.sda import FineTune
-from ...models import zoo
-from ...recipes.aligned import ALIGNER, BACKBONES, Data, aligned_classifier, chosen, describe
+from ...methods import dda, memo
+from ...recipes.aligned import ALIGNER, BACKBONES, Data, chosen
 from ...streams.scenes import SceneSpec
-from ...streams.stream import stream
 from ...world.severities import TEST
+from ..purified import ENSEMBLES, input_job, ours, small_table
 from ..trials import CLASSIFIERS, clean_spec, job, source_jobs
 
 THREE = ("classifier/resnet", "classifier/swin", "classifier/convnext")  # of the paper's ablations
 FAULTY = ("gaussian_noise", "fog", "pixelate")
 SYNTHESIS = Synthesis(steps=100)
-CHANGE = {"diffpure": diffpure.purify, "ilvr": ilvr.purify, "dda": dda.align, "sda": dda.align}
-STEP, LEAST = 1 / 4, -8.0  # logits are kept in these steps below the largest, which makes the tables a third
-ENSEMBLES = {
-    "sum": {},
-    "entropy": dict(ensemble="entropy"),
-    "confidence": dict(ensemble="confidence"),
-    **{f"calibrated {T:g}": dict(ensemble="calibrated", temperature=T) for T in (2.0, 4.0, 8.0)},
-    "purified": dict(ensemble="purified"),
-}
 STEPS = [(50, 1.0), *((n, eta) for n in (20, 10, 5) for eta in (1.0, 0.0))]
 ORDERS = ("iid", "correlated", "mixed", "mixed correlated")
-
-
-def coarse(logits: np.ndarray) -> np.ndarray:
-    """Logits (B, K) less the largest of each row, in steps of `STEP` down to `LEAST`; the prediction alone is 0."""
-    top = np.arange(logits.shape[1]) == logits.argmax(1)[:, None]
-    steps = np.round((logits - logits.max(1, keepdims=True)) / STEP) * STEP
-    return np.where(top, 0, steps.clip(LEAST, -STEP)).astype(np.float32)
-
-
-def small_table(name: str, jobs: Iterable[Job]) -> list[Records]:
-    """`tables.table` with coarse logits: these tables have many rows."""
-    return table(name, jobs, kept=lambda r: replace(r, before=coarse(r.before), after=coarse(r.after)))
-
-
-def purified(method: str, settings: Settings, spec: SceneSpec, classifier: str | None = None) -> ImageSet:
-    """The images of a stream as a method changes them, resumable, from the cache where they are there.
-
-    `classifier` only where the images depend on it (`entropy_scale`)."""
-    s, denoiser = stream(spec), zoo.cached(ALIGNER)
-    about = {"spec": spec.describe(), "method": method.replace("sda", "dda"), "settings": what_changes(settings)}
-    about |= {"denoiser": zoo.fingerprint(ALIGNER), "precision": denoiser.precision}
-    about |= {"classifier": zoo.fingerprint(classifier)} if classifier else {}
-    more = (zoo.cached(classifier),) if classifier else ()
-    return make_images(
-        lambda rows: CHANGE[method](denoiser, s.images[rows], s.ids[rows], settings, *more),
-        s.ids, denoiser, CACHE / "purified" / fingerprint(about), settings.images_at_once, "purified images",
-    )  # fmt: skip
-
-
-def input_job(
-    method: str, settings, classifier: str, spec: SceneSpec, label: str, tuned: tuple[Data, FineTune] | None = None
-) -> Job:
-    """One run of a method that changes the input. `tuned`: what SDA's second classifier is fine-tuned on, and how."""
-    about, _ = job(method, settings, classifier, spec, label, denoiser=ALIGNER, batch=100)
-    about |= {"aligned": describe(classifier, *tuned)} if tuned else {}
-
-    def work() -> Records:
-        second = aligned_classifier(classifier, *tuned) if tuned else None
-        made = purified(method, settings, spec, classifier if getattr(settings, "entropy_scale", 0) else None)
-        both = Models(zoo.cached(classifier), zoo.cached(ALIGNER), second)
-        configured = METHODS[method].configure(both, settings, made.by_id())
-        r = run(configured, stream(spec), about=about, batch=100)
-        return replace(r, seconds=r.seconds + np.float32(made.seconds), nfe={**made.nfe, **r.nfe})
-
-    return about, work
 
 
 def input_jobs(rows: dict[str, tuple], classifiers: Iterable[str], specs: list[SceneSpec]) -> list[Job]:
@@ -100,13 +36,6 @@ def input_jobs(rows: dict[str, tuple], classifiers: Iterable[str], specs: list[S
 
 
 # --- what was chosen -------------------------------------------------------------------------------------------------
-
-
-def ours(method: str, ensemble: str = "sum"):
-    """The chosen settings of "diffpure", "dda" or "sda"; `ensemble` "chosen" or one of `ENSEMBLES`."""
-    if method == "diffpure":
-        return purifier(method)
-    return purifier(method, **ENSEMBLES[selection()[f"{method}_ensemble"] if ensemble == "chosen" else ensemble])
 
 
 def set_of(**changes) -> Data:
@@ -160,29 +89,52 @@ def clean() -> list[Records]:
     return small_table("sda_clean", source_jobs(specs, BACKBONES) + input_jobs(main_rows(), BACKBONES, specs))
 
 
+def controls() -> list[Records]:
+    """What Table 1 leaves open, on few scenes of every corruption: DiffPure from its published start and in the sum,
+    DDA without guidance from its own start, DDA and SDA by the projected image alone, GDA-like everywhere."""
+    specs, networks = [replace(spec, n=10, start=35_200 + 10 * i) for i, spec in enumerate(table_specs())], THREE[:2]
+    free = replace(ours("dda"), **{k: getattr(ours("diffpure"), k) for k in ("start", "steps", "eta")}, scale=0.0)
+    rows = {"diffpure": ("diffpure", ours("diffpure")), "diffpure, sum": ("dda", free)}
+    rows |= {"diffpure, t 149": ("diffpure", replace(ours("diffpure"), start=149))}
+    rows |= {"dda, w 0": ("dda", replace(ours("dda", "purified"), scale=0.0)), "dda, sum": ("dda", ours("dda"))}
+    rows |= {"dda, alone": ("dda", ours("dda", "purified")), "sda, alone": ("sda", ours("sda", "purified"), set_of())}
+    rows |= {"sda, sum": ("sda", ours("sda"), set_of())}
+    rows |= {"gda-like": ("dda", replace(ours("dda"), entropy_scale=selection()["entropy_scale"]))}
+    return small_table("sda_controls", source_jobs(specs, networks) + input_jobs(rows, networks, specs))
+
+
 def watermark() -> list[Records]:
     """Table 2: the watermark, and clean scenes beside it that show what the shortcut costs."""
     specs = [*watermark_specs(), SceneSpec(200, split="test", start=32_200)]
     return small_table("sda_watermark", source_jobs(specs, BACKBONES) + input_jobs(main_rows(), BACKBONES, specs))
 
 
-def _of_sets(name: str, sets: dict[str, Data]) -> list[Records]:
-    """DDA beside SDA with other sets, three backbones, on the scenes of `corruptions` and `watermark`."""
-    specs = [*table_specs(), *watermark_specs()]
-    rows = {"dda, sum": ("dda", ours("dda"))} | {label: ("sda", ours("sda"), data) for label, data in sets.items()}
-    return small_table(name, source_jobs(specs, THREE) + input_jobs(rows, THREE, specs))
+def _of_sets(name: str, sets: dict[str, Data], how: dict[str, dict] | None = None) -> list[Records]:
+    """DDA beside SDA with other sets, three backbones, on the scenes of `corruptions` and `watermark`; `how`: what the
+    fine-tuning of a row has of its own."""
+    specs, jobs = [*table_specs(), *watermark_specs()], []
+    for spec in specs:
+        jobs += input_jobs({"dda, sum": ("dda", ours("dda"))}, THREE, [spec])
+        for label, data in sets.items():
+            tuned = {c: replace(chosen(c)[1], **(how or {}).get(label, {})) for c in THREE}
+            jobs += [input_job("sda", ours("sda"), c, spec, label, (data, tuned[c])) for c in THREE]
+    return small_table(name, source_jobs(specs, THREE) + jobs)
 
 
 def components() -> list[Records]:
-    """Table 4: synthesis alone, then alignment; and the same with as many real labelled scenes."""
+    """Table 4: synthesis alone, then alignment; those the source reads as asked; and as many real labelled scenes."""
     sets = {"+ synthetic": set_of(aligned=False), "+ synthetic, aligned (sda)": set_of()}
+    sets |= {"+ synthetic, agreed, aligned": set_of(labels="agreed")}
     sets |= {"+ real": set_of(kind="real", aligned=False), "+ real, aligned": set_of(kind="real")}
     return _of_sets("sda_parts", sets)
 
 
 def number() -> list[Records]:
-    """Table 5: how many synthetic images per class; none is DDA."""
-    return _of_sets("sda_number", {f"sda, {n} a class": set_of(per_class=n) for n in (0, 1, 10, 50)})
+    """Table 5: how many synthetic images per class; none is DDA. As published in 15 epochs, of few images few updates;
+    and with equal updates, the statistics of batch norm as they were."""
+    sets = {f"sda, {n} a class": set_of(per_class=n) for n in (0, 1, 10, 50)}
+    equal = {f"sda, {n} a class, equal updates": set_of(per_class=n) for n in (1, 10, 50, 100)}
+    return _of_sets("sda_number", sets | equal, {label: dict(updates=105, frozen_norm=True) for label in equal})
 
 
 def guided() -> list[Records]:
@@ -193,25 +145,28 @@ def guided() -> list[Records]:
 
 
 def order() -> list[Records]:
-    """Table 8: TENT in four orders and two batch sizes beside DDA and SDA, whose draws depend on neither."""
+    """Table 8: TENT in four orders and two batch sizes beside methods that depend on neither."""
     specs, jobs = table_specs(("gaussian_noise", "fog", "pixelate", "snow", "contrast")), []
     for c in CLASSIFIERS:
         for how in ({"order": o, "batch": b} for o in ORDERS for b in (1, 64)):
             at = [tuple(specs)] if "mixed" in how["order"] else specs
             label = f"tent/{how['order']}, batch {how['batch']}"
             jobs += [job("tent", rival("tent", c), c, s, label, None, reset="per_shift", **how) for s in at]
-    rows = {label: row for label, row in main_rows().items() if label in ("dda, sum", "sda, sum")}
+    rows = {label: row for label, row in main_rows().items() if label in ("diffpure", "dda, sum", "sda, sum")}
     return small_table("sda_order", source_jobs(specs, CLASSIFIERS) + input_jobs(rows, CLASSIFIERS, specs) + jobs)
 
 
 def faults() -> list[Records]:
-    """Each published deviation alone and all together; a norm over a batch with the scale that makes up for four."""
+    """Each published deviation alone and all together. A norm over a batch comes twice: with w as it is, and with twice
+    that, which makes up for four images; and twice w alone."""
     s, specs = ours("dda"), table_specs(FAULTY)
     batch = dict(norm="batch", scale=2 * s.scale)
     together = dict(start_level="published", pad="zero", jpeg=75, images_at_once=4, **batch)
     changes = {
         "ours": {},
         "start noised too far": dict(start_level="published"),
+        "one norm for 4 images, same w": dict(norm="batch", images_at_once=4),
+        "twice w": dict(scale=2 * s.scale),
         "one norm for 4 images": batch | dict(images_at_once=4),
         "one norm for 10 images": batch | dict(images_at_once=10),
         "zero padding": dict(pad="zero"),

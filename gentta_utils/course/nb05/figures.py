@@ -3,13 +3,22 @@
 Nothing here says what came out: every verdict is computed from records.
 """
 
+from dataclasses import replace
+
 import numpy as np
+import torch
 from scipy.special import softmax
 
+from ...diffusion.guidance import structure_energy
+from ...diffusion.process import add_noise
+from ...diffusion.reverse import noise_for
+from ...diffusion.sampling import predicted_x0
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, pick, shift_of
-from .. import plots
-from . import report
+from ...evaluation.statistics import paired_interval
+from ...methods import dda
+from .. import gradcam, plots
+from . import gap, gap_report, report
 
 FAMILIES = {  # of the 15 corruptions
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
@@ -23,15 +32,17 @@ PAPER_NETWORKS |= {"swin-wide": "Swin-B", "convnext-wide": "ConvNeXt-B"}
 
 def by_family(runs: list[Records], labels: tuple[str, ...]) -> list[dict]:
     """For each family of corruptions: accuracy of the source on both views, all classifiers pooled, and the
-    paired difference of each label to the source."""
+    paired difference of each label to the source, and of SDA to DDA. The last row holds all families but noise."""
     rows = []
-    for family, shifts in FAMILIES.items():
+    rest = {"all but noise": sum((shifts for name, shifts in FAMILIES.items() if name != "noise"), ())}
+    for family, shifts in (FAMILIES | rest).items():
         mine = pick(runs, shifts=shifts)
         if not mine:
             continue
         row = {"corruptions": family}
         row |= {head: f"{accuracy(pick(mine, k)):.1f}" for k, head in report.ROW_NAMES.items()}
-        rows.append(row | {f"{label}, minus source": str(report.minus(mine, label, "source/full")) for label in labels})
+        row |= {f"{label}, minus source": str(report.minus(mine, label, "source/full")) for label in labels}
+        rows.append(row | {"SDA - DDA, sum": str(report.minus(mine, "sda, sum", "dda, sum"))})
     return rows
 
 
@@ -61,7 +72,7 @@ def drowned_votes(runs: list[Records], edges: tuple[float, ...] = (0.0, 0.5, 0.8
     of the source.
 
     From `sda_faults`, which holds "ours" with both readings of the same scenes; its logits are coarse
-    (`nb05.experiments.coarse`), so a confidence is good to some hundredths."""
+    (`course.purified.coarse`), so a confidence is good to some hundredths."""
     both = {}
     for name in ("sum", "purified"):
         mine = pick(runs, f"ours, {name}")
@@ -134,6 +145,72 @@ def draw_number(ax, runs: list[Records], kind: str = "corruptions") -> None:
     ax.legend(fontsize=7)
 
 
+def turned(before: list[Records], after: list[Records], streams: list, ready: list, seed: int, n: int = 3) -> list:
+    """(image, title) before and after the change, of up to n images whose reading became right and n whose reading
+    became wrong, drawn by the seed, from one run a stream and the changed images (B, 3, S, S) of each."""
+    found, rng = {"repaired": [], "broken": []}, np.random.default_rng(seed)
+    for a, b, s, images in zip(before, after, streams, ready, strict=True):
+        for kind, rows in (("repaired", ~a.right_after & b.right_after), ("broken", a.right_after & ~b.right_after)):
+            found[kind] += [(s.images[i], images[i]) for i in rows.nonzero()[0].tolist()]
+    shown = []
+    for kind, pairs in found.items():
+        for i in rng.permutation(len(pairs))[:n]:
+            shown += [(pairs[i][0], f"{kind}, image"), (pairs[i][1], f"{kind}, projected")]
+    return shown
+
+
+def at_dial(names: tuple[str, ...], denoisers: dict, images, ids, **changes) -> list:
+    """(image, title) row by row: each image as it is, then projected at each setting of the dial; `denoisers` holds one
+    for the "control" and one for the "A" of the dial, `changes` go to the settings."""
+    columns = [images.cpu()]
+    for name in names:
+        setting = gap.dials()[name]
+        how = replace(setting.alignment, **changes)
+        columns.append(dda.align(denoisers[setting.kind], images, ids, how).cpu())
+    titles = ["clean", *names, *[""] * (len(images) - 1) * len(columns)]
+    return list(zip([v[i] for i in range(len(images)) for v in columns], titles, strict=True))
+
+
+def push_lengths(denoiser, images, ids, levels: tuple[int, ...], s) -> list[list[float]]:
+    """For each level, of each image (B, 3, S, S) noised to it, the length of a push in units of w: of the gradient of
+    |Phi(x0) - Phi(x0_hat(x_t))| by x_t."""
+    x0, abar, found = denoiser.encode(images), denoiser.alphas_cumprod, []
+    energy = structure_energy(x0, 1.0, s.factor)
+    for t in levels:
+        at = torch.full((len(x0),), t, device=x0.device)
+        x_t = add_noise(x0, at, noise_for(ids, x0.shape[1:], s, "push", t).to(x0), abar).requires_grad_()
+        with torch.enable_grad():
+            x0_hat = predicted_x0(x_t, denoiser(x_t, at, None), abar[t].to(x_t), s.clip)
+            (gradient,) = torch.autograd.grad(energy(x0_hat, t).sum(), x_t)
+        found.append(gradient.flatten(1).norm(dim=1).tolist())
+    return found
+
+
+def draw_gap(axes, runs: list[Records]) -> None:
+    """SDA - DDA on the projected image alone against the whole gap, and against what is recoverable: two axes, a mark
+    for each setting and network with both 95% intervals, the control hollow, the paper's range as a band."""
+    slope, colours = gap_report.slopes(runs), dict(zip(distinct(runs, "classifier"), plots.OTHERS, strict=False))
+    for ax, head in zip(axes, ("gap", "recoverable"), strict=True):
+        ax.axhspan(*gap_report.PAPER_GAINS, color="0.85", label="the paper's five networks")
+        ax.axhline(0, color="0.3", lw=0.8)
+        for p in gap_report.points(runs):
+            x, y = p[head], p["gain"]
+            sides = [[[v.mean - v.low], [v.high - v.mean]] for v in (y, x)]
+            style = dict(marker="s", mfc="none") if p["kind"] == "control" else dict(marker="o")
+            ax.errorbar(x.mean, y.mean, *sides, color=colours[p["classifier"]], lw=0.8, **style)
+            at = p["setting"].removeprefix("control, ").removeprefix("t ")
+            ax.annotate(at, (x.mean, y.mean), (3, 3), textcoords="offset points", fontsize=6)
+        ax.set(xlabel=f"{head}, points", ylabel="SDA - DDA, projected image alone")
+    ends, (x, y) = np.array(axes[1].get_xlim()), slope["middle"]
+    for name, style, label in (("slope", "-", "dial A"), ("null", ":", "null")):
+        axes[1].plot(ends, y + slope[name].mean * (ends - x), style, color="0.3", lw=1, label=label)
+    for name, colour in colours.items():
+        axes[0].plot([], [], "o", color=colour, label=report.short(name))
+    axes[0].plot([], [], "s", mfc="none", color="0.3", label="control")
+    for ax in axes:
+        ax.legend(fontsize=6)
+
+
 def draw_panels(axes, images: list, found: list, row: int, names: tuple[str, ...]) -> None:
     """Row `row` of the four panels of Grad-CAM on four axes: image, map over it, the panel's own prediction."""
     for ax, image, panel in zip(axes, images, found, strict=True):
@@ -142,13 +219,30 @@ def draw_panels(axes, images: list, found: list, row: int, names: tuple[str, ...
         ax.title.set_fontsize(7)
 
 
-def panel_agreement(looked: dict[str, list]) -> list[dict]:
-    """Of classifier -> `gradcam.panels`: agreement of each panel with the first, with standard errors."""
-    rows = []
+def closest_panel(looked: dict[str, list]) -> list[str]:
+    """For each classifier a sentence: whether SDA's panel is closer to the first than that of the source on the
+    projected image, as the paper shows."""
+    lines = []
     for name, found in looked.items():
-        for p in found[1:]:
-            row = {"classifier": name.split("/")[-1], "panel": p.title, "n": len(p.predicted)}
-            values = {"correlation with panel 1": p.correlation, "overlap of the top fifth": p.overlap}
-            row |= {k: f"{v.mean():.2f} +- {v.std() / len(v) ** 0.5:.2f}" for k, v in values.items()}
-            rows.append(row | {"same prediction": f"{(p.predicted == found[0].predicted).float().mean():.0%}"})
+        source, tuned = (p.correlation.numpy() for p in found[2:])
+        d = paired_interval(tuned, source, np.arange(len(source)))
+        what = "correlation of SDA's panel with panel 1, minus that of the source's, in hundredths"
+        lines.append(f"{name.split('/')[-1]}: {what}: {d}, {report.verdict(d)}")
+    return lines
+
+
+def panel_agreement(looked: dict[str, list]) -> list[dict]:
+    """Of classifier -> `gradcam.panels`: agreement of each panel with the first, with standard errors; in the last row
+    by chance: of the first panel with that of another image."""
+    rows, heads = [], ("correlation with panel 1", "overlap of the top fifth")
+    for name, found in looked.items():
+        first = found[0]
+        each = [(p.title, p.predicted, p.correlation, p.overlap) for p in found[1:]]
+        other = first.maps.roll(1, 0)
+        chance = gradcam.correlation(first.maps, other), gradcam.overlap(first.maps, other)
+        for title, predicted, *values in [*each, ("another image: chance", first.predicted.roll(1), *chance)]:
+            row = {"classifier": name.split("/")[-1], "panel": title, "n": len(predicted)}
+            said = [f"{v.mean():.2f} +- {v.std() / len(v) ** 0.5:.2f}" for v in values]
+            row |= dict(zip(heads, said, strict=True))
+            rows.append(row | {"same prediction": f"{(predicted == first.predicted).float().mean():.0%}"})
     return rows

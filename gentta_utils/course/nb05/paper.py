@@ -1,9 +1,14 @@
 """The numbers of the SDA paper, beside which notebook 05 puts its own."""
 
 import itertools
+from dataclasses import asdict
 
+from ...diffusion.synthesis import Synthesis
+from ...evaluation.chosen import selection
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, pick
+from ...methods.dda import PUBLISHED
+from ...methods.sda import published
 from . import report
 from .figures import PAPER_NETWORKS
 
@@ -41,6 +46,20 @@ PAPER = {
         "sda, cfg 4": (30.1, 38.5, 42.4),
     },
 }
+
+
+def settings() -> list[dict]:
+    """Table 7 beside what was chosen here: a row for each network and each setting in which the two differ, and one for
+    the synthetic images."""
+    content = selection()
+    rows = [{"of": "synthesis, levels", "paper": Synthesis().steps, "here": content["synthesis"]["steps"]}]
+    rows.append({"of": "alignment, levels from t", "paper": f"{PUBLISHED['steps']} from {PUBLISHED['start']}",
+                 "here": f"{content['alignment']['steps']} from {content['alignment']['start']}"})  # fmt: skip
+    for name, how in content["fine_tune"].items():
+        theirs = asdict(published(name, large=True))
+        other = {k: v for k, v in how.items() if theirs[k] != v}
+        rows += [{"of": f"{name.split('/')[1]}, {k}", "paper": theirs[k], "here": v} for k, v in other.items()]
+    return rows
 
 
 def beside(runs: list[Records], name: str) -> list[dict]:

@@ -9,8 +9,9 @@ import numpy as np
 from ...common.text import as_table
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, over_classifiers, pick, shift_of, versus
-from ...evaluation.statistics import Interval, protocol_line
+from ...evaluation.statistics import Interval, accuracy_interval, protocol_line
 from ...world.labels import CLASSES, VOCABULARY
+from ..side_by_side import verdict
 
 SOURCE, LOW = "source/full", "source/low"
 ROW_NAMES = {SOURCE: "source", LOW: "source on the low view"}
@@ -44,11 +45,13 @@ def minus(runs: list[Records], label: str, other: str, classifier: str | None = 
     return over_classifiers(mine, reference) if classifier is None else versus(mine, reference)
 
 
-def _header(runs: list[Records]) -> str:
+def header(runs: list[Records]) -> str:
+    """The protocol line of the runs that adapt something."""
     return protocol_line([r for r in runs if r.about["method"] != "source"])
 
 
-def _short(classifier: str | None) -> str:
+def short(classifier: str | None) -> str:
+    """A classifier's name in a table; "all" for None."""
     return "all" if classifier is None else classifier.split("/")[-1]
 
 
@@ -64,20 +67,24 @@ def _groups(runs: list[Records]) -> list[str | None]:
 def order_of(runs: list[Records], classifier: str | None = None, ensemble: str = "sum") -> dict[str, Interval]:
     """The paper's order DiffPure < source < DDA < SDA, link by link: the right side minus the left.
 
-    It holds where all are above 0. `ensemble` is "sum" or "chosen"; without a classifier all are pooled."""
+    `ensemble` is "sum" or "chosen"; without a classifier all are pooled."""
     chain = {"DiffPure": "diffpure", "source": SOURCE, "DDA": f"dda, {ensemble}", "SDA": f"sda, {ensemble}"}
+    return chain_of(runs, chain, classifier)
+
+
+def chain_of(runs: list[Records], chain: dict[str, str], classifier: str | None = None) -> dict[str, Interval]:
+    """Of rows in the order that was claimed (name -> label), each minus the one before it, as "one < other"."""
     names = list(chain)
     links = list(zip(names, names[1:], strict=False))
     return {f"{a} < {b}": minus(runs, chain[b], chain[a], classifier) for a, b in links}
 
 
 def order_line(links: dict[str, Interval]) -> str:
-    """One sentence: whether the order holds, and each link with its difference, marked where it is clear."""
-    said = [f"{name} {d}{' clear' if clear(d) else ''}" for name, d in links.items()]
-    wrong = [name for name, d in links.items() if d.mean <= 0]
-    verdict = f"does not hold at {', '.join(wrong)}" if wrong else "holds"
-    apart = sum(map(clear, links.values()))
-    return f"the order {verdict}; {apart} of {len(links)} links are clear ({'; '.join(said)})"
+    """Each link with its difference and its verdict, the whole order first: it holds where every link does."""
+    verdicts = [verdict(d) for d in links.values()]
+    whole = "reversed" if "reversed" in verdicts else "undecided" if "undecided" in verdicts else "holds"
+    said = [f"{name} {d} {word}" for (name, d), word in zip(links.items(), verdicts, strict=True)]
+    return f"the order: {whole} ({'; '.join(said)})"
 
 
 def gains(runs: list[Records], label: str, other: str = SOURCE) -> tuple[list[str], list[str], np.ndarray]:
@@ -109,7 +116,7 @@ def summaries(runs: list[Records]) -> list[dict]:
             mine = pick(runs, label, classifier)
             if not mine:  # GDA-like meets few classifiers
                 continue
-            row = {"row": label, "classifier": _short(classifier), "n": sum(map(len, mine)), "accuracy": accuracy(mine)}
+            row = {"row": label, "classifier": short(classifier), "n": sum(map(len, mine)), "accuracy": accuracy(mine)}
             source = pick(runs, SOURCE, classifier, {r.about["stream"]["shift"] for r in mine})
             source = [r for r in source if r.about["classifier"] in distinct(mine, "classifier")]
             row["kept"] = 100 * row["accuracy"] / max(accuracy(source), 1e-9)
@@ -133,25 +140,32 @@ def headlines(shifted: list[Records], clean: list[Records]) -> list[dict]:
     return rows
 
 
-def main(runs: list[Records]) -> str:
+def main(runs: list[Records], each: bool = True) -> str:
     """All methods by network and shift, what lies above what in words; for clean scenes and the watermark also what the
-    shortcut does."""
-    parts = [_header(runs)]
+    shortcut does. Without `each` in short: all networks together, of the shortcut the main rows."""
+    parts = [header(runs)]
     for kind, here in by_kind(runs).items():
-        parts += [f"\n{kind}: {len(set(map(shift_of, here)))} shifts\n", as_table([_shown(r) for r in summaries(here)])]
+        parts += [
+            f"\n{kind}: {len(set(map(shift_of, here)))} shifts\n",
+            as_table([shown(r) for r in summaries(here) if each or r["classifier"] == "all"]),
+        ]
         if kind == "corruptions":  # of the others the paper says no order
             parts.append("")
             for classifier in _groups(here):
                 for ensemble in ("sum", "chosen"):
                     line = order_line(order_of(here, classifier, ensemble))
-                    parts.append(f"- {_short(classifier)}, {ensemble}: {line}.")
-            parts += ["", *_losses(here, "dda, sum"), *_losses(here, "sda, sum")]
+                    parts.append(f"- {short(classifier)}, {ensemble}: {line}.")
+            parts += ["", *_losses(here, "dda, sum"), *_losses(here, "sda, sum")] if each else []
+    short_rows = (SOURCE, "dda, sum", "sda, sum")
     if {"clean", "watermark"} <= set(by_kind(runs)):
-        parts += ["\nThe shortcut, by the watermark:\n", as_table([_shown(row) for row in shortcut_cost(runs)])]
+        parts += [
+            "\nThe shortcut, by the watermark:\n",
+            as_table([shown(r) for r in shortcut_cost(runs) if each or r["row"] in short_rows]),
+        ]
     return "\n".join(parts)
 
 
-def _shown(row: dict) -> dict:
+def shown(row: dict) -> dict:
     """Numbers to one decimal, intervals as text, nothing for None."""
     return {
         k: "" if v is None else f"{v:.1f}" if isinstance(v, float) else ROW_NAMES.get(v, str(v)) for k, v in row.items()
@@ -162,7 +176,7 @@ def _losses(runs: list[Records], label: str) -> list[str]:
     lines = []
     for c, lost in worsened(runs, label).items():
         said = [f"{s} {d}{' clear' if clear(d) else ''}" for s, d in lost.items()]
-        lines.append(f"- {label}, {_short(c)}, worse than the source on: {'; '.join(said) or 'nothing'}.")
+        lines.append(f"- {label}, {short(c)}, worse than the source on: {'; '.join(said) or 'nothing'}.")
     return lines
 
 
@@ -178,7 +192,7 @@ def shortcut_cost(runs: list[Records]) -> list[dict]:
             if not marked or not plain:
                 continue
             right = [np.concatenate([r.right_after for r in part]) for part in (plain, marked)]
-            row = {"row": label, "classifier": _short(classifier), "clean": accuracy(plain)}
+            row = {"row": label, "classifier": short(classifier), "clean": accuracy(plain)}
             row |= {"watermark": accuracy(marked), "lost": unpaired(*right)}
             shares = {"to the class, clean": plain, "to the class, watermark": marked}
             rows.append(row | {name: shortcut_share(part) for name, part in shares.items()})
@@ -199,6 +213,32 @@ def unpaired(one: np.ndarray, other: np.ndarray, draws: int = 10_000, seed: int 
     return Interval(100 * float(one.mean() - other.mean()), low, high)
 
 
+def by_corruption(runs: list[Records]) -> list[dict]:
+    """A row for each corruption, all classifiers pooled: what DDA adds to the source, and SDA to DDA."""
+    pairs = {"DDA - source": ("dda, sum", SOURCE), "SDA - DDA": ("sda, sum", "dda, sum")}
+    pairs |= {"DDA - source, chosen": ("dda, chosen", SOURCE), "SDA - DDA, chosen": ("sda, chosen", "dda, chosen")}
+    shifts = dict.fromkeys(shift_of(r) for r in pick(runs, "sda, sum"))
+    here = {s: [r for r in runs if shift_of(r) == s] for s in shifts}
+    return [{"shift": s} | {k: minus(part, *pair) for k, pair in pairs.items()} for s, part in here.items()]
+
+
+def costs(runs: list[Records]) -> list[dict]:
+    """What an image costs each row: evaluations of the diffusion model, forward and with a gradient, of classifiers,
+    and seconds where the table was measured."""
+    rows = []
+    for label in distinct(runs, "label"):
+        mine, row = pick(runs, label), {"row": ROW_NAMES.get(label, label)}
+        for head, start, end in (
+            ("diffusion, forward", "denoiser", " fwd"),
+            ("diffusion, with gradient", "denoiser", " fwd+bwd"),
+            ("classifiers", ("classifier", "aligned"), ""),
+        ):
+            each = [sum(n for k, n in r.nfe.items() if k.startswith(start) and k.endswith(end)) for r in mine]
+            row[head] = float(np.mean(each))
+        rows.append(row | {"s/image": f"{seconds(mine):.2f}"})
+    return rows
+
+
 # --- sets of synthetic images: components, number, guidance ----------------------------------------------------------
 
 
@@ -211,7 +251,7 @@ def components(runs: list[Records]) -> list[dict]:
     for kind, here in by_kind(runs).items():
         for classifier in _groups(here):
             for label in distinct(here, "label"):
-                row = {"scenes": kind, "row": label, "classifier": _short(classifier)}
+                row = {"scenes": kind, "row": label, "classifier": short(classifier)}
                 row["accuracy"] = accuracy(pick(here, label, classifier))
                 reference = label in (SOURCE, LOW, "dda, sum")
                 row["minus DDA"] = None if reference else minus(here, label, "dda, sum", classifier)
@@ -222,7 +262,7 @@ def components(runs: list[Records]) -> list[dict]:
 def between(runs: list[Records]) -> list[dict]:
     """Pairs of components: alignment with synthetic beside real images, and synthetic images with and without it."""
     return [
-        {"scenes": kind, "classifier": _short(c), "difference": f"{a}, minus {b}", "points": minus(here, a, b, c)}
+        {"scenes": kind, "classifier": short(c), "difference": f"{a}, minus {b}", "points": minus(here, a, b, c)}
         for kind, here in by_kind(runs).items()
         for a, b in PAIRS
         if pick(here, a) and pick(here, b)
@@ -230,10 +270,15 @@ def between(runs: list[Records]) -> list[dict]:
     ]
 
 
-def training_sets(runs: list[Records]) -> str:
-    """The components of SDA, the number of its images, or the guidance of their synthesis."""
-    tables = [as_table([_shown(row) for row in rows]) for rows in (components(runs), between(runs)) if rows]
-    return _header(runs) + "\n" + "\n\n".join(tables)
+def training_sets(runs: list[Records], each: bool = True) -> str:
+    """The components of SDA, the number of its images, or the guidance of their synthesis; without `each` of all
+    networks together."""
+    tables = [
+        as_table([shown(row) for row in rows if each or row["classifier"] == "all"])
+        for rows in (components(runs), between(runs))
+        if rows
+    ]
+    return header(runs) + "\n" + "\n\n".join(tables)
 
 
 # --- cost ------------------------------------------------------------------------------------------------------------
@@ -257,7 +302,7 @@ def few_steps(runs: list[Records], classifier: str | None = None) -> list[dict]:
         method, _, levels = label.partition(", ")
         reference = f"{method}, {REFERENCE}"
         mine, full = (pick(runs, name, classifier) for name in (label, reference))
-        row = {"method": method, "levels": levels, "classifier": _short(classifier), "accuracy": accuracy(mine)}
+        row = {"method": method, "levels": levels, "classifier": short(classifier), "accuracy": accuracy(mine)}
         row |= {"evaluations": evaluations(mine), "seconds": seconds(mine)}
         row |= {"fewer": evaluations(full) / row["evaluations"], "faster": seconds(full) / row["seconds"]}
         row["difference"] = None if label == reference else minus(runs, label, reference, classifier)
@@ -265,14 +310,14 @@ def few_steps(runs: list[Records], classifier: str | None = None) -> list[dict]:
     return rows
 
 
-def steps(runs: list[Records]) -> str:
-    """Accuracy against evaluations, with the half width of each difference."""
-    shown = []
-    for row in (row for c in _groups(runs) for row in few_steps(runs, c)):
+def steps(runs: list[Records], each: bool = True) -> str:
+    """Accuracy against evaluations, with the half width of each difference; without `each` of all networks together."""
+    rows = []
+    for row in (row for c in (_groups(runs) if each else [None]) for row in few_steps(runs, c)):
         d = row["difference"]
         texts = {"seconds": f"{row['seconds']:.2f}", "fewer": f"{row['fewer']:.1f}x", "faster": f"{row['faster']:.1f}x"}
-        shown.append(_shown(row | texts) | {"half width": "" if d is None else f"{half_width(d):.1f}"})
-    return f"{_header(runs)}\nDifferences are to {REFERENCE} of the same method.\n\n{as_table(shown)}"
+        rows.append(shown(row | texts) | {"half width": "" if d is None else f"{half_width(d):.1f}"})
+    return f"{header(runs)}\nDifferences are to {REFERENCE} of the same method.\n\n{as_table(rows)}"
 
 
 # --- faults, order, batches ------------------------------------------------------------------------------------------
@@ -297,7 +342,7 @@ def faults(runs: list[Records]) -> str:
             row |= {"ours": accuracy(pick(runs, f"ours, {e}")), "costs": cost}
             _, shifts, points = gains(runs, f"ours, {e}", f"{switch}, {e}")
             rows.append(row | {s: float(p) for s, p in zip(shifts, points.mean(0), strict=True)})
-    return f"{_header(runs)}\n{as_table([_shown(row) for row in rows])}"
+    return f"{header(runs)}\n{as_table([shown(row) for row in rows])}"
 
 
 def spread(runs: list[Records]) -> list[dict]:
@@ -306,7 +351,7 @@ def spread(runs: list[Records]) -> list[dict]:
     rows = []
     for c in distinct(runs, "classifier"):
         tent = {label: accuracy(pick(runs, label, c)) for label in distinct(runs, "label") if label.startswith("tent/")}
-        row = {"classifier": _short(c), "source": accuracy(pick(runs, SOURCE, c))}
+        row = {"classifier": short(c), "source": accuracy(pick(runs, SOURCE, c))}
         row |= {"TENT lowest": min(tent.values()), "TENT highest": max(tent.values())}
         row |= {"spread": max(tent.values()) - min(tent.values()), "worst": min(tent, key=tent.get)}
         rows.append(row | {name: accuracy(pick(runs, f"{name.lower()}, sum", c)) for name in ("DDA", "SDA")})
@@ -314,13 +359,13 @@ def spread(runs: list[Records]) -> list[dict]:
 
 
 def order(runs: list[Records]) -> str:
-    """Every order and batch size of TENT, then its spread."""
+    """Every order and batch size of TENT, with its interval, then its spread."""
     classifiers = distinct(runs, "classifier")
     rows = []
     for label in distinct(runs, "label"):
-        of_each = {_short(c): accuracy(pick(runs, label, c)) for c in classifiers}
-        rows.append(_shown({"row": label} | of_each))
-    return f"{_header(runs)}\n{as_table(rows)}\n\n{as_table([_shown(row) for row in spread(runs)])}"
+        each = {short(c): accuracy_interval(pick(runs, label, c)) for c in classifiers}
+        rows.append({"row": label} | {c: f"{v.mean:.1f} [{v.low:.1f}, {v.high:.1f}]" for c, v in each.items()})
+    return f"{header(runs)}\n{as_table(rows)}\n\n{as_table([shown(row) for row in spread(runs)])}"
 
 
 def batch_effects(runs: list[Records]) -> list[dict]:
@@ -342,4 +387,4 @@ def batch_effects(runs: list[Records]) -> list[dict]:
 def batches(runs: list[Records]) -> str:
     """Does an image know of its neighbours in the batch?"""
     rows = [row | {"largest difference": f"{row['largest difference']:.2g}"} for row in batch_effects(runs)]
-    return f"{_header(runs)}\n{as_table([_shown(row) for row in rows])}"
+    return f"{header(runs)}\n{as_table([shown(row) for row in rows])}"

@@ -1,5 +1,5 @@
-"""The real data set of notebook 01: scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, and a diffusion model
-of them that trains live, in seconds on two cores.
+"""The real pictures of notebooks 01 and 07: scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, and a diffusion
+model of them that trains live, in seconds on two cores.
 
 `DigitDenoiser` obeys the contract of all denoisers here, so loss and error table take it as it is.
 """
@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ...common.progress import progress
-from ...common.randomness import generator
-from ...common.types import Images, Index, PerImage
-from ...diffusion.pairs import draw_timesteps
-from ...diffusion.process import add_noise, alphas_cumprod_of, eps_error, linear_betas
-from ...models.denoiser import Denoiser
-from ...models.dit import SoftEmbedding
+from ..common.progress import progress
+from ..common.randomness import generator
+from ..common.types import Images, Index
+from ..diffusion.pairs import draw_timesteps
+from ..diffusion.process import add_noise, alphas_cumprod_of, eps_error, linear_betas
+from ..models.denoiser import Denoiser
+from ..models.dit import SoftEmbedding
 
 CLASSES = 10
 TEST = 397  # the rest, 1,400, is for training
@@ -111,43 +111,36 @@ class DigitDenoiser(Denoiser):
         return x0
 
 
-def train(
-    model: DigitDenoiser,
-    data: Digits,
-    steps: int = 3000,
-    batch: int = 128,
-    lr: float = 2e-3,
-    decay: float = 0.995,
-    seed: int = 0,
-) -> PerImage:
-    """Train `model` in place, then freeze it with the exponential mean of its weights; returns the losses (steps,).
+def training_loss(model: DigitDenoiser, images: Images, labels: Index, batch: int, g: torch.Generator) -> Tensor:
+    """The mean loss of a random batch of digits (N, 1, 8, 8): a level for each, spread evenly over the schedule, fresh
+    noise, and a tenth of the labels replaced by the null class."""
+    rows = torch.randint(len(images), (batch,), generator=g).to(images.device)
+    t = draw_timesteps(batch, (0, len(model.alphas_cumprod)), "stratified", g).to(images.device)
+    eps = torch.randn(batch, 1, 8, 8, generator=g).to(images.device)
+    null = (torch.rand(batch, generator=g) < NULL).to(images.device)
+    x_t = add_noise(images[rows], t, eps, model.alphas_cumprod)
+    return eps_error(model.predict(x_t, t, labels[rows].where(~null, CLASSES)), eps).mean()
 
-    A tenth of the labels is dropped, so that the same network also learns the unconditional prediction. AdamW, step
-    length falling to 0 as a cosine; each batch spreads its timesteps evenly over the schedule."""
+
+def train(model, images, labels, steps, batch=128, lr=2e-3, decay=0.995, seed=0):
+    """Train `model` in place on images (N, 1, 8, 8) and labels (N,), then freeze it with the moving average of its
+    weights; returns the losses (steps,). AdamW, its rate falling to 0 as a cosine."""
     g = torch.Generator().manual_seed(seed)
-    T, device = len(model.alphas_cumprod), model.alphas_cumprod.device
-    images, labels = data.images.to(device), data.labels.to(device)
-    model.requires_grad_(True)
-    mean = [p.detach().clone() for p in model.parameters()]
-    optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.99), weight_decay=0.01)
+    weights = list(model.requires_grad_(True).parameters())
+    average = [w.detach().clone() for w in weights]
+    optimizer = torch.optim.AdamW(weights, lr, betas=(0.9, 0.99), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     losses = []
     for step in progress(range(steps), desc="digits", unit="step", leave=False):
-        rows = torch.randint(len(images), (batch,), generator=g).to(device)
-        t = draw_timesteps(batch, (0, T), "stratified", g).to(device)
-        eps = torch.randn(batch, 1, 8, 8, generator=g).to(device)
-        null = (torch.rand(batch, generator=g) < NULL).to(device)
-        x_t = add_noise(images[rows], t, eps, model.alphas_cumprod)
-        loss = eps_error(model.predict(x_t, t, labels[rows].where(~null, CLASSES)), eps).mean()
+        loss = training_loss(model, images, labels, batch, g)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(mean, list(model.parameters()), 1 - min(decay, step / (step + 10)))
         losses.append(loss.item())
+        with torch.no_grad():  # the average of the weights starts quickly and then follows slowly
+            torch._foreach_lerp_(average, weights, 1 - min(decay, step / (step + 10)))
     with torch.no_grad():
-        for p, value in zip(model.parameters(), mean, strict=True):
-            p.copy_(value)
+        torch._foreach_copy_(weights, average)
     model.requires_grad_(False)
     return torch.tensor(losses)

@@ -1,0 +1,73 @@
+"""The README's tables of results, from the committed records.
+
+python bench/readme.py          -> between the marks `<!-- NAME: bench/readme.py -->` and `<!-- end -->` of README.md
+"""
+
+import re
+
+from gentta_utils.common.files import atomic_write
+from gentta_utils.common.paths import ROOT
+from gentta_utils.common.text import as_table
+from gentta_utils.course import nb07
+from gentta_utils.evaluation.rows import accuracy, distinct, is_clean, over_classifiers, pick
+from gentta_utils.evaluation.statistics import gain
+from gentta_utils.evaluation.tables import results
+
+README = ROOT / "README.md"
+NAMES = {"resnet": "ResNet", "vit": "ViT", "swin": "Swin", "convnext": "ConvNeXt"}
+CHANGED = ("source/full", "source/low", "memo", "diffpure", "dda, sum", "sda, sum", "dda, chosen", "sda, chosen")
+READ = {"source/full": "source", "source/low": "source on the low view"}  # label -> as the README has it
+
+
+def answer() -> list[dict]:
+    """What to use by how images come and what may be spent (`report grid`)."""
+    return nb07.says.answer(nb07.board.board(results("grid"), "resnet"))
+
+
+def backbones() -> list[dict]:
+    """Diffusion-TTA of four classifiers, on both views."""
+    runs, lines = results("backbones"), []
+    for name in distinct(runs, "classifier"):
+        of = lambda label, name=name: pick(runs, label, name)  # noqa: E731
+        line = {"mean of 15 corruptions": NAMES[name.split("/")[1]]}
+        line |= {"source": f"{accuracy(of('source/full')):.1f}"}
+        line |= {"source on the low view": f"{accuracy(of('source/low')):.1f}"}
+        for view, heads in (("full", ("Diffusion-TTA", "gain")), ("low", ("on the low view", "gain there"))):
+            adapted = of(f"diffusion_tta/{view}")
+            line |= {heads[0]: f"{accuracy(adapted):.1f}", heads[1]: str(gain(adapted))}
+        lines.append(line)
+    return lines
+
+
+def changed_images() -> list[dict]:
+    """Methods that change the image, six networks pooled, under corruptions and on clean scenes."""
+    runs, clean, lines = results("sda_corruptions"), results("sda_clean"), []
+    for label in CHANGED:
+        mine, unshifted = pick(runs, label), [r for r in pick(clean, label) if is_clean(r)]
+        line = {"mean of six networks": READ.get(label, label), "15 corruptions": f"{accuracy(mine):.1f}", "gain": ""}
+        if label == "source/low":
+            line["gain"] = str(over_classifiers(mine, pick(runs, "source/full")))
+        elif label != "source/full":
+            line["gain"] = str(gain(mine))
+        lines.append(line | {"clean": f"{accuracy(unshifted):.1f}" if unshifted else ""})
+    return lines
+
+
+TABLES = {"answer": answer, "backbones": backbones, "changed images": changed_images}
+
+
+def filled(text: str, names: tuple[str, ...] = tuple(TABLES)) -> str:
+    """The README's text with these tables made again. Raises ValueError where a mark is missing."""
+    for name in names:
+        begin, end = f"<!-- {name}: bench/readme.py -->\n", "\n<!-- end -->"
+        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+        if not pattern.search(text):
+            raise ValueError(f"README.md has no place for {name!r}: write {begin.strip()} and {end.strip()}")
+        made = as_table(TABLES[name]())
+        text = pattern.sub(lambda _: begin + made + end, text)
+    return text
+
+
+if __name__ == "__main__":
+    made = filled(README.read_text(encoding="utf-8"))
+    atomic_write(README, lambda path: path.write_text(made, encoding="utf-8"))

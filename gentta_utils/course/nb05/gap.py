@@ -1,0 +1,144 @@
+"""When does synthetic-domain alignment help? The gap that a projection opens, as a dial (`measure sda_gap`).
+
+What the source loses on the projected image has two parts. *Foreign detail* is drawn by the diffusion model in place of
+what was there: a classifier can learn it. *Lost content* is gone: no label brings it back. Fine-tuning on the source's
+own training scenes, projected, needs no new label: what it brings back is what can be recovered, the ceiling.
+
+Written down before any gain was measured:
+
+- Dial A: the U-Net, guided, from t = 300, 494, 550, 600, 650, 700; w, D and the ten levels as chosen at 300. And 700
+  with no push longer than w. (t 700 was seen in a trial: on other scenes.)
+- Dial B: the same U-Net after 1,000, 2,000 and 4,000 steps of training, from t 494.
+- The control: the DiT's null class without guidance, from t 200 and 300. It loses content.
+- The paper's own start, t 494, and the first t of dial A at which clean scenes lose ten points or more are where the
+  paper's order is asked for.
+- Prediction: over dial A the gain of SDA over DDA, on the projected image alone, rises with what can be recovered (the
+  slope is above 0, and above that of the null in `gap_report`); in the control it stays within two points of 0.
+
+Generator (DiT) and purifier differ on both dials; in the control they are one network.
+"""
+
+from dataclasses import dataclass, replace
+
+from ...evaluation.chosen import purifier
+from ...evaluation.records import Records
+from ...evaluation.rows import accuracy, pick
+from ...evaluation.tables import Job
+from ...methods import dda, diffpure, sda, source
+from ...models import zoo
+from ...recipes.aligned import ALIGNER, GENERATOR, Data, chosen
+from ...streams.scenes import SceneSpec
+from ...world.severities import VALIDATION
+from ..purified import input_job, small_table
+from ..trials import source_jobs
+from .experiments import SYNTHESIS
+
+NETWORKS = ("classifier/resnet", "classifier/swin")
+STARTS = (300, 494, 550, 600, 650, 700)
+SNAPSHOTS = (1000, 2000, 4000)
+PAPER_START, PAPER_GAP = 494, 10.0  # the published start; points that make a gap like the paper's
+PER_CLASS, BATCH, UPDATES = 10, 50, 32  # of every training set; the published set has 50 of each class
+SETS = {  # what the second classifier is fine-tuned on
+    "sda": {},
+    "unaligned": dict(aligned=False),
+    "real": dict(kind="real"),
+    "own scenes": dict(kind="own"),
+    "read labels": dict(labels="source"),
+}
+READINGS = {"alone": dict(ensemble="purified"), "sum": dict(ensemble="sum")}
+
+
+@dataclass(frozen=True)
+class Dial:
+    """One setting of a dial: how images are projected, and by which diffusion model."""
+
+    alignment: sda.Settings
+    aligner: str = ALIGNER
+    kind: str = "A"  # the dial, or "control"
+
+
+def dials() -> dict[str, Dial]:
+    """Every setting by its name in the table; those of dial B are the models that are here (`train NAME --promote`)."""
+    base = purifier("sda")
+    found = {f"t {t}": Dial(replace(base, start=t)) for t in STARTS}
+    found["t 700, cut"] = Dial(replace(base, start=700, longest=1.0))
+    for steps in SNAPSHOTS:
+        model = f"{ALIGNER}-{steps}"
+        if model in zoo.shipped():
+            found[f"{steps} steps"] = Dial(replace(base, start=PAPER_START), model, "B")
+    free = {t: Dial(replace(base, start=t, scale=0.0), GENERATOR, "control") for t in (200, 300)}
+    return found | {f"control, t {t}": dial for t, dial in free.items()}
+
+
+def gap_specs(n: int = 60, each: int = 15) -> list[SceneSpec]:
+    """n clean test scenes, and `each` under each validation corruption at severity 5, of no other table."""
+    shifted = [SceneSpec(each, name, 5, "test", 33_600 + 200 * i) for i, name in enumerate(VALIDATION)]
+    return [SceneSpec(n, split="test", start=33_000), *shifted]
+
+
+def set_at(dial: Dial, **changes) -> Data:
+    """A training set for this setting, one of `SETS`."""
+    return replace(
+        Data(per_class=PER_CLASS, synthesis=SYNTHESIS, alignment=dial.alignment, aligner=dial.aligner), **changes
+    )
+
+
+def how_at(classifier: str):
+    """The chosen fine-tuning, with as many updates whatever the set, and the source's own batch statistics."""
+    return replace(chosen(classifier)[1], batch=BATCH, updates=UPDATES, frozen_norm=True)
+
+
+def read_jobs(name: str, dial: Dial, specs: list[SceneSpec], networks: tuple = NETWORKS) -> list[Job]:
+    """DDA at one setting of the dial: the source on the projected image, alone and in the sum."""
+    how = {k: replace(dda.Settings(**vars(dial.alignment)), **change) for k, change in READINGS.items()}
+    return [
+        input_job("dda", s, c, spec, f"{name}, dda, {k}", aligner=dial.aligner)
+        for spec in specs
+        for k, s in how.items()
+        for c in networks
+    ]
+
+
+def tuned_jobs(name: str, dial: Dial, specs: list[SceneSpec], networks: tuple = NETWORKS) -> list[Job]:
+    """Networks fine-tuned on each of `SETS`, alone and in the sum; that of SDA also on the image as it is."""
+    jobs = []
+    for c in networks:
+        for row, changes in SETS.items():
+            tuned = set_at(dial, **changes), how_at(c)
+            for k, change in READINGS.items():
+                s = replace(dial.alignment, **change)
+                jobs += [input_job("sda", s, c, spec, f"{name}, {row}, {k}", tuned, dial.aligner) for spec in specs]
+            if row == "sda":
+                label = f"{name}, {row}, as it is"
+                jobs += [input_job("source", source.Settings(), c, spec, label, tuned) for spec in specs]
+    return jobs
+
+
+def clean_gaps(runs: list[Records]) -> dict[str, float]:
+    """Setting -> points that the source loses on projected clean scenes, all networks pooled."""
+    clean = pick(runs, shifts=("clean",))
+    names = [label.removesuffix(", dda, alone") for r in clean if (label := r.about["label"]).endswith(", dda, alone")]
+    source = pick(clean, "source/full")
+    return {name: accuracy(source) - accuracy(pick(clean, f"{name}, dda, alone")) for name in dict.fromkeys(names)}
+
+
+def paper_like(gaps: dict[str, float]) -> list[str]:
+    """The settings at which the paper's order is asked for: its start, and the first of dial A with so large a gap."""
+    wide = [f"t {t}" for t in STARTS if gaps.get(f"t {t}", 0) >= PAPER_GAP]
+    return list(dict.fromkeys([f"t {PAPER_START}", *wide[:1]]))
+
+
+def gap() -> list[Records]:
+    """First the gap at every setting; then all training sets at the ends of dial A, where the paper's order is asked
+    for, on dial B, and in the control of the larger gap."""
+    specs, found = gap_specs(), dials()
+    jobs = source_jobs(specs, NETWORKS)
+    published = diffpure.Settings(start=diffpure.PUBLISHED_IMAGENET["start"], steps=20)
+    jobs += [input_job("diffpure", published, c, spec, "diffpure, t 149") for spec in specs for c in NETWORKS]
+    for name, dial in found.items():
+        jobs += read_jobs(name, dial, specs)
+    gaps = clean_gaps(small_table("sda_gap", jobs))
+    whole = ["t 300", *paper_like(gaps), "t 700", "control, t 300", *(k for k, d in found.items() if d.kind == "B")]
+    for name in dict.fromkeys(whole):
+        jobs += tuned_jobs(name, found[name], specs)
+    return small_table("sda_gap", jobs)

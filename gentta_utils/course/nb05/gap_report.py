@@ -1,0 +1,183 @@
+"""What `measure sda_gap` found: the table, the points of the figure, and the slope beside that of a null.
+
+What could be recovered and what SDA gains share a term, the source on the projected image: even without any relation
+between them they rise together. So one is read on every second scene and the other on the scenes between, and the null
+keeps the source as it is while ceilings and SDA's accuracies are exchanged between the settings of a network."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from ...common.text import as_table
+from ...evaluation.records import Records
+from ...evaluation.rows import accuracy, distinct, pick
+from ...evaluation.statistics import Interval
+from .gap import PAPER_GAP, clean_gaps, dials, paper_like
+from .report import SOURCE, by_corruption, chain_of, header, minus, order_line, short, shown, verdict
+
+DRAWS = 4_000
+PAPER_GAINS = (2.5, 2.9)  # SDA - DDA of five networks on ImageNet-C (Guo et al., 2025, Table 1)
+DIFFERENCES = {  # column -> row and the row that is subtracted, at one setting; {} stands for the setting
+    "gap": (SOURCE, "{}, dda, alone"),
+    "recoverable": ("{}, own scenes, alone", "{}, dda, alone"),
+    "SDA - DDA": ("{}, sda, alone", "{}, dda, alone"),
+    "in the sum": ("{}, sda, sum", "{}, dda, sum"),
+    "aligned - unaligned": ("{}, sda, alone", "{}, unaligned, alone"),
+    "SDA - real aligned": ("{}, sda, alone", "{}, real, alone"),
+    "asked - read labels": ("{}, sda, alone", "{}, read labels, alone"),
+    "SDA's network, image as it is": ("{}, sda, as it is", SOURCE),
+}
+
+
+def settings_of(runs: list[Records], row: str = "sda") -> list[str]:
+    """The settings of the dial at which a row was measured, in the order of `dials`."""
+    there = set(distinct(runs, "label"))
+    return [name for name in dials() if f"{name}, {row}, alone" in there]
+
+
+def half(runs: list[Records], which: int) -> list[Records]:
+    """Every second scene of each run, from the first one (0) or the second one (1) on: no scene is in both."""
+    columns = ("id", "label", "before", "after", "loss", "seconds")
+    return [replace(r, **{name: getattr(r, name)[which::2] for name in columns}) for r in runs]
+
+
+def differences(runs: list[Records], setting: str, classifier: str | None = None) -> dict[str, Interval]:
+    """`DIFFERENCES` at one setting, those whose rows were measured; without a classifier all are pooled."""
+    there, found = set(distinct(runs, "label")), {}
+    for head, pair in DIFFERENCES.items():
+        one, other = (label.format(setting) for label in pair)
+        if {one, other} <= there:
+            found[head] = minus(runs, one, other, classifier)
+    return found
+
+
+def points(runs: list[Records]) -> list[dict]:
+    """A point of the figure for each setting with a ceiling and each network: the gap and what is recoverable, of the
+    first half of the scenes, and SDA - DDA, of the other half, as intervals."""
+    one, other = half(runs, 0), half(runs, 1)
+    rows = []
+    for name in settings_of(runs):
+        for c in distinct(runs, "classifier"):
+            row = {"setting": name, "classifier": c, "kind": dials()[name].kind}
+            row |= {head: differences(one, name, c)[head] for head in ("gap", "recoverable")}
+            rows.append(row | {"gain": differences(other, name, c)["SDA - DDA"]})
+    return rows
+
+
+def slopes(runs: list[Records], seed: int = 0) -> dict:
+    """Over dial A: the slope of SDA - DDA against what is recoverable, with its interval over scenes; the same slope
+    against the gap; of the null its mean and 95% range, and in how many of its draws the slope is as large.
+
+    Networks are too few to resample: the interval holds for these."""
+    names = [name for name in settings_of(runs) if dials()[name].kind == "A"]
+    networks = distinct(runs, "classifier")
+    if len(names) < 3:
+        raise ValueError(f"a slope takes three settings of dial A or more, here are {len(names)}: `measure sda_gap`")
+    rng = np.random.default_rng(seed)
+    halves = [half(runs, 0), half(runs, 1)]
+    weights = [_weights(sum(map(len, pick(part, SOURCE, networks[0]))), rng) for part in halves]
+
+    def read(which: int, row: str) -> np.ndarray:
+        """Percent right (1 + DRAWS, networks, settings): as measured, then of resampled scenes."""
+        of = [[_right(halves[which], row.format(name), c) for name in names] for c in networks]  # (C, P, n)
+        return 100 * np.einsum("dn,cpn->dcp", weights[which], np.array(of, float))
+
+    rows = ("{}, dda, alone", "{}, own scenes, alone", "{}, sda, alone")
+    (dda, ceiling, _), (dda_, _, sda) = ([read(i, row) for row in rows] for i in (0, 1))
+    slope = _slope(ceiling - dda, sda - dda_)
+    gap = np.repeat(read(0, SOURCE)[..., :1], len(names), -1) - dda
+    null = np.array([
+        _slope(*(np.stack([v[0, c, rng.permutation(len(names))] for c in range(len(networks))])[None] - base[:1]
+                 for v, base in ((ceiling, dda), (sda, dda_))))[0]
+        for _ in range(DRAWS)
+    ])  # fmt: skip
+    return {
+        "slope": _interval(slope),
+        "against the gap": _interval(_slope(gap, sda - dda_)),
+        "null": Interval(float(null.mean()), *np.percentile(null, [2.5, 97.5]).tolist()),
+        "as large": float((null >= slope[0]).mean()),
+        "points": len(names) * len(networks),
+        "middle": (float((ceiling - dda)[0].mean()), float((sda - dda_)[0].mean())),
+    }
+
+
+def contrast_line(runs: list[Records]) -> str:
+    """Does SDA add to DDA where DDA adds to the source? Over corruptions, each difference on scenes of its own."""
+    dda, sda = (by_corruption(half(runs, i)) for i in (0, 1))
+    x, y = (np.array([r[k].mean for r in v]) for k, v in (("DDA - source", dda), ("SDA - DDA", sda)))
+    r = float(np.corrcoef(x, y)[0, 1])
+    return (
+        f"over {len(x)} corruptions DDA - source and SDA - DDA, on disjoint halves of the scenes, correlate by {r:+.2f}"
+    )
+
+
+def _weights(n: int, rng: np.random.Generator) -> np.ndarray:
+    """Shares (1 + DRAWS, n): every scene once, then scenes drawn with replacement."""
+    return np.concatenate([np.ones((1, n)), rng.multinomial(n, np.full(n, 1 / n), size=DRAWS)]) / n
+
+
+def _right(runs: list[Records], label: str, classifier: str) -> np.ndarray:
+    """(n,) bool over all shifts, in the order of the runs; of every label the same scenes."""
+    mine = sorted(pick(runs, label, classifier), key=lambda r: r.id[0])
+    return np.concatenate([r.right_after for r in mine])
+
+
+def _slope(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Least squares with an intercept, (D,) of x and y (D, networks, settings)."""
+    x, y = (v.reshape(len(v), -1) for v in (x, y))
+    x, y = (v - v.mean(1, keepdims=True) for v in (x, y))
+    return (x * y).sum(1) / np.maximum((x * x).sum(1), 1e-9)
+
+
+def _interval(draws: np.ndarray) -> Interval:
+    return Interval(float(draws[0]), *np.percentile(draws[1:], [2.5, 97.5]).tolist())
+
+
+def slope_line(runs: list[Records]) -> str:
+    """The slopes in a sentence, with the verdict on what was predicted."""
+    s = slopes(runs)
+    said = {k: f"{v.mean:+.2f} [{v.low:+.2f}, {v.high:+.2f}]" for k, v in s.items() if isinstance(v, Interval)}
+    return (
+        f"slope of SDA - DDA over dial A ({s['points']} points): against what is recoverable {said['slope']} "
+        f"({verdict(s['slope'])}), against the gap {said['against the gap']}; of the null {said['null']}, as large in "
+        f"{s['as large']:.0%} of its draws."
+    )
+
+
+def control_line(runs: list[Records]) -> str:
+    """What SDA gains in the control, and whether its interval lies within two points of 0."""
+    said = []
+    for name in (name for name in settings_of(runs) if dials()[name].kind == "control"):
+        d = differences(runs, name)["SDA - DDA"]
+        inside = d.low >= -2 and d.high <= 2
+        said.append(f"{name}: SDA - DDA {d}, {'within' if inside else 'not shown to be within'} two points of 0")
+    return "; ".join(said) + "."
+
+
+def order_at(runs: list[Records], setting: str, classifier: str | None = None) -> dict[str, Interval]:
+    """The paper's order at a setting, link by link, in the published sum; DiffPure from its published start."""
+    chain = {"DiffPure": "diffpure, t 149", "source": SOURCE}
+    return chain_of(runs, chain | {"DDA": f"{setting}, dda, sum", "SDA": f"{setting}, sda, sum"}, classifier)
+
+
+def table(runs: list[Records]) -> list[dict]:
+    """A row for each setting, all networks pooled, and below it each network."""
+    rows = []
+    for name in settings_of(runs, "dda"):
+        for c in [None, *distinct(runs, "classifier")]:
+            row = {"setting": name, "classifier": short(c), "DDA alone": accuracy(pick(runs, f"{name}, dda, alone", c))}
+            rows.append(row | {head: differences(runs, name, c).get(head) for head in DIFFERENCES})
+    return rows
+
+
+def main(runs: list[Records]) -> str:
+    """The table, the gap of clean scenes, the slope, the control, and the paper's order where it was asked for."""
+    gaps = clean_gaps(runs)
+    parts = [header(runs), as_table([shown(row) for row in table(runs)]), ""]
+    parts.append("clean scenes alone lose, projected: " + ", ".join(f"{k} {v:+.1f}" for k, v in gaps.items()) + ".")
+    parts += [slope_line(runs), control_line(runs)]
+    for name in (name for name in paper_like(gaps) if name in settings_of(runs)):
+        what = "the paper's start" if name == paper_like(gaps)[0] else f"the first gap of {PAPER_GAP:g} points"
+        for c in [*distinct(runs, "classifier"), None]:
+            parts.append(f"- {name} ({what}), {short(c)}: {order_line(order_at(runs, name, c))}.")
+    return "\n".join(parts)

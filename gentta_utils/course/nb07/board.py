@@ -1,0 +1,228 @@
+"""Who answered what: the records of one block of the grid as arrays, rows by scenes, and what follows from them.
+
+All rows of a block have one family of classifier, so no rank is taken across families. Two rows are compared on the
+scenes that both met, in pairs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import log_softmax, logsumexp, softmax
+from scipy.stats import rankdata
+
+from ...common.types import Number
+from ...evaluation.records import Records
+from ...evaluation.rows import shift_of
+from ...evaluation.statistics import Interval, paired_interval
+from ...methods import METHODS
+from ..side_by_side import ensemble_temperature
+from .plan import Row, plan
+
+BLOCKS = {"resnet": "ResNet", "vit": "ViT", "clip": "larger CLIP", "mae": "masked autoencoder's ViT"}
+DRAWS = 2_000  # of the bootstrap: a page shows hundreds of intervals
+SOURCE, CEILING, ENSEMBLE, READER = "source", "ceiling", "ensemble", "reader"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a row costs and needs, as its records and its method state it.
+
+    Attributes:
+        forwards: evaluations of all networks per image, one with a backward pass counted as three.
+        seconds: per image. batch, order, source, denoiser, classes: whether it needs a batch of test images, a state
+            carried through a stream, something trained on the source or its generator before, a diffusion model, and
+            of it that it was trained with the classes.
+    """
+
+    forwards: float
+    seconds: float
+    batch: bool = False
+    order: bool = False
+    source: bool = False
+    denoiser: bool = False
+    classes: bool = False
+
+
+@dataclass(frozen=True)
+class Board:
+    """R rows of one block and N scenes under shifts.
+
+    Attributes:
+        shift, scene, label: (N,). logits: (R, N, K), NaN where a row did not meet a scene. facts: by row.
+    """
+
+    block: str
+    rows: tuple[str, ...]
+    shift: np.ndarray
+    scene: np.ndarray
+    label: np.ndarray
+    logits: np.ndarray
+    facts: dict[str, Facts]
+
+    def index(self, row: str) -> int:
+        """Where a row stands. Raises ValueError, with the choices, for one that is not there."""
+        if row not in self.rows:
+            raise ValueError(f"no row {row!r} of {self.block}: choose one of {', '.join(self.rows)}")
+        return self.rows.index(row)
+
+    def met(self, *rows: str) -> np.ndarray:
+        """The scenes (N,) that all of these rows met."""
+        return ~np.isnan(self.logits[[self.index(row) for row in rows], :, 0]).any(0)
+
+    def right(self, row: str) -> np.ndarray:
+        """Right predictions (N,) bool, False where it met none."""
+        return np.nan_to_num(self.logits[self.index(row)], nan=-np.inf).argmax(1) == self.label
+
+    def p(self, row: str) -> np.ndarray:
+        """Probabilities (n, K) of the scenes that it met."""
+        return softmax(self.logits[self.index(row)][self.met(row)], axis=1)
+
+    def at(self, shifts) -> "Board":
+        """The scenes of these shifts alone."""
+        keep = np.isin(self.shift, list(shifts))
+        return Board(
+            self.block, self.rows, *(v[keep] for v in (self.shift, self.scene, self.label)), self.logits[:, keep],
+            self.facts,
+        )  # fmt: skip
+
+    def accuracy(self, row: str) -> float:
+        """Percent right of the scenes that it met."""
+        return 100 * float(self.right(row)[self.met(row)].mean())
+
+    def versus(self, row: str, other: str = SOURCE) -> Interval:
+        """Paired difference in points, `row` minus `other`, on the scenes that both met."""
+        both = self.met(row, other)
+        return paired_interval(self.right(row)[both], self.right(other)[both], self.scene[both], DRAWS)
+
+    def changed(self, row: str) -> tuple[int, int]:
+        """How many predictions of the source it fixed, and how many it broke."""
+        both, new, old = self.met(row, SOURCE), self.right(row), self.right(SOURCE)
+        return int((new & ~old & both).sum()), int((old & ~new & both).sum())
+
+    def calibration_error(self, row: str, bins: int = 15) -> float:
+        """Expected calibration error in points (Guo et al., 2017); 15 bins of equal width."""
+        p, right = self.p(row).max(1), self.right(row)[self.met(row)]
+        index = np.minimum((p * bins).astype(int), bins - 1)
+        gap = np.bincount(index, p - right, minlength=bins)
+        return 100 * float(np.abs(gap).sum() / len(p))
+
+    def brier(self, row: str) -> float:
+        """Mean squared distance of the probabilities to the true class, 0 to 2 (Brier, 1950)."""
+        p, label = self.p(row), self.label[self.met(row)]
+        return float(((p - np.eye(p.shape[1])[label]) ** 2).sum(1).mean())
+
+
+def forwards(nfe: Mapping[str, Number]) -> float:
+    """Forward equivalents of evaluations by network and kind: a backward pass counts as two forward ones."""
+    return sum(n * (3 if kind.endswith("fwd+bwd") else 1) for kind, n in nfe.items())
+
+
+def facts_of(row: Row, runs: list[Records], block: str) -> Facts:
+    """What the records of a row and the needs that its method declares say of it."""
+    about, needs = runs[0].about, METHODS[row.method].NEEDS
+    n = np.array([len(r) for r in runs])
+    mean = lambda values: float((np.array(values) * n).sum() / n.sum())  # noqa: E731
+    purifier = "unconditional/" in str(about.get("denoiser", "")) or "denoiser" in about.get("purified", {})
+    own = "denoiser" in about["models"]
+    usual = {b: m for r in plan() if r.row == SOURCE for b, m in r.networks.items()}.get(block)
+    trained = row.networks[block] != usual and row.method != "diffusion_classifier"
+    return Facts(
+        mean([forwards(r.nfe) for r in runs]),
+        mean([r.seconds.mean() for r in runs]),
+        batch=needs.batch_statistics or (row.method == "tent" and block == "resnet"),
+        order=row.online,
+        source=trained or "aligned" in about or row.method == "ttt_mae",
+        denoiser=own or purifier or "drawn" in about,
+        classes=own and "unconditional/" not in str(about.get("denoiser", "")),
+    )
+
+
+def board(runs: list[Records], block: str, rows: tuple[Row, ...] | None = None) -> Board:
+    """The rows of a block of the grid, those of `rows` or of the plan, in its order; with the naive ensemble of source
+    and reader where both are there. Scenes of clean or of roughness records do not count.
+
+    Raises ValueError if the block has no row here."""
+    found, by_row = {}, {}
+    for r in runs:
+        found.setdefault((r.about["label"], r.about["classifier"]), []).append(r)
+    for row in rows or plan():
+        mine = found.get((row.label, row.networks.get(block)), [])
+        if mine:
+            by_row[row.row] = row, mine
+    if not by_row:
+        raise ValueError(f"no row of {block!r} among these records: choose one of {', '.join(BLOCKS)}")
+    scenes = {}
+    for _, mine in by_row.values():
+        for r in mine:
+            scenes |= {(shift_of(r), int(i)): int(k) for i, k in zip(r.id, r.label, strict=True)}
+    places = {key: n for n, key in enumerate(scenes)}
+    K = next(iter(by_row.values()))[1][0].after.shape[1]
+    logits = np.full((len(by_row), len(places), K), np.nan, np.float32)
+    for values, (_, mine) in zip(logits, by_row.values(), strict=True):
+        for r in mine:
+            values[[places[shift_of(r), int(i)] for i in r.id]] = r.after
+    names, facts = list(by_row), {name: facts_of(row, mine, block) for name, (row, mine) in by_row.items()}
+    if {SOURCE, READER} <= set(names):
+        i, j, reader = names.index(SOURCE), names.index(READER), by_row[READER]
+        tau = ensemble_temperature(reader[0].label) / reader[1][0].about["settings"]["temperature"]
+        both = np.stack([log_softmax(logits[i], 1), log_softmax(logits[j] / tau, 1)])
+        logits = np.concatenate([logits, logsumexp(both, 0)[None]])
+        names, facts[ENSEMBLE] = [*names, ENSEMBLE], facts[READER]
+    shift, scene = (np.array(v) for v in zip(*places, strict=True))
+    return Board(block, tuple(names), shift, scene, np.array(list(scenes.values())), logits, facts)
+
+
+def ranks(b: Board, rows: tuple[str, ...] | None = None, draws: int = 1000, seed: int = 0) -> list[dict]:
+    """The mean rank of each row over the shifts, 1 the best, with a 95% bootstrap interval that resamples the scenes of
+    each shift; on the scenes that all of them met, ties shared. Sorted, with their accuracy there."""
+    rows = rows or b.rows
+    common, rng = b.met(*rows), np.random.default_rng(seed)
+    right = np.stack([b.right(row)[common] for row in rows]).astype(float)
+    groups = [np.flatnonzero(b.shift[common] == s) for s in np.unique(b.shift[common])]
+    of = lambda index: np.mean([rankdata(-right[:, g].mean(1)) for g in index], 0)  # noqa: E731
+    drawn = np.stack([of([rng.choice(g, len(g)) for g in groups]) for _ in range(draws)])
+    low, high = np.percentile(drawn, [2.5, 97.5], 0)
+    found = [
+        {
+            "row": row,
+            "rank": float(r),
+            "low": float(lo),
+            "high": float(hi),
+            "accuracy": 100 * float(a),
+            "scenes": right.shape[1],
+        }
+        for row, r, lo, hi, a in zip(rows, of(groups), low, high, right.mean(1), strict=True)
+    ]
+    return sorted(found, key=lambda row: row["rank"])
+
+
+def heat(b: Board) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
+    """Rows, shifts, the paired gain (R, S) over the source in points, and whether its interval leaves 0 out (R, S); the
+    gain is NaN where a row did not meet the shift."""
+    shifts, rows = list(dict.fromkeys(b.shift)), [row for row in b.rows if row != SOURCE]
+    gains, clear = np.full((len(rows), len(shifts)), np.nan), np.zeros((len(rows), len(shifts)), bool)
+    for j, shift in enumerate(shifts):
+        here = b.at([shift])
+        for i, row in enumerate(rows):
+            if here.met(row, SOURCE).any():
+                d = here.versus(row)
+                gains[i, j], clear[i, j] = d.mean, d.low > 0 or d.high < 0
+    return rows, shifts, gains, clear
+
+
+def family(boards: list[Board]) -> dict[str, float]:
+    """Of all intervals of one row under one shift: how many there are, how many leave 0 out, and how many of 95% would
+    do so by chance if no row changed anything."""
+    clear = [c[~np.isnan(g)] for _, _, g, c in map(heat, boards)]
+    n = sum(map(len, clear))
+    return {"intervals": n, "leave 0 out": int(sum(map(np.sum, clear))), "by chance": 0.05 * n}
+
+
+def frontier(points: dict[str, tuple[float, float]]) -> list[str]:
+    """Of name -> (cost, accuracy) those that none beats at no more cost, by rising cost."""
+    found, best = [], -np.inf
+    for name, (_, accuracy) in sorted(points.items(), key=lambda item: (item[1][0], -item[1][1])):
+        if accuracy > best:
+            found, best = [*found, name], accuracy
+    return found

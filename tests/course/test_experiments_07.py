@@ -1,0 +1,130 @@
+"""Notebook 07's plan: the same scenes for all rows, records of other notebooks where they are of these scenes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from gentta_utils.common.cache import fingerprint
+from gentta_utils.course import trials
+from gentta_utils.course.nb07 import choose, experiments, plan
+from gentta_utils.evaluation.tables import missing_jobs
+from gentta_utils.methods import METHODS
+from gentta_utils.streams.scenes import SceneSpec
+from gentta_utils.world.severities import TEST, VALIDATION
+
+
+@pytest.fixture(autouse=True)
+def chosen(monkeypatch):
+    """Settings for the CLIP, whether or not `select_grid` was run."""
+    options = {m: next(iter(of.values())) for m, of in choose.OPTIONS.items()}
+    monkeypatch.setattr(choose, "clip_rival", lambda m, clip: options.get(m) or METHODS[m].Settings())
+
+
+def scenes(about: dict) -> list[int]:
+    parts = about["stream"].get("parts", [about["stream"]])
+    return [i for s in parts for i in range(s["start"], s["start"] + s["n"])]
+
+
+def test_all_rows_meet_the_first_scenes_of_one_stream():
+    for shift in ("fog", "v2", "watermark"):
+        whole = [i for s in plan.parts(shift, (40, 60)) for i in range(s.start, s.start + s.n)]
+        for row in plan.plan():
+            for block in row.networks:
+                sizes = row.grid if shift in TEST else row.unseen
+                met = [i for about, _ in plan.jobs_of(row, block, shift, sizes) for i in scenes(about)] if sizes else []
+                assert met == whole[: sum(sizes)], (row.row, shift)
+    with pytest.raises(ValueError, match="parts that end at 40"):
+        plan.parts("fog", (30, 30))
+
+
+def test_records_of_other_notebooks_are_found_again():
+    """Source, low view, reader and Diffusion-TTA of notebook 02 need not be run once more."""
+    known = {"source/full", "source/low", "diffusion_tta/full", "diffusion_tta/low", "reader/48 pairs/150..600"}
+    rows = [row for row in plan.plan() if row.label in known]
+    jobs = [
+        j for row in rows for b in row.networks if b in ("resnet", "vit") for j in plan.jobs_of(row, b, "fog", row.grid)
+    ]
+    assert len(jobs) >= 16
+    assert missing_jobs(jobs) == []
+    fresh = [(about | {"label": "another"}, work) for about, work in jobs[:1]]
+    assert len(missing_jobs(fresh)) == 1
+
+
+def test_no_test_scene_was_chosen_on_and_no_row_twice():
+    jobs = [*plan.grid_jobs(), *plan.unseen_jobs()]
+    for about, _ in jobs:
+        for s in about["stream"].get("parts", [about["stream"]]):
+            assert (s["split"], s["shift"] in VALIDATION) == ("test", False)
+    assert len({fingerprint(about) for about, _ in plan.grid_jobs()}) == len(plan.grid_jobs())
+    names = [(row.label, model) for row in plan.plan() for model in set(row.networks.values())]
+    assert len(set(names)) == len(names)  # the records tell rows apart
+
+
+def test_a_row_on_changed_images_says_by_what():
+    (row,) = (r for r in plan.plan() if r.row == "DDA, then TENT")
+    ((about, _),) = plan.jobs_of(row, "vit", "fog", (40,))
+    assert about["purified"]["by"] == "dda"
+    assert "classifier/vit" in about["purified"]["source"]
+    plain = trials.method_job(
+        "tent", plan.settings_of(row, "classifier/vit"), "classifier/vit", plan.spec_of("fog", 0, 40), "x"
+    )
+    assert fingerprint(about | {"label": "x"}) != fingerprint(plain[0])
+
+
+def test_a_line_of_the_plan_that_is_wrong_is_named(monkeypatch, tmp_path):
+    good = yaml.safe_load(plan.GRID.read_text(encoding="utf-8"))
+    for line, said in (
+        ({"row": "x", "method": "nothing"}, "unknown method 'nothing'"),
+        ({"row": "x", "method": "tent", "networks": ["resnet", "vgg"]}, "unknown network 'vgg'"),
+        ({"row": "x", "method": "tent", "after": "y"}, "unknown row 'y'"),
+        ({"row": "x", "method": "tent", "scenes": 3}, "row 'x'.*scenes"),
+    ):
+        path = tmp_path / "grid.yaml"
+        path.write_text(yaml.safe_dump({**good, "rows": [*good["rows"], line]}), encoding="utf-8")
+        monkeypatch.setattr(plan, "GRID", path)
+        with pytest.raises(ValueError, match=said):
+            plan.plan.__wrapped__()
+
+
+def test_streams_hold_what_their_order_says():
+    for order in experiments.ORDERS:
+        for spec in experiments.specs_of(order, 10):
+            s = trials.ordered(spec if order != "continual" else spec[:2], order, 1)
+            assert s.order == order or order == "iid"
+            assert len(set(s.ids.tolist())) == len(s)
+    first, other = (trials.ordered(experiments.specs_of("iid", 10)[0], "iid", seed).ids.tolist() for seed in (0, 1))
+    assert sorted(first) == sorted(other) != first != other
+
+
+def test_the_state_of_a_stream_reaches_the_clean_scenes_after_it(monkeypatch):
+    """TENT after the 15 corruptions answers otherwise than TENT from the source."""
+    monkeypatch.setattr(experiments, "TEST", TEST[:2])
+    row = replace(next(r for r in plan.plan() if r.row == "TENT"), stream=10)
+    about, work = experiments.clean_after_job(row, "classifier/resnet")
+    after = work()
+    clean = SceneSpec(100, split="test", start=experiments.CLEAN)
+    _, fresh = plan.row_job(row, "classifier/resnet", clean, "x", reset="per_shift", order_seed=0)
+    plain = fresh()
+    assert after.id.tolist() == plain.id.tolist()
+    np.testing.assert_allclose(after.before, plain.before, atol=1e-3)
+    assert not np.allclose(after.after, plain.after, atol=1e-3)
+    assert about["how"]["reset"] == "never"
+
+
+def test_noise_is_rough():
+    noise, clean = (
+        experiments.rough_job(SceneSpec(4, *shift, "test", 10))[1]().loss.mean()
+        for shift in (("gaussian_noise", 5), ("gaussian_blur", 5))
+    )
+    assert noise > 2 * clean > 0
+
+
+def test_continual_shuffles_the_shifts_by_the_seed():
+    specs = tuple(SceneSpec(1, shift, 5, "test", 10 * i) for i, shift in enumerate(TEST[:5]))
+    found = [trials.ordered(specs, "continual", seed).ids.tolist() for seed in (None, 0, 1)]
+    assert len({tuple(ids) for ids in found}) == 3
+    assert len({tuple(sorted(ids)) for ids in found}) == 1
+    assert torch.equal(torch.tensor(found[0]), torch.cat([s.load().ids for s in specs]))

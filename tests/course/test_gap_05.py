@@ -1,0 +1,160 @@
+"""The gap as a dial: its settings, what its rows stand on, the slope and its null on records made by hand."""
+
+import numpy as np
+import pytest
+from test_report_05 import RESNET, SWIN, record, rights
+
+from gentta_utils.course import plots
+from gentta_utils.course.nb05 import figures, gap, gap_report
+from gentta_utils.evaluation.statistics import Interval
+from gentta_utils.methods.purifier import what_changes
+from gentta_utils.models import zoo
+from gentta_utils.recipes.aligned import ALIGNER, GENERATOR
+
+SETTINGS = ("t 300", "t 494", "t 600", "t 700")
+
+
+def test_the_dial_changes_one_thing_at_a_time():
+    dials = gap.dials()
+    base = what_changes(dials["t 300"].alignment)
+    for name, dial in dials.items():
+        changed = {k for k, v in what_changes(dial.alignment).items() if base.get(k) != v}
+        if name == "t 700, cut":
+            assert changed == {"start", "longest"}
+        elif dial.kind == "A":
+            assert changed == ({"start"} if name != "t 300" else set())
+            assert dial.aligner == ALIGNER
+        else:
+            assert changed <= {"start", "scale"}
+            assert (dial.kind, dial.aligner, dial.alignment.scale) == ("control", GENERATOR, 0.0)
+    assert [d.alignment.start for d in dials.values() if d.kind == "A"] == [300, 494, 550, 600, 650, 700, 700]
+
+
+def test_models_of_dial_b_take_part_once_they_are_here(monkeypatch):
+    assert not [d for d in gap.dials().values() if d.kind == "B"]
+    here = zoo.shipped() + [f"{ALIGNER}-2000"]
+    monkeypatch.setattr(zoo, "shipped", lambda: here)
+    (dial,) = (d for d in gap.dials().values() if d.kind == "B")
+    assert (dial.aligner, dial.alignment.start) == (f"{ALIGNER}-2000", 494)
+
+
+def test_training_sets_differ_in_what_their_name_says_and_get_as_many_updates():
+    dial = gap.dials()["t 494"]
+    sets = {row: gap.set_at(dial, **changes) for row, changes in gap.SETS.items()}
+    assert {s.per_class for s in sets.values()} == {gap.PER_CLASS}
+    assert all(s.alignment == dial.alignment for s in sets.values())
+    assert [s.kind for s in sets.values()] == ["synthetic", "synthetic", "real", "own", "synthetic"]
+    assert [s.aligned for s in sets.values()] == [True, False, True, True, True]
+    assert [s.labels for s in sets.values()] == ["asked"] * 4 + ["source"]
+    for c in gap.NETWORKS:
+        how = gap.how_at(c)
+        assert (how.updates, how.batch, how.frozen_norm) == (gap.UPDATES, gap.BATCH, True)
+
+
+def test_its_scenes_are_of_no_other_table():
+    taken = {i for spec in gap.gap_specs() for i in range(spec.start, spec.start + spec.n)}
+    assert len(taken) == 60 + 4 * 15
+    assert min(taken) >= 33_000
+    assert max(taken) < 34_600
+
+
+def runs_of(recover: dict, gain: dict, source=80, gap_of=20, networks=(RESNET, SWIN)):
+    """Records in which, of 100 scenes each, every setting loses `gap_of`, has so much to recover, and gains so much."""
+    runs = []
+    for c in networks:
+        for shift in ("clean", "fog"):
+            runs.append(record(gap_report.SOURCE, rights(source), shift, c))
+            runs.append(record("diffpure, t 149", rights(source - 5), shift, c))
+            for name in recover:
+                lost = source - gap_of
+                rows = {
+                    "dda": lost,
+                    "sda": lost + gain[name],
+                    "own scenes": lost + recover[name],
+                    "unaligned": lost - 3,
+                }
+                rows |= {"real": lost + 4, "read labels": lost + 1}
+                for row, k in rows.items():
+                    runs += [record(f"{name}, {row}, {how}", rights(k), shift, c) for how in ("alone", "sum")]
+                runs.append(record(f"{name}, sda, as it is", rights(source - 2), shift, c))
+    return runs
+
+
+RECOVER = dict(zip((*SETTINGS, "control, t 300"), (0, 4, 8, 16, 0), strict=True))
+
+
+def test_differences_are_named_for_what_they_subtract():
+    runs = runs_of(RECOVER, {k: v // 2 for k, v in RECOVER.items()})
+    found = {k: d.mean for k, d in gap_report.differences(runs, "t 700", RESNET).items()}
+    assert found == pytest.approx(
+        {"gap": 20, "recoverable": 16, "SDA - DDA": 8, "in the sum": 8, "aligned - unaligned": 11,
+         "SDA - real aligned": 4, "asked - read labels": 7, "SDA's network, image as it is": -2}
+    )  # fmt: skip
+    text = gap_report.main(runs)
+    assert "control, t 300: SDA - DDA +0.0 [+0.0, +0.0], within two points of 0" in text
+    assert "t 494 (the paper's start), all: the order: reversed (DiffPure < source" in text
+    assert text.count("the first gap of 10 points") == 3
+
+
+def test_the_two_axes_share_no_scene():
+    runs = runs_of(RECOVER, RECOVER)
+    one, other = gap_report.half(runs, 0), gap_report.half(runs, 1)
+    for r, a, b in zip(runs, one, other, strict=True):
+        assert sorted([*a.id, *b.id]) == sorted(r.id)
+        assert not set(a.id) & set(b.id)
+    assert len(gap_report.points(runs)) == 10
+
+
+def test_the_slope_is_that_of_the_gain_by_what_is_recoverable():
+    half_of = gap_report.slopes(runs_of(RECOVER, {k: v // 2 for k, v in RECOVER.items()}))
+    assert half_of["slope"].mean == pytest.approx(0.5)
+    assert half_of["slope"].low > 0
+    assert half_of["points"] == 8  # the control is not among them
+    none = gap_report.slopes(runs_of(RECOVER, dict.fromkeys(RECOVER, 5)))
+    assert none["slope"].mean == pytest.approx(0)
+    assert none["as large"] > 0.4
+    with pytest.raises(ValueError, match="three settings"):
+        gap_report.slopes(runs_of({"t 300": 1, "t 494": 2}, {"t 300": 1, "t 494": 2}))
+
+
+def test_the_null_rises_where_ceiling_and_gain_have_nothing_in_common_but_the_source():
+    """The source on the projected image swings between the settings, ceilings and SDA do not: both differences follow
+    it alone, with a slope of 1, and exchanging ceilings and accuracies changes nothing."""
+    runs = []
+    for c in (RESNET, SWIN):
+        runs.append(record(gap_report.SOURCE, rights(90), "clean", c))
+        for name, k in zip(SETTINGS, (70, 60, 50, 30), strict=True):
+            for row, right in {"dda": k, "sda": 74, "own scenes": 80}.items():
+                runs.append(record(f"{name}, {row}, alone", rights(right), "clean", c))
+    s = gap_report.slopes(runs)
+    assert s["slope"].mean == pytest.approx(1)
+    assert s["null"].mean == pytest.approx(1)
+    assert s["as large"] == pytest.approx(1)
+
+
+def test_gains_of_one_half_against_those_of_the_other():
+    runs = []
+    for shift, dda, sda in (("fog", 50, 56), ("snow", 60, 62), ("contrast", 70, 70)):
+        rows = {"source/full": 40, "dda, sum": dda, "sda, sum": sda, "dda, chosen": dda, "sda, chosen": sda}
+        runs += [record(label, rights(k), shift, RESNET) for label, k in rows.items()]
+    assert gap_report.contrast_line(runs).endswith("correlate by -0.98")
+
+
+def test_where_the_papers_order_is_asked_for():
+    gaps = {"t 300": 1.0, "t 494": 12.0, "t 550": 9.9, "t 600": 10.0, "t 700": 30.0, "control, t 300": 30.0}
+    assert gap.paper_like(gaps) == ["t 494"]
+    assert gap.paper_like(gaps | {"t 494": 3.0}) == ["t 494", "t 600"]
+    assert gap.paper_like({"t 494": 3.0}) == ["t 494"]
+
+
+def test_every_point_stands_in_both_panels():
+    _, axes = plots.figure(1, 2)
+    runs = runs_of(RECOVER, {k: v // 2 for k, v in RECOVER.items()})
+    figures.draw_gap(axes, runs)
+    for ax, head in zip(axes, ("gap", "recoverable"), strict=True):
+        marks = {tuple(np.round(line.get_xydata()[0], 6)) for line in ax.get_lines() if line.get_marker() in ("o", "s")
+                 and len(line.get_xdata())}  # fmt: skip
+        expected = {(round(p[head].mean, 6), round(p["gain"].mean, 6)) for p in gap_report.points(runs)}
+        assert expected <= marks
+    assert axes[1].get_lines()[-1].get_label() == "null"
+    assert isinstance(gap_report.slopes(runs)["null"], Interval)

@@ -1,0 +1,181 @@
+"""Notebook 07's reports: pairs on common scenes, ranks, the family of intervals, the guide and its regret."""
+
+import numpy as np
+import pytest
+
+from gentta_utils.course.nb07 import board as boards
+from gentta_utils.course.nb07 import cost, guide, report
+from gentta_utils.course.nb07.board import Board, Facts, board, family, forwards, frontier, heat, ranks
+from gentta_utils.evaluation.records import Records
+
+SHIFTS = ("fog 5", "gaussian_noise 5")
+
+
+def made(right: dict[str, list], shift=None, facts=None) -> Board:
+    """A board of two classes from right answers (1, 0, or None for a scene that was not met) by row."""
+    n = len(next(iter(right.values())))
+    logits = np.array([[[np.nan] * 2 if r is None else [r, 1 - r] for r in row] for row in right.values()], np.float32)
+    shift = np.array(shift or [SHIFTS[0]] * n)
+    usual = {row: Facts(1.0, 0.1) for row in right}
+    return Board("resnet", tuple(right), shift, np.arange(n), np.zeros(n, int), 4 * logits, usual | (facts or {}))
+
+
+def record(label, right, classifier="classifier/resnet", order="iid", shift="fog", start=0, **about) -> Records:
+    after = np.array([[r, 1 - r] for r in right], np.float32)
+    before = np.array([[1.0, 0.0]] * len(right), np.float32)
+    stream = {"shift": shift, "severity": 5, "order": order}
+    return Records(
+        id=np.arange(start, start + len(right)), label=np.zeros(len(right), int), before=before, after=after,
+        loss=np.zeros((len(right), 0), np.float32), seconds=np.full(len(right), 0.5, np.float32),
+        nfe={"classifier fwd": 1.0, "denoiser fwd+bwd": 2.0},
+        about={"label": label, "classifier": classifier, "stream": stream, "models": {}, "method": "source", **about},
+    )  # fmt: skip
+
+
+def test_two_rows_are_compared_on_the_scenes_that_both_met():
+    b = made({"source": [0, 0, 1, 1], "x": [1, None, 1, 0], "y": [None, 1, 1, 1]})
+    assert b.met("x", "y").tolist() == [False, False, True, True]
+    assert b.versus("y", "x").mean == 50.0
+    assert b.versus("x").mean == pytest.approx(0.0)
+    assert b.changed("x") == (1, 1)
+    assert b.accuracy("x") == pytest.approx(100 * 2 / 3)
+    with pytest.raises(ValueError, match="choose one of source, x, y"):
+        b.right("z")
+
+
+def test_a_row_that_is_sure_and_wrong_is_badly_calibrated():
+    b = made({"source": [1, 1, 1, 1], "x": [0, 0, 0, 0]})
+    sure = 1 / (1 + np.exp(-4))
+    assert b.calibration_error("x") == pytest.approx(100 * sure, abs=0.1)
+    assert b.calibration_error("source") == pytest.approx(100 * (1 - sure), abs=0.1)
+    assert b.brier("x") == pytest.approx(2 * sure**2, abs=0.01)
+    assert b.brier("source") == pytest.approx(2 * (1 - sure) ** 2, abs=0.01)
+
+
+def test_a_backward_pass_counts_as_two_forward_ones():
+    assert forwards({"classifier fwd": 2, "denoiser fwd+bwd": 10}) == 32
+
+
+def test_ranks_are_over_common_scenes_and_know_ties():
+    b = made({"source": [0] * 40, "x": [1] * 40, "y": [1] * 20 + [None] * 20, "z": [1, 0] * 20})
+    found = {r["row"]: r for r in ranks(b, draws=200)}
+    assert (found["x"]["rank"], found["y"]["rank"], found["z"]["rank"], found["source"]["rank"]) == (1.5, 1.5, 3.0, 4.0)
+    assert found["z"]["scenes"] == 20
+    assert found["x"]["low"] <= 1.5 <= found["x"]["high"]
+    noisy = made({"source": [0, 1] * 20, "x": [1, 0] * 20})
+    assert all(r["low"] < r["high"] for r in ranks(noisy, draws=200))  # equal rows: either may come first
+
+
+def test_the_family_counts_intervals_and_what_chance_would_do():
+    shift = [SHIFTS[0]] * 20 + [SHIFTS[1]] * 20
+    b = made({"source": [0] * 40, "x": [1] * 20 + [0, 0] * 10, "y": [None] * 20 + [0] * 20}, shift)
+    rows, shifts, gains, clear = heat(b)
+    assert (rows, shifts) == (["x", "y"], list(SHIFTS))
+    assert gains[0].tolist() == [100.0, 0.0]
+    assert np.isnan(gains[1, 0])
+    assert clear.tolist() == [[True, False], [False, False]]
+    assert family([b, b]) == {"intervals": 6, "leave 0 out": 2, "by chance": pytest.approx(0.3)}
+
+
+def test_the_frontier_holds_what_nothing_beats_at_no_more_cost():
+    points = {"a": (1, 50.0), "b": (2, 40.0), "c": (3, 60.0), "d": (3, 61.0), "e": (9, 61.0)}
+    assert frontier(points) == ["a", "d"]
+
+
+def test_a_row_with_few_scenes_is_placed_by_its_paired_gain():
+    b = made({"source": [0, 0, 1, 1], "x": [None, None, 1, 1]})
+    assert cost.points_of(b)["x"] == (1.0, 50.0)  # not 100: its two scenes are the source's easy ones
+    assert [line["frontier"] for line in cost.beside(b)] == [True, False]
+
+
+def test_published_costs_count_what_the_papers_do():
+    assert cost.published()["Diffusion-TTA"] == 3 * 900 + 3 * 60
+    assert cost.gpu_hours()["reader"] > cost.gpu_hours()["DDA"] > cost.gpu_hours()["TENT"] > 0
+
+
+def test_the_tail_is_the_mean_of_the_worst_tenth():
+    runs = [record("x", [1] * k + [0] * (20 - k)) for k in range(20)]
+    assert report.tail(runs) == pytest.approx(100 * np.mean([0, 1]) / 20)
+    assert report.tail(runs[3:8]) == pytest.approx(15.0)  # of five runs the worst
+
+
+def test_gains_by_position():
+    r = record("x", [0] * 10 + [1] * 5)
+    assert report.positions(r, (0, 10, 30)) == {"1 to 10": -100.0, "11 to 15": 0.0}
+
+
+def test_a_board_takes_the_rows_of_its_block_and_the_naive_ensemble(monkeypatch):
+    monkeypatch.setattr(boards, "ensemble_temperature", lambda label: 1.0)
+    reader = "reader/48 pairs/150..600"
+    runs = [
+        record("source/full", [0.6, 0.4, 0.9]),
+        record(reader, [0.0, 1.0, 1.0], settings={"temperature": 1.0}, method="diffusion_classifier"),
+        record("source/full", [0.0, 0.0, 0.0], "classifier/vit"),
+    ]
+    b = board(runs, "resnet")
+    assert b.rows == ("source", "reader", "ensemble")
+    assert b.right("source").tolist() == [True, False, True]
+    assert b.right("ensemble").tolist() == [False, True, True]
+    assert b.facts["reader"].forwards == 7.0
+    assert board(runs, "vit").rows == b.rows  # the reader asks no classifier
+    with pytest.raises(ValueError, match="choose one of resnet"):
+        board(runs, "mae")
+
+
+# --- the guide -------------------------------------------------------------------------------------------------------
+
+N = 40
+NOISE = {"fog 5": "coarse", "gaussian_noise 5": "noise"}
+FACTS = {"slow": Facts(300.0, 1.0), "stream": Facts(1.0, 0.1, order=True), "source": Facts(1.0, 0.1)}
+
+
+def two_kinds() -> Board:
+    """`slow` reads all noise, `stream` all coarse shifts; the source half of everything."""
+    shift = ["fog 5"] * N + ["gaussian_noise 5"] * N
+    half = [0, 0, 1, 1] * (N // 4)
+    return made({"source": half * 2, "slow": half + [1] * N, "stream": [1] * N + half}, shift, FACTS)
+
+
+def test_a_situation_leaves_what_it_can_pay_and_feed():
+    b, rows = two_kinds(), ("source", "slow", "stream")
+    single, batches = (guide.Situation(batch, "noise", "up to 5") for batch in (False, True))
+    assert guide.allowed(b, rows, single) == ("source",)
+    assert guide.allowed(b, rows, batches) == ("source", "stream")
+    chosen = guide.recommended(b, rows, NOISE)
+    assert chosen[guide.Situation(True, "coarse", "any")] == "stream"
+    assert chosen[guide.Situation(True, "noise", "any")] == "slow"
+    assert chosen[guide.Situation(False, "coarse", "any")] == "source"  # slow is no better there, and costs more
+    assert guide.Situation(True, "noise", "up to 100") in chosen
+
+
+def test_the_best_of_noise_is_not_cross_fitted():
+    """Many rows that guess: the best of them looks good where it was chosen, and is not."""
+    draw = np.random.default_rng(0)
+    rows = {f"row {i}": draw.integers(0, 2, N).tolist() for i in range(60)}
+    b = made({"source": draw.integers(0, 2, N).tolist(), **rows})
+    s = guide.Situation(False, "coarse", "any")
+    picked = guide.best(b, b.rows, np.ones(N, bool))
+    assert b.versus(picked).low > 0
+    fitted = guide.cross_fitted(b, b.rows, s, NOISE)
+    assert fitted.mean < b.versus(picked).mean - 10
+
+
+def test_regret_against_the_overall_best_row():
+    known, s = two_kinds(), guide.Situation(True, "coarse", "any")
+    rows = ("source", "slow", "stream")
+    found = guide.regret(known, known, rows, NOISE, s)
+    assert found["guide"].mean == 0.0  # it knows both kinds
+    assert found["always"].mean == pytest.approx(25.0)  # half of the scenes, half wrong
+    assert found["guide minus always"].mean == pytest.approx(25.0)
+    assert found["scenes"] == 2 * N
+    assert set(guide.candidates(known, known)) == set(rows)
+
+
+def test_noise_is_found_by_the_widest_gap():
+    rough = {"a": 0.01, "b": 0.012, "c": 0.05, "d": 0.06, "e": 0.055}
+    at = guide.threshold(rough, "abcd")
+    assert 0.012 < at < 0.05
+    assert guide.kinds(rough, at) == dict(zip("abcde", ("coarse", "coarse", "noise", "noise", "noise"), strict=True))
+    text = guide.rule(two_kinds(), ("source", "slow", "stream"), NOISE, at)
+    assert f"above {at:.3f}" in text
+    assert "Batches, coarse: up to 5 forwards: stream" in text

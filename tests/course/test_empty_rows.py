@@ -35,6 +35,9 @@ PROMPTS = json.loads((Path(__file__).parent / "rows_of_prompts.json").read_text(
 TUNED = "the logits of every image differ, but few scenes do not tell such rows apart (notebook 06)"
 BATCHES = [f"{kind}, batch {n}" for kind in ("per image", "fixed chunk") for n in (20, 1)] + ["batch norm, batch 1"]
 KNOWN = {name: dict.fromkeys(map(tuple, pairs), TUNED) for name, pairs in PROMPTS.items()}
+DIALS = json.loads((Path(__file__).parent / "rows_of_gap.json").read_text(encoding="utf-8"))
+SMALL = "two networks, a hundred images of fine-tuning, 120 scenes: few predictions tell such rows apart (notebook 05)"
+KNOWN |= {name: dict.fromkeys(map(tuple, pairs), SMALL) for name, pairs in DIALS.items()}
 KNOWN["select_prompt"]["eta 0.2", "eta 0.8"] = "the weight reaches the lower bound only at the end of this stream"
 KNOWN |= {  # table -> {two rows: why they are one}
     "select_text": {

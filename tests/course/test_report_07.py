@@ -150,14 +150,15 @@ def test_a_situation_leaves_what_it_can_pay_and_feed():
 
 def test_the_best_of_noise_is_not_cross_fitted():
     """Many rows that guess: the best of them looks good where it was chosen, and is not."""
-    draw = np.random.default_rng(0)
-    rows = {f"row {i}": draw.integers(0, 2, N).tolist() for i in range(60)}
-    b = made({"source": draw.integers(0, 2, N).tolist(), **rows})
-    s = guide.Situation(False, "coarse", "any")
-    picked = guide.best(b, b.rows, np.ones(N, bool))
-    assert b.versus(picked).low > 0
-    fitted = guide.cross_fitted(b, b.rows, s, NOISE)
-    assert fitted.mean < b.versus(picked).mean - 10
+    s, seen, fitted = guide.Situation(False, "coarse", "any"), [], []
+    for seed in range(10):
+        draw = np.random.default_rng(seed)
+        guesses = {f"row {i}": draw.integers(0, 2, N).tolist() for i in range(30)}
+        b = made({"source": draw.integers(0, 2, N).tolist(), **guesses})
+        seen.append(b.versus(guide.best(b, b.rows, np.ones(N, bool))).mean)
+        fitted.append(guide.cross_fitted(b, b.rows, s, NOISE).mean)
+    assert np.mean(seen) > 10
+    assert abs(np.mean(fitted)) < np.mean(seen) / 2
 
 
 def test_regret_against_the_overall_best_row():

@@ -91,3 +91,15 @@ def judge(e: Evidence, rule: str, threshold: float) -> dict[str, Interval]:
         "over always": paired_interval(kept, e.right_after, e.id),
         "over never": paired_interval(kept, e.right_before, e.id),
     }
+
+
+def fell(common: list[Records], classifier: str) -> str:
+    """For how many corrected and how many broken predictions of the test corruptions the loss is lower for the adapted
+    prediction than for the source's, of the records of `common_draws`, in words."""
+    mine = [r for r in common if (r.about["label"], r.about["classifier"]) == ("test", classifier)]
+    lower, before, after = (
+        np.concatenate(v)
+        for v in zip(*((r.loss[:, 1] < r.loss[:, 0], r.right_before, r.right_after) for r in mine), strict=True)
+    )
+    corrected, broken = (100 * lower[at].mean() for at in (after & ~before, before & ~after))
+    return f"{corrected:.0f}% of the corrected and {broken:.0f}% of the broken"

@@ -31,7 +31,7 @@ NETWORK = "classifier/resnet"
 EPS, STEPS = 4 / 255, 10  # published for ImageNet, and so many gradients
 DRAWS = 2  # of the purifier's noise for each gradient that passes through it
 SEEDS = (0, 1, 2)  # of the random point where an attack begins
-DEFENCES = (49, 99, 149, 249)  # DiffPure's starts; 149 is published for ImageNet
+DEFENCES = (49, 149, 249)  # DiffPure's starts; 149 is published for ImageNet
 THROUGH = diffpure.Settings(start=149, steps=5)  # the attacker's purifier, which it can afford
 
 

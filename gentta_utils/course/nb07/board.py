@@ -72,7 +72,8 @@ class Board:
 
     def right(self, row: str) -> np.ndarray:
         """Right predictions (N,) bool, False where it met none."""
-        return np.nan_to_num(self.logits[self.index(row)], nan=-np.inf).argmax(1) == self.label
+        right = np.nan_to_num(self.logits[self.index(row)], nan=-np.inf).argmax(1) == self.label
+        return right & self.met(row)
 
     def p(self, row: str) -> np.ndarray:
         """Probabilities (n, K) of the scenes that it met."""
@@ -115,7 +116,7 @@ class Board:
 
 def forwards(nfe: Mapping[str, Number]) -> float:
     """Forward equivalents of evaluations by network and kind: a backward pass counts as two forward ones."""
-    return sum(n * (3 if kind.endswith("fwd+bwd") else 1) for kind, n in nfe.items())
+    return float(sum(n * (3 if kind.endswith("fwd+bwd") else 1) for kind, n in nfe.items()))
 
 
 def facts_of(row: Row, runs: list[Records], block: str) -> Facts:
@@ -211,7 +212,7 @@ def heat(b: Board) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
     return rows, shifts, gains, clear
 
 
-def family(boards: list[Board]) -> dict[str, float]:
+def family(boards: list[Board]) -> dict[str, Number]:
     """Of all intervals of one row under one shift: how many there are, how many leave 0 out, and how many of 95% would
     do so by chance if no row changed anything."""
     clear = [c[~np.isnan(g)] for _, _, g, c in map(heat, boards)]
@@ -219,7 +220,7 @@ def family(boards: list[Board]) -> dict[str, float]:
     return {"intervals": n, "leave 0 out": int(sum(map(np.sum, clear))), "by chance": 0.05 * n}
 
 
-def frontier(points: dict[str, tuple[float, float]]) -> list[str]:
+def frontier(points: dict[str, tuple[Number, Number]]) -> list[str]:
     """Of name -> (cost, accuracy) those that none beats at no more cost, by rising cost."""
     found, best = [], -np.inf
     for name, (_, accuracy) in sorted(points.items(), key=lambda item: (item[1][0], -item[1][1])):

@@ -130,5 +130,16 @@ def clean_after_job(row: Row, model: str) -> Job:
 
 def streams() -> list[Records]:
     """Rows with a state: orders, seeds, batches, a long stream, what is left of the source."""
+    return measured("grid_streams", all_streams())
+
+
+def all_streams() -> list[Job]:
+    """The jobs of `streams`, those on the same scenes one after the other, so that these are rendered once."""
     rows = [(row, row.networks[block]) for row in plan() if row.stream for block in row.networks]
-    return measured("grid_streams", unique(j for row, model in rows for j in stream_jobs(row, model)))
+    jobs = unique(j for row, model in rows for j in stream_jobs(row, model))
+
+    def scenes(j: Job) -> list[tuple]:
+        about = j[0]["stream"]
+        return [(part["start"], part["n"]) for part in about.get("parts", [about])]
+
+    return sorted(jobs, key=scenes)

@@ -82,6 +82,7 @@ KNOWN |= {  # table -> {two rows: why they are one}
         ("dusa lr 1e-05", OWN): "one of the two lowest rates of the grid, which do nothing",
         ("dusa lr 0.0001", OWN): "one of the two lowest rates of the grid, which do nothing",
     },
+    "select_dit": {("DiT lr 0.01", "DiT lr 0.1"): "sixteen scenes; the losses differ, and the higher rate is taken"},
     "online": {
         ("bn_adapt/iid", "tent/iid"): TENT,
         ("bn_adapt/correlated", "tent/correlated"): TENT,

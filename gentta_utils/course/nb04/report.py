@@ -132,6 +132,8 @@ def claims(runs: list[Records]) -> list[dict]:
             row["the same of the set"] = f"{whole}, {verdict(whole)}" if metric in OF_COUNTS else ""
             other = minus(at(rows.OURS, False), at(rival, False), metric)
             row |= {"best rival": rival, "minus best rival": f"{other}, {verdict(other)}"}
+            low = minus(at(rows.OTHER_VIEW, False), at(rows.LOW, False), metric)  # what feedback adds to that control
+            row["on the low view: minus low view"] = f"{low}, {verdict(low)}"
             bold = gain_of(at(rows.BOLD, False), metric)
             row[rows.BOLD.split(", ")[1] + ": minus source"] = f"{bold}, {verdict(bold)}"
             placebo = minus(at(rows.OURS, False), at(rows.ANOTHER, False), metric)

@@ -32,17 +32,18 @@ Differences = dict[str, Interval]  # what is compared -> points
 
 
 def above(differences: Differences) -> str:
-    """Every difference is above 0; reversed where one is below 0."""
+    """Every difference is above 0; reversed where one is below 0 and none above."""
     return _all([verdict(d) for d in differences.values()])
 
 
 def below(differences: Differences) -> str:
-    """Every difference is below 0; reversed where one is above 0."""
+    """Every difference is below 0; reversed where one is above 0 and none below."""
     return _all([verdict(d, negative=True) for d in differences.values()])
 
 
 def no_gain(differences: Differences) -> str:
-    """No difference is above 0, to within a point: the interval ends below 1; reversed where one begins above 0."""
+    """No difference is above 0, to within a point: its interval ends below 1; reversed where one is above 0 and none
+    ends below 1."""
     said = ["reversed" if d.low > 0 else "holds" if d.high < NOTHING else "undecided" for d in differences.values()]
     return _all(said)
 
@@ -56,7 +57,18 @@ def all_but_one(differences: Differences) -> str:
 
 
 def _all(said: list[str]) -> str:
-    return next(word for word in ("reversed", "undecided", "holds") if word in said)
+    if set(said) == {"holds"}:
+        return "holds"
+    return "reversed" if "reversed" in said and "holds" not in said else "undecided"
+
+
+def parts(finding: "Finding") -> str:
+    """How many differences of a claim hold, are reversed, are undecided, each by the claim's rule for one difference;
+    empty where all are the same."""
+    alone = above if finding.claim.rule is all_but_one else finding.claim.rule
+    said = Counter(alone({what: d}) for what, d in finding.differences.items())
+    words = {"holds": "hold"} | {word: word for word in VERDICTS[1:3]}
+    return ", ".join(f"{said[word]} {words[word]}" for word in words if said[word]) if len(said) > 1 else ""
 
 
 # --- claims ----------------------------------------------------------------------------------------------------------
@@ -142,9 +154,13 @@ with 95% intervals over scenes (bootstrap, {draws} draws):
 - **no gain**: {no_gain}
 - **all but one**: {all_but_one}
 
-Otherwise it is *undecided*: as a rule, too few scenes. A claim that needs data or machines that are not here is
-*out of reach here*, with the reason. Of {n} claims {tally}. By chance alone about one in forty of the differences that
-are truly 0 would be called *holds*, and as many *reversed*.
+Otherwise it is *undecided*: too few scenes, or its parts disagree; the last column then says how many hold.
+A claim that needs data or machines that are not here is *out of reach here*, with the reason.
+
+Of {n} claims {tally}.
+
+Of all differences that are truly 0, one in forty would be called *holds* by chance, and one in forty *reversed*. Here
+are {differences} differences, so single verdicts at the edge of their interval are not to be leaned on.
 """
 
 
@@ -154,7 +170,8 @@ def page(findings: dict[str, list[Finding]]) -> str:
     tally = ", ".join(f"{count[word]} {'are ' if word != 'holds' else ''}{word}" for word in VERDICTS)
     tally = tally.replace("holds", "hold", 1)
     rules = {rule.__name__: _sentence(rule.__doc__) for rule in (above, below, no_gain, all_but_one)}
-    lines = [HEAD.format(draws=DRAWS, n=count.total(), tally=tally, **rules)]
+    n = sum(len(f.differences) for group in findings.values() for f in group)
+    lines = [HEAD.format(draws=DRAWS, n=count.total(), tally=tally, differences=n, **rules)]
     for document, group in findings.items():
         lines += [
             f"\n## {document}\n",
@@ -165,12 +182,14 @@ def page(findings: dict[str, list[Finding]]) -> str:
             c = f.claim
             here = "<br>".join([f"{what}: {d}" for what, d in f.differences.items()] + [f.remark] * bool(f.remark))
             source = f"`{c.table}`, notebook {c.notebook}" if c.table else f"notebook {c.notebook}"
+            said = f"**{f.verdict}**" + (f": {parts(f)}" if parts(f) else "")
             rule = c.rule.__name__.replace("_", " ") if c.compare else ""
-            lines.append(f"| {c.where} | {c.says} | {c.published} | {here} ({source}) | {rule} | **{f.verdict}** |")
+            lines.append(f"| {c.where} | {c.says} | {c.published} | {here} ({source}) | {rule} | {said} |")
     return "\n".join(lines) + "\n"
 
 
 def _sentence(text: str) -> str:
+    text = " ".join(text.split())
     return text[0].lower() + text[1:]
 
 
@@ -182,8 +201,7 @@ def findings() -> dict[str, list[Finding]]:
 
 
 def write(path: Path = PAGE) -> str:
-    """Write the page; returns its last sentences, the tally."""
+    """Write the page; returns the sentence that counts its verdicts."""
     text = page(findings())
     atomic_write(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
-    (tally,) = (line for line in text.splitlines() if " claims " in line and "hold" in line)
-    return tally
+    return next(line for line in text.splitlines() if line.startswith("Of "))

@@ -11,7 +11,8 @@ from gentta_utils.course.tables import TABLES
 from gentta_utils.evaluation.records import Records
 from gentta_utils.evaluation.statistics import Interval
 
-UP, DOWN, OPEN, NONE = Interval(5, 2, 8), Interval(-5, -8, -2), Interval(3, -1, 7), Interval(0, -0.8, 0.8)
+UP, DOWN, OPEN = Interval(5.0, 2.0, 8.0), Interval(-5.0, -8.0, -2.0), Interval(3.0, -1.0, 7.0)
+NONE = Interval(0.0, -0.8, 0.8)
 EVERY = [c for group in CLAIMS.values() for c in group]
 
 
@@ -20,13 +21,16 @@ EVERY = [c for group in CLAIMS.values() for c in group]
     [
         (above, [UP, UP], "holds"),
         (above, [UP, OPEN], "undecided"),
-        (above, [UP, OPEN, DOWN], "reversed"),
+        (above, [UP, OPEN, DOWN], "undecided"),
+        (above, [OPEN, DOWN], "reversed"),
         (below, [DOWN], "holds"),
         (below, [DOWN, NONE], "undecided"),
-        (below, [UP, DOWN], "reversed"),
+        (below, [UP, DOWN], "undecided"),
+        (below, [UP, NONE], "reversed"),
         (no_gain, [NONE, DOWN], "holds"),
         (no_gain, [OPEN], "undecided"),
-        (no_gain, [NONE, UP], "reversed"),
+        (no_gain, [NONE, UP], "undecided"),
+        (no_gain, [OPEN, UP], "reversed"),
         (all_but_one, [UP, UP, DOWN], "holds"),
         (all_but_one, [UP, OPEN, OPEN], "undecided"),
         (all_but_one, [UP, DOWN, DOWN], "reversed"),
@@ -34,6 +38,13 @@ EVERY = [c for group in CLAIMS.values() for c in group]
 )
 def test_rules(rule, differences, verdict):
     assert rule(dict(enumerate(differences))) == verdict
+
+
+def test_parts_are_counted_where_there_are_several():
+    claim = Claim("Table 1", "it works", "", "02", "test", lambda runs: {}, above)
+    found = claims.Finding(claim, "undecided", {"a": UP, "b": DOWN, "c": UP, "d": OPEN}, "")
+    assert claims.parts(found) == "2 hold, 1 reversed, 1 undecided"
+    assert claims.parts(claims.Finding(claim, "holds", {"a": UP, "b": UP}, "")) == ""
 
 
 def record(label: str, right: list[bool], ids: list[int], classifier: str = "classifier/a") -> Records:

@@ -28,6 +28,7 @@ TAUGHT = (
 SHIFT = "with all else frozen, prompt features move the logits, and little else"
 FEW = "ten scenes, which all of them read but one"
 OURS = "diffusion_tta/full"
+CACHE = "forty images do not fill a cache whose weight was chosen on streams of a hundred (notebook 06)"
 SD_ROWS = [f"sd_lora lr {lr}" for lr in ("0.01", "0.1")]
 BOTH_ROWS = [f"clip_lora+sd_lora lr {lr}" for lr in ("0.01", "0.1")]
 # 20 scenes a set, and a tuned prompt flips few predictions: which rows of notebook 06 are one for that reason
@@ -96,6 +97,13 @@ KNOWN |= {  # table -> {two rows: why they are one}
         ("sda 1 x lr, confidence", "sda 1 x lr, entropy"): MIX,
         ("sda 1 x lr, calibrated 8", "sda 1 x lr, purified"): MIX,
         ("dda base, confidence", "dda base, sum"): MIX,
+    },
+    "grid": {
+        ("BN-adapt", "tent"): TENT,
+        ("DUSA", OWN): "one of the two lowest rates of its grid, which do nothing (notebook 02)",
+        ("DUSA", "source/full"): "one of the two lowest rates of its grid, which do nothing (notebook 02)",
+        ("DOTA", "TDA"): CACHE,
+        **{(row, other): CACHE for row in ("DOTA", "TDA") for other in (OWN, "source/full")},
     },
     "sda_clean": {
         ("dda, sum", "source/full"): "clean scenes: the sum leaves right predictions alone",

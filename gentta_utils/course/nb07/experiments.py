@@ -9,14 +9,13 @@ from dataclasses import replace
 
 from ...evaluation.evaluate import run
 from ...evaluation.records import Records
-from ...evaluation.tables import Job, missing_jobs
+from ...evaluation.tables import Job, missing_jobs, table
 from ...methods import METHODS, source
 from ...streams.scenes import SceneSpec
 from ...streams.stream import stream
 from ...world.severities import TEST
 from ...world.views import view_of
-from ..purified import small_table
-from ..trials import DIT, SMALL, Wording, job, models, ordered
+from ..trials import DIT, SMALL, Wording, coarse, job, models, ordered
 from .plan import SHIFTS, Row, grid_jobs, missing, parts, plan, row_job, settings_of, unique, unseen_jobs
 
 SEEDS = (0, 1, 2)
@@ -35,7 +34,15 @@ def measured(name: str, jobs: list[Job]) -> list[Records]:
     print(f"{name}: {len(jobs)} runs, {len(left)} to do, about {seconds / 60:.0f} core-minutes with bf16", flush=True)
     for model in missing():
         print(f"{name}: no row of {model}, which is not here")
-    return small_table(name, jobs)
+    return table(name, jobs, kept=small)
+
+
+def small(r: Records) -> Records:
+    """A record with coarse logits; those of the reader stay as they are, for the ensemble reads them at another
+    temperature."""
+    if r.about["method"] == "diffusion_classifier":
+        return r
+    return replace(r, before=coarse(r.before), after=coarse(r.after))
 
 
 def seconds_of(about: dict) -> float:

@@ -13,6 +13,7 @@ from .experiments import BATCHES, CLEAN_AFTER, LONG, ORDERS
 from .plan import plan
 
 TAIL = 0.1  # of the runs, the worst
+LEAST = 3  # scenes of each corruption that a row must have met to be ranked
 
 
 def boards(runs: list[Records]) -> list[Board]:
@@ -58,12 +59,19 @@ def grid(runs: list[Records]) -> str:
     return "\n".join([*text, "\n" + family_line(made)])
 
 
+def ranked(b: Board) -> tuple[str, ...]:
+    """The rows that are ranked: not the ceiling, and none that met fewer than `LEAST` scenes of a corruption, for all
+    are compared on the scenes that all of them met."""
+    n = len(set(b.shift))
+    return tuple(row for row in b.rows if row != CEILING and b.met(row).sum() >= LEAST * n)
+
+
 def rank_rows(b: Board) -> list[dict]:
-    """The mean rank over the corruptions of each row, without the ceiling, on the scenes that all of them met."""
+    """The mean rank over the corruptions of each row of `ranked`, on the scenes that all of them met."""
     return [
         {"row": r["row"], "mean rank": f"{r['rank']:.1f} [{r['low']:.1f}, {r['high']:.1f}]",
          "accuracy": f"{r['accuracy']:.1f}", "scenes": r["scenes"]}
-        for r in ranks(b, tuple(row for row in b.rows if row != CEILING))
+        for r in ranks(b, ranked(b))
     ]  # fmt: skip
 
 

@@ -105,6 +105,14 @@ KNOWN |= {  # table -> {two rows: why they are one}
         ("DOTA", "TDA"): CACHE,
         **{(row, other): CACHE for row in ("DOTA", "TDA") for other in (OWN, "source/full")},
     },
+    "unseen": {
+        **{
+            ("DUSA", other): "one of the two lowest rates of its grid, which do nothing"
+            for other in (OWN, "source/full")
+        },
+        ("DUSA", "roughness"): "one of the two lowest rates of its grid, which do nothing",
+        ("roughness", "source/full"): "the source, with how rough its images are in the place of a loss",
+    },
     "sda_clean": {
         ("dda, sum", "source/full"): "clean scenes: the sum leaves right predictions alone",
         ("dda, sum", OWN): "clean scenes: the sum leaves right predictions alone",

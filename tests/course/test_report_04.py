@@ -107,6 +107,14 @@ def test_shifts_stand_beside_what_the_paper_printed(runs):
     assert report.k8(runs).startswith("protocol: stream=iid reset=per_image")
 
 
+def test_one_scene_has_no_interval_and_no_verdict(runs):
+    one = [record(label, v, shift="fog", n=1) for label, v in AFTER.items()]
+    (row,) = report.by_shift(one, NETWORK, "mean IoU")
+    assert "[" not in row["gain"]
+    assert row["gain"].startswith("+")
+    assert "one scene each" in report.all_corruptions(one)
+
+
 def test_corruptions_that_gain_are_counted(runs):
     text = report.all_corruptions([r for r in runs if r.about["stream"]["severity"] == 3])
     (line,) = [x for x in text.splitlines() if "mean IoU" in x and "+" in x and "[" in x]

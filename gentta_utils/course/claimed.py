@@ -189,7 +189,7 @@ DIFFTPT = [
           on_questions([(VARIATION, "zero-shot")])),
     Claim("natural shifts", "ImageNet-A and Sketch gain more than ImageNet", "+9.2, +3.7 to +2.6", "06", "prompt_s1",
           gains_over_clean(VARIATION, ("a", "sketch"))),
-    Claim("natural shifts", "Prompts that were learned first are a better start (CoOp)", "63.3 to 58.2 on ImageNet", "06",
+    Claim("natural shifts", "Prompts that CoOp learned are a better start", "63.3 to 58.2 on ImageNet", "06",
           "prompt_init", on_questions([("CoOp", "zero-shot"), ("DiffTPT from CoOp", "DiffTPT")])),
     Claim("Figure 1", "Generated views are more diverse than random crops", "points in a plane", "06", "prompt_views",
           more_spread, reason="spread of the features, in hundredths"),

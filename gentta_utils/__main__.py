@@ -193,7 +193,7 @@ def _report(args) -> int:
 
 
 def _claims(args) -> int:
-    from .course.claims import PAGE, write
+    from .course.claimed import PAGE, write
 
     print(write())
     print(f"written: {PAGE}")

@@ -1,7 +1,7 @@
 """The claims of the four documents, each with the rows of records that decide it. See `claims` for the rules."""
 
 from ..world.severities import TEST, VALIDATION
-from .claims import Claim, all_but_one, below, minus, no_gain
+from .claims import PAGE, Claim, Finding, all_but_one, below, find, minus, no_gain, page
 from .compared import (
     ADAPTED,
     READER,
@@ -28,7 +28,7 @@ from .nb06.rows import TPT4
 
 IMAGENET_C = ("gaussian_noise", "fog", "pixelate", "snow", "contrast")  # of the paper's online table
 HARDWARE = "hours of eight A100 GPUs on ImageNet; the tables here say seconds and evaluations per image instead"
-NAMES = {
+ROW_NAMES = {
     SOURCE: "source", ADAPTED: "Diffusion-TTA",
     "diffusion_tta online/iid": "Diffusion-TTA online", "tent/iid": "TENT", "cotta/iid": "CoTTA",
     "dda, sum": "DDA", "sda, sum": "SDA", "gda-like": "GDA-like", "memo": "MEMO", "diffpure": "DiffPure",
@@ -38,7 +38,7 @@ NAMES = {
 MAP_SHIFTS = ("gaussian_noise", "fog", "frost", "snow", "contrast", "shot_noise")  # of the paper's dense tasks
 K10, K11, K12 = "K10: ", "K11: ", "K12: "
 ALL = f"{K10}+ fresh noise (ours)"  # of the ablations: all parameters, 8 pairs per update, 12 updates
-NAMES |= {
+ROW_NAMES |= {
     f"{K10}one random t an update": "one level per update", f"{K10}+ many t, one noise": "many levels, one noise",
     ALL: "fresh noise (ours)", f"{K10}+ adapting the DiT (20 scenes)": "adapting the DiT too",
     f"{K11}logits": "logits alone", f"{K11}batch norm": "batch norm alone", f"{K11}last layer": "last layer alone",
@@ -61,11 +61,11 @@ DIFFUSION_TTA = [
           "+7.7 (69.5), +1.9 (75.7), +1.2 (81.9)", "02", "clean", weaker_gains_more),
     Claim("first table", "TENT and CoTTA do not gain on clean images and natural shifts",
           "ResNet-18 on ImageNet 69.5: 63.0, 63.0", "02", "natural",
-          each([("tent", SOURCE), ("cotta", SOURCE)], NAMES), no_gain),
+          each([("tent", SOURCE), ("cotta", SOURCE)], ROW_NAMES), no_gain),
     Claim("first table", "Diffusion-TTA is ahead of TENT and CoTTA there", "77.2 to 63.0, 63.0", "02", "natural",
-          each([(ADAPTED, "tent"), (ADAPTED, "cotta")], NAMES)),
+          each([(ADAPTED, "tent"), (ADAPTED, "cotta")], ROW_NAMES)),
     Claim("first table", "TTT-MAE gains under corruption", "ViT-L/16 17.5 to 27.5 (Gaussian noise)", "02", "rivals",
-          each([("ttt_mae (mae)", SOURCE)], NAMES, classifier="classifier/mae")),
+          each([("ttt_mae (mae)", SOURCE)], ROW_NAMES, classifier="classifier/mae")),
     Claim("online table", "Online adaptation improves the ResNet on noise, fog, pixelate and snow",
           "ResNet-50 +12.7, +18.0, +23.7, +16.9", "02", "online",
           by_shift("diffusion_tta online/iid", SOURCE, IMAGENET_C[:4], classifier=RESNET)),
@@ -75,10 +75,10 @@ DIFFUSION_TTA = [
           "ViT-B/32 +7.0, +20.3, +9.7, +20.4, +2.1", "02", "online",
           by_shift("diffusion_tta online/iid", SOURCE, IMAGENET_C, classifier=VIT)),
     Claim("online table", "Online it is ahead of TENT and CoTTA", "ResNet-50 mean 29.7 to 27.5, 27.4", "02", "online",
-          each([("diffusion_tta online/iid", "tent/iid"), ("diffusion_tta online/iid", "cotta/iid")], NAMES)),
+          each([("diffusion_tta online/iid", "tent/iid"), ("diffusion_tta online/iid", "cotta/iid")], ROW_NAMES)),
     Claim("both tables", "Online adaptation gains more than single-sample adaptation",
           "ConvNeXt-T, Gaussian noise 16.4: 47.4 to 21.0", "02", "online",
-          each([("diffusion_tta online/iid", ADAPTED)], NAMES)),
+          each([("diffusion_tta online/iid", ADAPTED)], ROW_NAMES)),
     Claim("summary", "The mean of classifier and Diffusion Classifier brings no gain", "", "02", "rivals",
           naive_ensemble, no_gain),
     Claim("figures", "The true class is found by averaging over many noise levels, not at one", "", "01", "reading",
@@ -86,29 +86,29 @@ DIFFUSION_TTA = [
                shifts=VALIDATION)),
     Claim("figures", "The diffusion loss falls during adaptation", "", "02", "test", loss_falls),
     Claim("ablation of components", "The loss at one random noise level hurts", "-2.9", "02", "ablations",
-          each([(f"{K10}one random t an update", SOURCE)], NAMES), below),
+          each([(f"{K10}one random t an update", SOURCE)], ROW_NAMES), below),
     Claim("ablation of components", "Many noise levels per update are the main gain", "+4.8", "02", "ablations",
-          each([(f"{K10}+ many t, one noise", f"{K10}one random t an update")], NAMES)),
+          each([(f"{K10}+ many t, one noise", f"{K10}one random t an update")], ROW_NAMES)),
     Claim("ablation of components", "Fresh noise for each level adds to it", "+0.2", "02", "ablations",
-          each([(ALL, f"{K10}+ many t, one noise")], NAMES)),
+          each([(ALL, f"{K10}+ many t, one noise")], ROW_NAMES)),
     Claim("ablation of components", "Adapting the diffusion model too adds to it", "+1.1", "02", "ablations",
-          each([(f"{K10}+ adapting the DiT (20 scenes)", ALL)], NAMES)),
+          each([(f"{K10}+ adapting the DiT (20 scenes)", ALL)], ROW_NAMES)),
     Claim("ablation of parameters", "All parameters are ahead of logits, batch norm or last layer alone",
           "a list without numbers", "02", "ablations",
-          each([(ALL, f"{K11}{k}") for k in ("logits", "batch norm", "last layer")], NAMES)),
+          each([(ALL, f"{K11}{k}") for k in ("logits", "batch norm", "last layer")], ROW_NAMES)),
     Claim("ablation of parameters", "An untrained network stays at chance", "a list without numbers", "02",
           "ablations", at_chance, no_gain),
     Claim("ablation of the batch", "A larger effective batch is better", "a curve", "02", "ablations",
-          each([(f"{K12}64 pairs", f"{K12}4 pairs"), (f"{K12}16 pairs", f"{K12}1 pair")], NAMES)),
+          each([(f"{K12}64 pairs", f"{K12}4 pairs"), (f"{K12}16 pairs", f"{K12}1 pair")], ROW_NAMES)),
     Claim("features; CLIP table", "CLIP is improved by Stable Diffusion, zero-shot",
           "ViT-B/32: Food101 +3.6, CIFAR-100 +1.6, Aircraft +3.2, Pets +2.7, Flowers +1.0, ImageNet +3.3", "03",
           "text_k7", of_gain(ADAPTED)),
     Claim("CLIP table", "The larger CLIP gains less", "mean of six sets +2.6, +1.1, +0.7", "03", "text_k7",
           larger_gains_less, below),
     Claim("features", "Complex prompts help the adaptation of CLIP", "no numbers", "03", "text_k13",
-          each([("clip_lora/templates", "clip_lora/one"), ("clip_full/templates", "clip_full/one")], NAMES)),
+          each([("clip_lora/templates", "clip_lora/one"), ("clip_full/templates", "clip_full/one")], ROW_NAMES)),
     Claim("features", "LoRA in Stable Diffusion helps the adaptation of CLIP", "no numbers", "03", "text_k13",
-          each([("clip_lora+sd_lora/one", "clip_lora/one")], NAMES)),
+          each([("clip_lora+sd_lora/one", "clip_lora/one")], ROW_NAMES)),
     Claim("web page", "Adapted CLIP tells the captions of Winoground apart better", "a figure", "03", "winoground",
           captions_told_apart),
     Claim("features; lists", "Segmentation improves under six corruptions (mean class accuracy)",
@@ -135,7 +135,7 @@ SDA = [
     Claim("Table 1", "SDA is ahead of MEMO", "32.5, 42.5, 47.0 to 24.7, 29.5, 37.8", "05", "sda_corruptions",
           by_classifier("sda, sum", "memo")),
     Claim("Table 1", "SDA is ahead of GDA", "32.5, 42.5, 47.0 to 31.8, 42.2, 44.8", "05", "sda_corruptions",
-          each([("sda, sum", "gda-like")], NAMES), reason="GDA-like, one of its three terms, on three corruptions"),
+          each([("sda, sum", "gda-like")], ROW_NAMES), reason="GDA-like, one of its three terms, on three corruptions"),
     Claim("Figures 3, 5", "SDA is ahead of DiffPure under every corruption", "15 of 15", "05", "sda_corruptions",
           by_shift("sda, sum", "diffpure", TEST)),
     Claim("Figures 3, 5", "SDA is ahead of DDA under all corruptions but one", "14 of 15; not contrast", "05",
@@ -163,12 +163,12 @@ SDA = [
     Claim("Table 6", "Guidance of the synthesis hurts, the more the worse", "32.5, 32.0, 30.1 (ResNet-50)", "05",
           "sda_cfg", each([("sda, cfg 1", "sda, cfg 1.5"), ("sda, cfg 1.5", "sda, cfg 4")], shifts=TEST)),
     Claim("Table 8", "TENT is below the source at batch 1", "ResNet-50 18.7: 3.0 in mixed classes", "05", "sda_order",
-          each([("tent/iid, batch 1", SOURCE)], NAMES, classifier=RESNET), below),
+          each([("tent/iid, batch 1", SOURCE)], ROW_NAMES, classifier=RESNET), below),
     Claim("Table 8", "... and at batch 64 where classes come sorted", "ResNet-50 18.7: 0.4", "05", "sda_order",
-          each([("tent/correlated, batch 64", SOURCE)], NAMES, classifier=RESNET), below),
+          each([("tent/correlated, batch 64", SOURCE)], ROW_NAMES, classifier=RESNET), below),
     Claim("Table 8", "TENT is ahead of the source at batch 64 in mixed classes, for networks with layer norm",
           "Swin-T 43.3 to 33.1, ConvNeXt-T 48.8 to 39.3", "05", "sda_order",
-          each([("tent/iid, batch 64", SOURCE)], NAMES, classifier=VIT)),
+          each([("tent/iid, batch 64", SOURCE)], ROW_NAMES, classifier=VIT)),
     Claim("Figures 4, 6", "With SDA the Grad-CAM map is nearest to that of the source on the clean image", "panels",
           "05", reason="a picture of a few images; the notebook measures the correlation of its maps live"),
     Claim("Table 3", "Fine-tuning costs less than 0.6% of pretraining", ".04 of 6.9 hours (ResNet-50)", "05",
@@ -181,28 +181,28 @@ DIFFTPT = [
           by_classifier(VARIATION, TPT4)),
     Claim("abstract", "... and on other data sets", "+5.13 on average; +2.19 in its table", "06", "prompt_s2",
           on_questions([(VARIATION, TPT4)])),
-    Claim("S1 table", "TPT is ahead of zero-shot CLIP on natural shifts", "47.26 to 44.18", "06", "prompt_s1",
+    Claim("natural shifts", "TPT is ahead of zero-shot CLIP on natural shifts", "47.26 to 44.18", "06", "prompt_s1",
           by_classifier(TPT4, "zero-shot")),
-    Claim("S1 table", "DiffTPT is ahead of zero-shot CLIP there", "48.71 to 44.18", "06", "prompt_s1",
+    Claim("natural shifts", "DiffTPT is ahead of zero-shot CLIP there", "48.71 to 44.18", "06", "prompt_s1",
           by_classifier(VARIATION, "zero-shot")),
-    Claim("S2 table", "... and on other data sets", "59.85 to 56.63", "06", "prompt_s2",
+    Claim("ten sets", "... and on other data sets", "59.85 to 56.63", "06", "prompt_s2",
           on_questions([(VARIATION, "zero-shot")])),
-    Claim("S1 table", "ImageNet-A and Sketch gain more than ImageNet", "+9.2, +3.7 to +2.6", "06", "prompt_s1",
+    Claim("natural shifts", "ImageNet-A and Sketch gain more than ImageNet", "+9.2, +3.7 to +2.6", "06", "prompt_s1",
           gains_over_clean(VARIATION, ("a", "sketch"))),
-    Claim("S1 table", "Prompts that were learned first are a better start (CoOp)", "63.3 to 58.2 on ImageNet", "06",
+    Claim("natural shifts", "Prompts that CoOp learned are a better start", "63.3 to 58.2 on ImageNet", "06",
           "prompt_init", on_questions([("CoOp", "zero-shot"), ("DiffTPT from CoOp", "DiffTPT")])),
     Claim("Figure 1", "Generated views are more diverse than random crops", "points in a plane", "06", "prompt_views",
           more_spread, reason="spread of the features, in hundredths"),
     Claim("Figure 2", "Both filters are ahead of none", "", "06", "prompt_filters",
-          each([("both, the code's", "no filter"), ("both, the paper's", "no filter")], NAMES)),
+          each([("both, the code's", "no filter"), ("both, the paper's", "no filter")], ROW_NAMES)),
     Claim("Figure 2", "The cosine filter adds to the entropy filter", "", "06", "prompt_filters",
-          each([("both, the code's", "entropy")], NAMES)),
+          each([("both, the code's", "entropy")], ROW_NAMES)),
     Claim("figures", "More views are better", "a curve", "06", "prompt_budget",
-          each([("128 views", "16 views"), (VARIATION, "8 views")], NAMES)),
+          each([("128 views", "16 views"), (VARIATION, "8 views")], ROW_NAMES)),
     Claim("figures", "Four steps are better than one", "a curve", "06", "prompt_budget",
-          each([(VARIATION, "1 steps")], NAMES | {"1 steps": "one step"})),
+          each([(VARIATION, "1 steps")], ROW_NAMES | {"1 steps": "one step"})),
     Claim("figures", "A mixture of both kinds of views is better than either", "a curve", "06", "prompt_budget",
-          each([(VARIATION, "0% generated"), (VARIATION, "100% generated")], NAMES)),
+          each([(VARIATION, "0% generated"), (VARIATION, "100% generated")], ROW_NAMES)),
 ]  # fmt: skip
 
 CLAIMS = {
@@ -210,3 +210,15 @@ CLAIMS = {
     "SDA: the paper (Guo et al., 2025)": SDA,
     "DiffTPT: the public README and its tables (Feng et al., 2023)": DIFFTPT,
 }
+
+
+def findings() -> dict[str, list[Finding]]:
+    """Document -> what the records say of each of its claims."""
+    return {document: list(map(find, group)) for document, group in CLAIMS.items()}
+
+
+def write(path: Path = PAGE) -> str:
+    """Write the page; returns the sentence that counts its verdicts."""
+    text = page(findings())
+    atomic_write(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+    return next(line for line in text.splitlines() if line.startswith("Of "))

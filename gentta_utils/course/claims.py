@@ -8,11 +8,9 @@ The claims themselves stand in `claimed`.
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from ..common.files import atomic_write
 from ..common.paths import RESULTS, ROOT
 from ..evaluation.records import Records
 from ..evaluation.rows import distinct, paired, pick
@@ -62,7 +60,7 @@ def _all(said: list[str]) -> str:
     return "reversed" if "reversed" in said and "holds" not in said else "undecided"
 
 
-def parts(finding: "Finding") -> str:
+def how_many(finding: "Finding") -> str:
     """How many differences of a claim hold, are reversed, are undecided, each by the claim's rule for one difference;
     empty where all are the same."""
     alone = above if finding.claim.rule is all_but_one else finding.claim.rule
@@ -182,7 +180,7 @@ def page(findings: dict[str, list[Finding]]) -> str:
             c = f.claim
             here = "<br>".join([f"{what}: {d}" for what, d in f.differences.items()] + [f.remark] * bool(f.remark))
             source = f"`{c.table}`, notebook {c.notebook}" if c.table else f"notebook {c.notebook}"
-            said = f"**{f.verdict}**" + (f": {parts(f)}" if parts(f) else "")
+            said = f"**{f.verdict}**" + (f": {how_many(f)}" if how_many(f) else "")
             rule = c.rule.__name__.replace("_", " ") if c.compare else ""
             lines.append(f"| {c.where} | {c.says} | {c.published} | {here} ({source}) | {rule} | {said} |")
     return "\n".join(lines) + "\n"
@@ -191,17 +189,3 @@ def page(findings: dict[str, list[Finding]]) -> str:
 def _sentence(text: str) -> str:
     text = " ".join(text.split())
     return text[0].lower() + text[1:]
-
-
-def findings() -> dict[str, list[Finding]]:
-    """Document -> what the records say of each of its claims."""
-    from .claimed import CLAIMS
-
-    return {document: list(map(find, group)) for document, group in CLAIMS.items()}
-
-
-def write(path: Path = PAGE) -> str:
-    """Write the page; returns the sentence that counts its verdicts."""
-    text = page(findings())
-    atomic_write(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
-    return next(line for line in text.splitlines() if line.startswith("Of "))

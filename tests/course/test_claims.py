@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gentta_utils.__main__ import main
-from gentta_utils.course import claims
+from gentta_utils.course import claimed, claims
 from gentta_utils.course.claimed import CLAIMS
 from gentta_utils.course.claims import Claim, above, all_but_one, below, no_gain
 from gentta_utils.course.tables import TABLES
@@ -43,8 +43,8 @@ def test_rules(rule, differences, verdict):
 def test_parts_are_counted_where_there_are_several():
     claim = Claim("Table 1", "it works", "", "02", "test", lambda runs: {}, above)
     found = claims.Finding(claim, "undecided", {"a": UP, "b": DOWN, "c": UP, "d": OPEN}, "")
-    assert claims.parts(found) == "2 hold, 1 reversed, 1 undecided"
-    assert claims.parts(claims.Finding(claim, "holds", {"a": UP, "b": UP}, "")) == ""
+    assert claims.how_many(found) == "2 hold, 1 reversed, 1 undecided"
+    assert claims.how_many(claims.Finding(claim, "holds", {"a": UP, "b": UP}, "")) == ""
 
 
 def record(label: str, right: list[bool], ids: list[int], classifier: str = "classifier/a") -> Records:
@@ -91,7 +91,7 @@ def test_all_claims_name_what_there_is():
 
 @pytest.mark.long
 def test_the_page_says_what_the_records_say():
-    made = claims.page(claims.findings())
+    made = claims.page(claimed.findings())
     assert claims.PAGE.read_text(encoding="utf-8") == made, "run `python -m gentta_utils claims`"
     assert made.count("| **") == len(EVERY)
 
@@ -99,7 +99,7 @@ def test_the_page_says_what_the_records_say():
 def test_the_command_writes_the_page(tmp_path, monkeypatch, capsys):
     one = Claim("Table 1", "it works", "+1", "02", "nowhere", lambda runs: {})
     monkeypatch.setattr("gentta_utils.course.claimed.CLAIMS", {"A paper": [one]})
-    monkeypatch.setattr("gentta_utils.course.claims.write", lambda write=claims.write: write(tmp_path / "claims.md"))
+    monkeypatch.setattr("gentta_utils.course.claimed.write", lambda write=claimed.write: write(tmp_path / "claims.md"))
     assert main(["claims"]) == 0
     assert "Of 1 claims" in capsys.readouterr().out
     text = (tmp_path / "claims.md").read_text(encoding="utf-8")

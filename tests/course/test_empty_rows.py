@@ -83,6 +83,7 @@ KNOWN |= {  # table -> {two rows: why they are one}
         ("dusa lr 1e-05", OWN): "one of the two lowest rates of the grid, which do nothing",
         ("dusa lr 0.0001", OWN): "one of the two lowest rates of the grid, which do nothing",
     },
+    "select_dit": {("DiT lr 0.01", "DiT lr 0.1"): "sixteen scenes; the losses differ, and the higher rate is taken"},
     "online": {
         ("bn_adapt/iid", "tent/iid"): TENT,
         ("bn_adapt/correlated", "tent/correlated"): TENT,
@@ -103,6 +104,14 @@ KNOWN |= {  # table -> {two rows: why they are one}
         ("DUSA", "source/full"): "one of the two lowest rates of its grid, which do nothing (notebook 02)",
         ("DOTA", "TDA"): CACHE,
         **{(row, other): CACHE for row in ("DOTA", "TDA") for other in (OWN, "source/full")},
+    },
+    "unseen": {
+        **{
+            ("DUSA", other): "one of the two lowest rates of its grid, which do nothing"
+            for other in (OWN, "source/full")
+        },
+        ("DUSA", "roughness"): "one of the two lowest rates of its grid, which do nothing",
+        ("roughness", "source/full"): "the source, with how rough its images are in the place of a loss",
     },
     "sda_clean": {
         ("dda, sum", "source/full"): "clean scenes: the sum leaves right predictions alone",

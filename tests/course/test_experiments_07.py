@@ -30,14 +30,14 @@ def scenes(about: dict) -> list[int]:
 
 def test_all_rows_meet_the_first_scenes_of_one_stream():
     for shift in ("fog", "v2", "watermark"):
-        whole = [i for s in plan.parts(shift, (40, 60)) for i in range(s.start, s.start + s.n)]
+        whole = [i for s in plan.consecutive(shift, (40, 60)) for i in range(s.start, s.start + s.n)]
         for row in plan.plan():
             for block in row.networks:
                 sizes = row.grid if shift in TEST else row.unseen
                 met = [i for about, _ in plan.jobs_of(row, block, shift, sizes) for i in scenes(about)] if sizes else []
                 assert met == whole[: sum(sizes)], (row.row, shift)
     with pytest.raises(ValueError, match="parts that end at 40"):
-        plan.parts("fog", (30, 30))
+        plan.consecutive("fog", (30, 30))
 
 
 def test_records_of_other_notebooks_are_found_again():

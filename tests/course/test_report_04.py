@@ -23,7 +23,7 @@ def record(label, after, before=50, shift="fog", severity=3, network=NETWORK, n=
         "source"
         if label == rows.SOURCE
         else "diffusion_tta"
-        if label in (rows.OURS, rows.BOLD, *rows.PLACEBOS)
+        if label in (rows.OURS, rows.BOLD, rows.OTHER_VIEW, *rows.PLACEBOS)
         else "tent"
     )
     stream = {"shift": shift, "severity": severity if shift != "clean" else 0, "seed": 0, "split": "test"}
@@ -51,6 +51,8 @@ AFTER = {
     rows.SOURCE: 50,
     rows.OURS: 70,
     rows.BOLD: 80,
+    rows.OTHER_VIEW: 66,
+    rows.LOW: 62,
     rows.MEDIAN: 60,
     rows.TENT: 72,
     rows.ANOTHER: 45,
@@ -79,6 +81,7 @@ def test_claims_are_held_against_the_source_the_best_control_and_the_placebo(run
     assert accuracy["clean above -0.5"] == "reversed"
     assert accuracy["minus best rival"].startswith("-2.0 [")
     assert accuracy["minus best rival"].endswith("reversed")
+    assert accuracy["on the low view: minus low view"].startswith("+4.0 [")
     assert accuracy["clean scenes ignored: minus source"].startswith("+30.0 [")
     assert (iou["best control"], iou["best rival"]) == (rows.MEDIAN, rows.TENT)
     assert iou["the same of the set"].endswith("holds")
@@ -102,6 +105,14 @@ def test_shifts_stand_beside_what_the_paper_printed(runs):
     assert fog["gain"].startswith("+20.0")
     assert (fog[rows.MEDIAN], fog[rows.TENT]) == ("60.0", "72.0")
     assert report.k8(runs).startswith("protocol: stream=iid reset=per_image")
+
+
+def test_one_scene_has_no_interval_and_no_verdict(runs):
+    one = [record(label, v, shift="fog", n=1) for label, v in AFTER.items()]
+    (row,) = report.by_shift(one, NETWORK, "mean IoU")
+    assert "[" not in row["gain"]
+    assert row["gain"].startswith("+")
+    assert "one scene each" in report.all_corruptions(one)
 
 
 def test_corruptions_that_gain_are_counted(runs):

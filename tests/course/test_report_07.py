@@ -173,10 +173,10 @@ def test_regret_against_the_overall_best_row():
 
 
 def test_noise_is_found_by_the_widest_gap():
-    rough = {"a": 0.01, "b": 0.012, "c": 0.05, "d": 0.06, "e": 0.055}
-    at = guide.threshold(rough, "abcd")
+    rough = {"a": 0.01, "b": 0.012, "c": 0.05, "d": 0.06, "e": 0.055, "f": 0.001}  # f alone is no kind
+    at = guide.threshold(rough, "abcdf")
     assert 0.012 < at < 0.05
-    assert guide.kinds(rough, at) == dict(zip("abcde", ("coarse", "coarse", "noise", "noise", "noise"), strict=True))
+    assert guide.kinds(rough, at) == dict.fromkeys("abf", "coarse") | dict.fromkeys("cde", "noise")
     text = guide.rule(two_kinds(), ("source", "slow", "stream"), NOISE, at)
     assert f"above {at:.3f}" in text
     assert "Batches, coarse: up to 5 forwards: stream" in text

@@ -34,7 +34,7 @@ START = {
     "classes": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), temperature=1.0, noise="antithetic"),
     "depth": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), noise="antithetic"),
 }
-RATES = {"classes": (0.3, 1.0), "depth": (0.01, 0.03)}
+RATES = {"classes": (0.3, 1.0), "depth": (0.01, 0.03, 0.1, 0.3)}
 PARAMETERS = [{"param_set": name, "times": by} for name, by in (("norm", 10.0), ("norm", 100.0), ("head", 3.0))]
 STAGES: dict[str, list[list[dict]]] = {  # each changes what the one before it left; "times" is of the rate
     "classes": [
@@ -48,9 +48,8 @@ STAGES: dict[str, list[list[dict]]] = {  # each changes what the one before it l
         [dict(view="low")],
     ],
 }
-BOLD_RATES = {"classes": (1.0, 3.0), "depth": (0.1,)}  # where clean scenes do not count
-FREE_RATES = {"classes": (300.0, 3000.0), "depth": (10.0, 300.0)}  # of a free map
-MIXING_RATES = (0.3, 1.0)  # of output mixing, in units of the chosen rate
+BOLD_RATES = {"classes": (1.0, 3.0), "depth": (0.1, 0.3, 1.0)}  # where clean scenes do not count
+FREE_RATES = {"classes": (3000.0, 30_000.0, 300_000.0), "depth": (300.0, 3000.0, 30_000.0)}  # of a free map
 
 
 def selection(target: str, n: int = 3, clean: int = 6, severities: tuple[int, ...] = (3, 5)) -> list[MapSpec]:
@@ -233,7 +232,7 @@ def select_maps() -> list[Records]:
                 base, stages = now, []
                 content["free"][network] = stated(_free(choose, network, now))
                 if target == "classes":
-                    content["mixing"][network] = stated(_mixing(choose, network, now))
+                    content["mixing"][network] = stated(replace(now, mixing="output", map_classes=3))
             controls = {row: choose.best(network, options) for row, options in grids(network).items()}
             content["controls"][network] = {
                 row: {"method": m, "settings": stated(s)} for row, (m, s) in controls.items()
@@ -257,12 +256,6 @@ def _bold(choose: Chooser, network: str, now: diffusion_tta.Settings):
 def _free(choose: Chooser, network: str, now: diffusion_tta.Settings):
     tried = [replace(now, param_set="logits", lr=lr) for lr in FREE_RATES[target_of(network)]]
     return choose.best(network, {described(s): ("diffusion_tta", s) for s in tried}, few(target_of(network)))[1]
-
-
-def _mixing(choose: Chooser, network: str, now: diffusion_tta.Settings):
-    tried = [replace(changed(now, times=by), mixing="output", map_classes=3) for by in MIXING_RATES]
-    options = {f"output mixing, {described(s)}": ("diffusion_tta", s) for s in tried}
-    return choose.best(network, options, few("classes"))[1]
 
 
 def best_rows(runs: list[Records], network: str, chosen: dict[str, tuple], among: tuple[str, ...]) -> dict[str, str]:

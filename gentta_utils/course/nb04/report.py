@@ -60,6 +60,16 @@ def seconds_of(runs: list[Records]) -> str:
     return f"{np.concatenate([r.seconds for r in runs]).mean():.2f}"
 
 
+def scenes_of(runs: list[Records]) -> int:
+    """How many different scenes these runs met."""
+    return len(np.unique(np.concatenate([r.id for r in runs])))
+
+
+def shown(difference: Interval, runs: list[Records]) -> str:
+    """A difference with its interval; of a single scene there is none."""
+    return str(difference) if scenes_of(runs) > 1 else f"{difference.mean:+.1f}"
+
+
 def parts_of(runs: list[Records]) -> dict[str, list[Records]]:
     """Head of a column -> its runs: clean, and each severity that is there."""
     severities = sorted({r.about["stream"]["severity"] for r in runs if not is_clean(r)})
@@ -132,6 +142,8 @@ def claims(runs: list[Records]) -> list[dict]:
             row["the same of the set"] = f"{whole}, {verdict(whole)}" if metric in OF_COUNTS else ""
             other = minus(at(rows.OURS, False), at(rival, False), metric)
             row |= {"best rival": rival, "minus best rival": f"{other}, {verdict(other)}"}
+            low = minus(at(rows.OTHER_VIEW, False), at(rows.LOW, False), metric)  # what feedback adds to that control
+            row["on the low view: minus low view"] = f"{low}, {verdict(low)}"
             bold = gain_of(at(rows.BOLD, False), metric)
             row[rows.BOLD.split(", ")[1] + ": minus source"] = f"{bold}, {verdict(bold)}"
             placebo = minus(at(rows.OURS, False), at(rows.ANOTHER, False), metric)
@@ -148,10 +160,13 @@ def by_shift(runs: list[Records], network: str, metric: str) -> list[dict]:
         us = of_network(here, network, rows.OURS)
         row = {"network": short(network), "shift": shift.replace("_", " "), "severity": severity or ""}
         row |= {"n": sum(map(len, us)), "source": f"{mean_score(us, metric, 'before'):.1f}"}
-        row |= {"ours": f"{mean_score(us, metric):.1f}", "gain": str(gain_of(us, metric))}
+        row |= {"ours": f"{mean_score(us, metric):.1f}", "gain": shown(gain_of(us, metric), us)}
         for label in others:
             control = of_network(here, network, label)
-            row |= {label: f"{mean_score(control, metric):.1f}", f"minus {label}": str(minus(us, control, metric))}
+            row |= {
+                label: f"{mean_score(control, metric):.1f}",
+                f"minus {label}": shown(minus(us, control, metric), us),
+            }
         if metric in PAPER and shift in PAPER_SHIFTS:
             before, after = (values[PAPER_SHIFTS.index(shift)] for values in PAPER[metric])
             row["the paper"] = f"{before} → {after}"
@@ -186,10 +201,11 @@ def all_corruptions(runs: list[Records]) -> str:
             row |= {"best control": best, "minus it": f"{control}, {verdict(control)}"}
             other = minus(us, pick(runs, rival, network), metric)
             row |= {"best rival": rival, "minus that": f"{other}, {verdict(other)}"}
-            said = [verdict(g) for g in gains.values()]
+            said = [verdict(g) for s, g in gains.items() if scenes_of(pick(us, shifts=[s])) > 1]
             row["above 0"] = sum(g.mean > 0 for g in gains.values())
             row |= {"below 0": sum(g.mean < 0 for g in gains.values()), "clearly above": said.count("holds")}
             row |= {"clearly below": said.count("reversed")}
+            row |= {} if said else dict.fromkeys(("clearly above", "clearly below"), "one scene each")
             worst = min(gains, key=lambda s: gains[s].mean)
             found.append(row | {"worst": f"{worst.replace('_', ' ')} {gains[worst].mean:+.1f}"})
             each.append(

@@ -7,7 +7,6 @@ TABLES = {  # name -> (measure it, show its records)
     "select_sda": (choose.select_sda, compared),
     "sda_gap": (gap.gap, gap_report.main),
     "sda_adversarial": (adversarial.adversarial, adversarial.report),
-    "sda_controls": (experiments.controls, compared),
     "sda_corruptions": (experiments.corruptions, report.main),
     "sda_clean": (experiments.clean, report.main),
     "sda_watermark": (experiments.watermark, report.main),

@@ -89,20 +89,6 @@ def clean() -> list[Records]:
     return small_table("sda_clean", source_jobs(specs, BACKBONES) + input_jobs(main_rows(), BACKBONES, specs))
 
 
-def controls() -> list[Records]:
-    """What Table 1 leaves open, on few scenes of every corruption: DiffPure from its published start and in the sum,
-    DDA without guidance from its own start, DDA and SDA by the projected image alone, GDA-like everywhere."""
-    specs, networks = [replace(spec, n=10, start=35_200 + 10 * i) for i, spec in enumerate(table_specs())], THREE[:2]
-    free = replace(ours("dda"), **{k: getattr(ours("diffpure"), k) for k in ("start", "steps", "eta")}, scale=0.0)
-    rows = {"diffpure": ("diffpure", ours("diffpure")), "diffpure, sum": ("dda", free)}
-    rows |= {"diffpure, t 149": ("diffpure", replace(ours("diffpure"), start=149))}
-    rows |= {"dda, w 0": ("dda", replace(ours("dda", "purified"), scale=0.0)), "dda, sum": ("dda", ours("dda"))}
-    rows |= {"dda, alone": ("dda", ours("dda", "purified")), "sda, alone": ("sda", ours("sda", "purified"), set_of())}
-    rows |= {"sda, sum": ("sda", ours("sda"), set_of())}
-    rows |= {"gda-like": ("dda", replace(ours("dda"), entropy_scale=selection()["entropy_scale"]))}
-    return small_table("sda_controls", source_jobs(specs, networks) + input_jobs(rows, networks, specs))
-
-
 def watermark() -> list[Records]:
     """Table 2: the watermark, and clean scenes beside it that show what the shortcut costs."""
     specs = [*watermark_specs(), SceneSpec(200, split="test", start=32_200)]

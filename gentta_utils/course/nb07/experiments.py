@@ -16,7 +16,7 @@ from ...streams.stream import stream
 from ...world.severities import TEST
 from ...world.views import view_of
 from ..trials import DIT, SMALL, Wording, coarse, job, models, ordered
-from .plan import SHIFTS, Row, grid_jobs, missing, parts, plan, row_job, settings_of, unique, unseen_jobs
+from .plan import SHIFTS, Row, consecutive, grid_jobs, missing, plan, row_job, settings_of, unique, unseen_jobs
 
 SEEDS = (0, 1, 2)
 STREAM, GRADUAL, CONTINUAL, CLEAN = 92_000, 95_000, 98_000, 99_900  # first scene of each
@@ -59,7 +59,7 @@ def grid() -> list[Records]:
 
 def unseen() -> list[Records]:
     """Natural shifts, the watermark and ten more corruptions; how rough the images of each shift are."""
-    rough = [rough_job(spec) for shift in (*TEST, *SHIFTS) for spec in parts(shift, ROUGH)]
+    rough = [rough_job(spec) for shift in (*TEST, *SHIFTS) for spec in consecutive(shift, ROUGH)]
     return measured("unseen", unseen_jobs() + rough)
 
 

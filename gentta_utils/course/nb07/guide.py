@@ -38,9 +38,10 @@ def roughness(runs: list[Records]) -> dict[str, float]:
 
 
 def threshold(rough: dict[str, float], shifts) -> float:
-    """In the middle of the widest relative gap between neighbours among these shifts."""
+    """In the middle of the widest relative gap between neighbours among these shifts that has two or more on each side:
+    a kind of one shift would be that shift."""
     values = np.sort([rough[s] for s in shifts])
-    k = int((values[1:] / values[:-1]).argmax())
+    k = 1 + int((values[2:-1] / values[1:-2]).argmax())
     return float(math.sqrt(values[k] * values[k + 1]))
 
 

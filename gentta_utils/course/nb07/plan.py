@@ -149,7 +149,7 @@ def spec_of(shift: str, first: int, n: int) -> SceneSpec:
     return SceneSpec(n, shift, 5, "test", 91_000 + 100 * UNSEEN.index(shift) + first)
 
 
-def parts(shift: str, sizes: Iterable[int]) -> list[SceneSpec]:
+def consecutive(shift: str, sizes: Iterable[int]) -> list[SceneSpec]:
     """The scenes of a shift in parts of these sizes, one after the other."""
     ends = list(accumulate(sizes))
     return [spec_of(shift, end - n, n) for n, end in zip(sizes, ends, strict=True)]
@@ -187,7 +187,7 @@ def row_job(row: Row, model: str, spec: SceneSpec | tuple[SceneSpec, ...], label
 
 def jobs_of(row: Row, block: str, shift: str, sizes: tuple[int, ...]) -> list[Job]:
     """The runs of a row of a block on the first scenes of a shift."""
-    model, specs = row.networks[block], parts(shift, sizes)
+    model, specs = row.networks[block], consecutive(shift, sizes)
     if row.after:
         return [_after(row, model, spec) for spec in specs]
     if row.method in CHANGE:
@@ -204,7 +204,7 @@ def _after(row: Row, model: str, spec: SceneSpec) -> Job:
     """A run on images that another row changed; those are kept for all scenes that it meets."""
     by, source = row.changed_by, model.removesuffix("-sda")
     sizes = (by.grid if spec.shift in severities.TEST else by.unseen)[:1]
-    (kept,) = parts(spec.shift, sizes)
+    (kept,) = consecutive(spec.shift, sizes)
     if by.method == "source":
         return then_job("low", None, row_job(row, model, spec), source, spec, kept)
     return then_job(by.method, purifier(by.method), row_job(row, model, spec), source, spec, kept)

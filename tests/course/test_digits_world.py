@@ -36,7 +36,7 @@ def test_a_picture_is_its_digit():
     torch.testing.assert_close(denoiser.decode(test.images[:5]), pictures)
 
 
-@pytest.mark.parametrize("name", [*digits.CONSTANTS, *digits.VALIDATION])
+@pytest.mark.parametrize("name", [*digits.CONSTANTS, *digits.RATE_SHIFTS])
 def test_shifts_belong_to_their_digit_and_stay_grey(name):
     test = load("test")
     clean = digits.pictures(test.images[:6])

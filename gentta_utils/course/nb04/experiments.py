@@ -131,7 +131,7 @@ def ablated(network: str) -> dict[str, tuple[diffusion_tta.Settings, dict]]:
     if target == "classes":
         found |= {row: (now, {"denoiser": m}) for row, m in OTHER_TRAININGS.items() if m in zoo.names()}
     # a rounding error would be larger than its steps
-    adapted = replace(now, adapt_denoiser=True, denoiser_lr=1e-3)
+    adapted = replace(now, adapt_denoiser=True, denoiser_lr=0.1)
     found["phi adapted too"] = (adapted, {"precision": "fp32"})
     return found
 

@@ -233,7 +233,7 @@ def against(runs: list[Records], usual: str) -> list[dict]:
                         continue
                     row[f"{metric}, {head}"] = f"{mean_score(part, metric):.1f}"
                     if label not in (usual, rows.SOURCE) and [len(r) for r in part] == [len(r) for r in other]:
-                        row[f"{metric}, {head}, minus {usual}"] = str(minus(part, other, metric))
+                        row[f"{metric}, {head}, minus {usual}"] = shown(minus(part, other, metric), part)
             found.append(row | {"diffusion model": denoiser_cost(mine[0]), "s/img": seconds_of(mine)})
     return aligned_rows(found)
 

@@ -52,7 +52,7 @@ CONSTANTS = {
     "pixelate": 0.625,
     "checkerboard_cutout": 0.8,
 }
-VALIDATION = {"speckle_noise": 0.8, "gaussian_blur": 0.8}  # where the learning rate is found, on training digits
+RATE_SHIFTS = {"speckle_noise": 0.8, "gaussian_blur": 0.8}  # where the learning rate is found, on training digits
 AS_IN_THE_GRID = {"TTA-averaging": "tta_averaging", "BN-adapt": "bn_adapt", "MEMO": "memo", "DiffPure": "diffpure"}
 PURIFIED = ("diffpure", "dda, sum", "dda, chosen")
 
@@ -93,14 +93,16 @@ def pictures(digits: Images) -> Float[Tensor, "B 3 8 8"]:
 
 
 def shifted(images: Float[Tensor, "B 3 8 8"], name: str, ids: Index, seed: int = 0) -> Float[Tensor, "B 3 8 8"]:
-    """Task images under a corruption of `CONSTANTS` or `VALIDATION`, grey again by their first channel, or "clean".
+    """Task images under a corruption of `CONSTANTS` or `RATE_SHIFTS`, grey again by their first channel, or "clean".
 
     Raises ValueError for another name."""
-    check_choice("shift", name, ("clean", *CONSTANTS, *VALIDATION))
+    check_choice("shift", name, ("clean", *CONSTANTS, *RATE_SHIFTS))
     if name == "clean":
         return images
     return (
-        with_constant(images, name, (CONSTANTS | VALIDATION)[name], ids, seed)[:, :1].expand(-1, 3, -1, -1).contiguous()
+        with_constant(images, name, (CONSTANTS | RATE_SHIFTS)[name], ids, seed)[:, :1]
+        .expand(-1, 3, -1, -1)
+        .contiguous()
     )
 
 
@@ -150,10 +152,12 @@ def stream(name: str, n: int = DIGITS) -> Stream:
 
 
 def with_rate(settings: diffusion_tta.Settings) -> diffusion_tta.Settings:
-    """These settings with the rate that the rule of scenes gives on 2 x 32 training digits under `VALIDATION`."""
+    """These settings with the rate that the rule of scenes gives on 2 x 32 training digits under `RATE_SHIFTS`."""
     whole = load("train")
-    parts = [slice(32 * i, 32 * i + 32) for i in range(len(VALIDATION))]
-    images = [shifted(pictures(whole.images[p]), name, whole.ids[p]) for p, name in zip(parts, VALIDATION, strict=True)]
+    parts = [slice(32 * i, 32 * i + 32) for i in range(len(RATE_SHIFTS))]
+    images = [
+        shifted(pictures(whole.images[p]), name, whole.ids[p]) for p, name in zip(parts, RATE_SHIFTS, strict=True)
+    ]
     ids = torch.cat([whole.ids[p] for p in parts])
     lr = diffusion_tta.learning_rate(models(), torch.cat(images), ids, settings, choice()["delta"])
     return replace(settings, lr=float(f"{lr:.3g}"))

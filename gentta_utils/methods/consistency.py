@@ -32,7 +32,9 @@ class Settings(Checked):
     lr: Positive = 1e-3
     updates: Natural = 1
     sizes: Sizes = (1.0,)  # of the views, as shares of the side; each as it is and mirrored
-    predict: Literal["image", "views"] = "image"  # the answer to the image itself, or the mean over its views
+    answer: Literal["image", "views"] = (
+        "image"  # what is predicted: that to the image itself, or the mean over its views
+    )
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: Fraction = 0.9  # of SGD
     param_set: Literal[PARAM_SETS] = "all"
@@ -84,7 +86,7 @@ class Consistency(Method):
             optimizer.step()
             losses.append(loss.detach())
         with torch.no_grad():
-            answer = task(images) if s.predict == "image" else mean_answer(views_of(task, images, s.sizes), target)
+            answer = task(images) if s.answer == "image" else mean_answer(views_of(task, images, s.sizes), target)
         check_finite(answer.flatten(1).sum(1), ids, s.updates, s.lr, "prediction")
         return Output(answer.cpu(), None, torch.stack(losses).cpu() if losses else no_loss(images))
 

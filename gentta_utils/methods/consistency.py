@@ -86,7 +86,7 @@ class Consistency(Method):
             optimizer.step()
             losses.append(loss.detach())
         with torch.no_grad():
-            answer = task(images) if s.answer == "image" else mean_answer(views_of(task, images, s.sizes), target)
+            answer = task(images) if s.predict == "image" else mean_answer(views_of(task, images, s.sizes), target)
         check_finite(answer.flatten(1).sum(1), ids, s.updates, s.lr, "prediction")
         return Output(answer.cpu(), None, torch.stack(losses).cpu() if losses else no_loss(images))
 

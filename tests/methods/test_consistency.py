@@ -84,14 +84,14 @@ def test_without_an_update_it_is_the_source_or_the_mean_over_views(images):
     torch.testing.assert_close(still.logits, still.before, rtol=1e-4, atol=1e-5)
     assert still.loss.shape == (0, 3)
     sizes = (0.75, 1.0)
-    mean = configure(Models(network), Settings(updates=0, answer="views", sizes=sizes)).adapt(images, IDS)
+    mean = configure(Models(network), Settings(updates=0, predict="views", sizes=sizes)).adapt(images, IDS)
     answers = []
     for x in (enlarged(images, 24), images):
         answers += [network(x), network(x.flip(-1)).flip(-1)]
     p = torch.stack([enlarged(a, network.shape[-1]).softmax(1) for a in answers]).mean(0).detach()
     torch.testing.assert_close(mean.logits.softmax(1), p, rtol=1e-3, atol=1e-5)
     depth = task("densedepth")
-    out = configure(Models(depth), Settings(updates=0, answer="views")).adapt(images, IDS)
+    out = configure(Models(depth), Settings(updates=0, predict="views")).adapt(images, IDS)
     both = torch.stack([depth(images), depth(images.flip(-1)).flip(-1)]).detach()
     torch.testing.assert_close(out.logits, both.prod(0).sqrt(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(mean_answer(both, "depth"), both.prod(0).sqrt(), rtol=1e-4, atol=1e-4)

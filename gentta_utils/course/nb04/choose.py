@@ -133,16 +133,16 @@ def grids(network: str) -> dict[str, dict[str, tuple]]:
         },
         rows.BLEND: {f"blend {w:g}": filters(blend=w) for w in (0.1, 0.3, 0.5)},
         rows.VIEWS: {
-            f"views {sizes}": ("consistency", consistency.Settings(updates=0, sizes=sizes, answer="views"))
+            f"views {sizes}": ("consistency", consistency.Settings(updates=0, sizes=sizes, predict="views"))
             for sizes in sizes_for(network)
         },
         rows.CONSISTENCY: {
-            f"consistency {lr:g}, {answer}": (
+            f"consistency {lr:g}, {predict}": (
                 "consistency",
-                consistency.Settings(lr=lr, updates=3, sizes=sizes_for(network)[-1], answer=answer),
+                consistency.Settings(lr=lr, updates=3, sizes=sizes_for(network)[-1], predict=predict),
             )
             for lr in (1e-4, 1e-3, 1e-2)
-            for answer in ("image", "views")
+            for predict in ("image", "views")
         },
         rows.DDA: {f"DDA {e}": ("dda", purifier("dda", ensemble=e)) for e in ("sum", "purified")},
     }

@@ -109,6 +109,12 @@ KNOWN |= {  # table -> {two rows: why they are one}
         ("DOTA", "TDA"): CACHE,
         **{(row, other): CACHE for row in ("DOTA", "TDA") for other in (OWN, "source/full")},
     },
+    "select_grid": {
+        ("cotta lr 0.0001", "cotta lr 0.001"): FLAT,
+        ("cotta lr 0.0001", "cotta lr 0.01"): FLAT,
+        ("cotta lr 0.001", "cotta lr 0.01"): FLAT,
+        ("tea lr 0.001", "tea lr 0.01"): FLAT,
+    },
     "unseen": {
         **{
             ("DUSA", other): "one of the two lowest rates of its grid, which do nothing"

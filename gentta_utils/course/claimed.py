@@ -1,5 +1,8 @@
 """The claims of the four documents, each with the rows of records that decide it. See `claims` for the rules."""
 
+from pathlib import Path
+
+from ..common.files import atomic_write
 from ..world.severities import TEST, VALIDATION
 from .claims import PAGE, Claim, Finding, all_but_one, below, find, minus, no_gain, page
 from .compared import (

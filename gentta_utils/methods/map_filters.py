@@ -73,7 +73,8 @@ class MapFilters(Method):
     def episode(self, images: Tensor, ids: Tensor) -> Output:
         answer = self.models.classifier(view_of(images, self.settings.view)).cpu()
         before = answer if self.settings.view == "full" else source_logits(self.models, images)
-        return Output(self.filtered(answer, images.cpu()), before, no_loss(images))
+        answer = self.filtered(answer, images.cpu())
+        return Output(answer, enlarged(before, answer.shape[-1]), no_loss(images))  # some filters enlarge it
 
     def filtered(self, answer: Tensor, images: Tensor) -> Tensor:
         """Logits or metres, (B, K, h, w) or as large as the image."""

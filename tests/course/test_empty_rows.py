@@ -33,12 +33,16 @@ SD_ROWS = [f"sd_lora lr {lr}" for lr in ("0.01", "0.1")]
 BOTH_ROWS = [f"clip_lora+sd_lora lr {lr}" for lr in ("0.01", "0.1")]
 # 20 scenes a set, and a tuned prompt flips few predictions: which rows of notebook 06 are one for that reason
 PROMPTS = json.loads((Path(__file__).parent / "rows_of_prompts.json").read_text(encoding="utf-8"))
+# streams of 15 to 100 images: which rows of notebook 07 are one for that reason
+STREAMS = json.loads((Path(__file__).parent / "rows_of_streams.json").read_text(encoding="utf-8"))
+FEW_IMAGES = "so few images that a state, a batch or a cache hardly matters: longer streams in data/grid.yaml"
 TUNED = "the logits of every image differ, but few scenes do not tell such rows apart (notebook 06)"
 BATCHES = [f"{kind}, batch {n}" for kind in ("per image", "fixed chunk") for n in (20, 1)] + ["batch norm, batch 1"]
 KNOWN = {name: dict.fromkeys(map(tuple, pairs), TUNED) for name, pairs in PROMPTS.items()}
 DIALS = json.loads((Path(__file__).parent / "rows_of_gap.json").read_text(encoding="utf-8"))
 SMALL = "two networks, a hundred images of fine-tuning, 120 scenes: few predictions tell such rows apart (notebook 05)"
 KNOWN |= {name: dict.fromkeys(map(tuple, pairs), SMALL) for name, pairs in DIALS.items()}
+KNOWN["grid_streams"] = dict.fromkeys(map(tuple, STREAMS), FEW_IMAGES)
 KNOWN["select_prompt"]["eta 0.2", "eta 0.8"] = "the weight reaches the lower bound only at the end of this stream"
 KNOWN |= {  # table -> {two rows: why they are one}
     "select_text": {
@@ -105,6 +109,12 @@ KNOWN |= {  # table -> {two rows: why they are one}
         ("DOTA", "TDA"): CACHE,
         **{(row, other): CACHE for row in ("DOTA", "TDA") for other in (OWN, "source/full")},
     },
+    "select_grid": {
+        ("cotta lr 0.0001", "cotta lr 0.001"): FLAT,
+        ("cotta lr 0.0001", "cotta lr 0.01"): FLAT,
+        ("cotta lr 0.001", "cotta lr 0.01"): FLAT,
+        ("tea lr 0.001", "tea lr 0.01"): FLAT,
+    },
     "unseen": {
         **{
             ("DUSA", other): "one of the two lowest rates of its grid, which do nothing"
@@ -128,7 +138,7 @@ def place_of(r: Records) -> tuple:
     """What two predictions for an image have in common if they can be compared: the question to it is part of that, and
     so is the order of a stream that came in several, each shuffled by seeds."""
     at = r.about["stream"]
-    order = (at["order"], at["order_seed"]) if "order_seed" in at else ()
+    order = (at.get("order", "iid"), at["order_seed"]) if "order_seed" in at else ()
     shift = "" if "parts" in at else at["shift"]
     return (
         r.about["classifier"],

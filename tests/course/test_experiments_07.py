@@ -63,6 +63,14 @@ def test_no_test_scene_was_chosen_on_and_no_row_twice():
     assert len(set(names)) == len(names)  # the records tell rows apart
 
 
+def test_how_a_row_is_met_does_not_depend_on_the_rows_before_it():
+    alone = {(row.row, m): dict(plan.met(row, m)) for row in plan.plan()[::-1] for m in row.networks.values()}
+    assert alone == {(row.row, m): plan.met(row, m) for row in plan.plan() for m in row.networks.values()}
+    assert dict(reset="per_shift", batch=10) == trials.ONLINE
+    assert alone["TENT", "classifier/vit"]["batch"] == 10
+    assert alone["TENT", "clip/large"]["batch"] == 50
+
+
 def test_a_row_on_changed_images_says_by_what():
     (row,) = (r for r in plan.plan() if r.row == "DDA, then TENT")
     ((about, _),) = plan.jobs_of(row, "vit", "fog", (40,))

@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 from gentta_utils.common.paths import ROOT
 from gentta_utils.common.resize import resized
 from gentta_utils.course.digits import DigitDenoiser
-from gentta_utils.course.nb07.digits import PictureDenoiser
+from gentta_utils.course.nb07.digits import PictureDenoiser, pictures
 from gentta_utils.diffusion.guidance import PADS, bicubic_low_pass, structure_energy
 from gentta_utils.diffusion.mixture import GaussianMixture
 from gentta_utils.methods.dda import entropy_energy
@@ -115,6 +115,7 @@ CASES = {  # images in [0, 1] -> what is differentiated
     "GaussianMixture.decode": lambda x: GaussianMixture(plain()[:4]).decode(x),
     "DigitDenoiser.encode": lambda x: DigitDenoiser(8, 1).encode(x[:, :1, :8, :8]),
     "DigitDenoiser.decode": lambda x: DigitDenoiser(8, 1).decode(x[:, :1, :8, :8]),
+    "pictures": lambda x: pictures(2 * x[:, :1, :8, :8] - 1),
     "PictureDenoiser.encode": lambda x: PictureDenoiser(8, 1).encode(x[..., :8, :8]),
     "PictureDenoiser.decode": lambda x: PictureDenoiser(8, 1).decode(2 * x[:, :1, :8, :8] - 1),
 }
@@ -124,6 +125,7 @@ WITHOUT = {
     "image_views": "PIL",
     "as_jpeg": "PIL",
     "shifted": "a copy of digits, from which nothing is differentiated",
+    "with_constant": "numpy, as all corruptions",
     "no_loss": "a constant",
     "Denoiser.encode": "of each subclass",
     "Denoiser.decode": "of each subclass",

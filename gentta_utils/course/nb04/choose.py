@@ -49,7 +49,7 @@ STAGES: dict[str, list[list[dict]]] = {  # each changes what the one before it l
     ],
 }
 BOLD_RATES = {"classes": (1.0, 3.0), "depth": (0.1, 0.3, 1.0)}  # where clean scenes do not count
-FREE_RATES = {"classes": (3000.0, 30_000.0, 300_000.0), "depth": (300.0, 3000.0, 30_000.0)}  # of a free map
+FREE_RATES = {"classes": (3000.0, 30_000.0, 300_000.0), "depth": (300.0, 1000.0, 3000.0)}  # of a free map
 
 
 def selection(target: str, n: int = 3, clean: int = 6, severities: tuple[int, ...] = (3, 5)) -> list[MapSpec]:

@@ -25,7 +25,7 @@ from ...evaluation.evaluate import run
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, pick, shift_of, versus
 from ...evaluation.statistics import ON_VALIDATION, Interval, protocol_line
-from ...evaluation.tables import Job, results, table
+from ...evaluation.tables import Job, results
 from ...methods import METHODS, bn_adapt, diffusion_classifier, diffusion_tta, ensemble, source, tta_averaging
 from ...methods.base import Models, stated
 from ...models.classifier import Classifier, MeanPool
@@ -34,6 +34,7 @@ from ...world.corruptions import version, with_constant
 from ...world.severities import TEST
 from ...world.views import augment
 from ..digits import CLASSES, DigitDenoiser, Digits, load, train
+from ..purified import small_table
 from ..side_by_side import ensemble_temperature
 from ..trials import CLASSIFIERS, SMALL, how_of
 
@@ -212,7 +213,7 @@ def _job(label: str, method: str, settings, name: str, n: int) -> Job:
 
 def digits() -> list[Records]:
     """The table `digits`: all rows on the same test digits, clean and under seven corruptions."""
-    return table("digits", jobs())
+    return small_table("digits", jobs())
 
 
 # --- report ----------------------------------------------------------------------------------------------------------
@@ -304,11 +305,15 @@ def ranks(runs: list[Records], scenes: Differences | None = None) -> list[dict]:
 
 
 def show(runs: list[Records]) -> str:
-    """The table, and whether the ranks carry over."""
+    """The table, and whether the ranks carry over: of all rows, and without those on the low view, of 4 x 4 pixels."""
     corrupted = [r for r in runs if r.about["stream"]["shift"] != "clean"]
-    names, tau = carried(on_scenes(), minus_source(corrupted))
-    said = (
-        f"Kendall's tau of {len(names)} rows, ordered by gain on scenes and on digits: {tau.mean / 100:.2f} "
-        f"[{tau.low / 100:.2f}, {tau.high / 100:.2f}]"
-    )
-    return "\n".join([protocol_line(runs), as_table(summaries(runs)), "", as_table(ranks(corrupted)), "", said])
+    scenes, here = on_scenes(), minus_source(corrupted)
+    full = {label: v for label, v in here.items() if not label.endswith("/low")}
+    said = [_tau(scenes, rows, kind) for kind, rows in (("rows", here), ("rows on the full view", full))]
+    return "\n".join([protocol_line(runs), as_table(summaries(runs)), "", as_table(ranks(corrupted)), "", *said])
+
+
+def _tau(scenes: Differences, here: Differences, kind: str) -> str:
+    names, tau = carried(scenes, here)
+    mean, low, high = (v / 100 for v in (tau.mean, tau.low, tau.high))
+    return f"Kendall's tau of {len(names)} {kind}, by gain on scenes and on digits: {mean:.2f} [{low:.2f}, {high:.2f}]"

@@ -169,7 +169,7 @@ def met(row: Row, model: str) -> dict:
         how = dict(batch=10)
     if not model.startswith("clip/"):
         return how
-    how |= ONLINE | dict(batch=50) if row.method == "tent" else {}
+    how = ONLINE | dict(batch=50) if row.method == "tent" else how  # as in notebook 03
     drawn = {"drawn": Drawn("variation", prompt_choice()["levels"].get("variation"))} if row.method == "difftpt" else {}
     return how | drawn | {"wording": CATEGORIES}
 

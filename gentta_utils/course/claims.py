@@ -162,7 +162,8 @@ with 95% intervals over scenes (bootstrap, {draws} draws):
 - **all but one**: {all_but_one}
 
 Otherwise it is *undecided*: too few scenes, or its parts disagree; the last column then says how many hold. Fewer
-than {fewest} scenes decide nothing: their interval is written as [-inf, +inf]. A claim that needs data or machines that are not here is *out of reach here*, with the reason.
+than {fewest} scenes decide nothing: their interval is written as [-inf, +inf]. A claim that needs data or machines that
+are not here is *out of reach here*, with the reason.
 
 Of {n} claims {tally}.
 

@@ -21,6 +21,7 @@ from .report import by_order, of_streams
 
 FREE = 0.5  # where on a logarithmic axis what costs nothing stands
 NEAR = 1.5  # published costs within this factor share a tick
+FAR = 10  # times the most expensive row: what the papers spend beyond that is not drawn
 LIMIT = 40.0  # points of gain where the colours of the heat map end
 
 
@@ -48,7 +49,7 @@ def cost(b: Board, published: dict[str, float], rows: tuple[str, ...] | None = N
     ax.step([at[row] for row in best], [gains[row].mean for row in best], where="post", color=plots.BLUE, lw=1.2)
     ax.axhline(0, color="0.7", lw=0.8, ls="--")
     ax.set(xscale="log", xlabel="forward equivalents per image", ylabel="gain over the source in points")
-    _mark(ax, published)
+    _mark(ax, {name: spent for name, spent in published.items() if spent <= FAR * max(at.values())})
     return fig
 
 

@@ -23,6 +23,7 @@ PAGE = ROOT / "docs" / "claims.md"
 DRAWS = 2000  # of the bootstrap
 VERDICTS = ("holds", "reversed", "undecided", "out of reach here")
 NOTHING = 1.0  # points that still count as no gain
+FEWEST = 5  # scenes behind an interval that may decide
 Differences = dict[str, Interval]  # what is compared -> points
 
 
@@ -40,9 +41,9 @@ def below(differences: Differences) -> str:
 
 
 def no_gain(differences: Differences) -> str:
-    """No difference is above 0, to within a point: its interval ends below 1; reversed where one is above 0 and none
-    ends below 1."""
-    said = ["reversed" if d.low > 0 else "holds" if d.high < NOTHING else "undecided" for d in differences.values()]
+    """No difference is above 0, to within a point: its interval ends below 1; reversed where one is above 0 and reaches
+    1, and none ends below 1."""
+    said = ["holds" if d.high < NOTHING else "reversed" if d.low > 0 else "undecided" for d in differences.values()]
     return _all(said)
 
 
@@ -129,13 +130,21 @@ def minus(
         parts += [paired(one, there)] if one else []
     if not parts:
         raise ValueError(f"the rows {label!r} and {other!r} share no scene: nothing can be compared")
-    return paired_interval(*map(np.concatenate, zip(*parts, strict=True)), draws=DRAWS)
+    right, other_right, ids = map(np.concatenate, zip(*parts, strict=True))
+    return enough(paired_interval(right, other_right, ids, draws=DRAWS), ids)
+
+
+def enough(difference: Interval, ids: np.ndarray) -> Interval:
+    """The difference, without bounds where fewer than `FEWEST` scenes (N,) stand behind it: resampling one scene gives
+    an interval without width, which would decide anything."""
+    few = len(np.unique(ids)) < FEWEST
+    return Interval(difference.mean, -np.inf, np.inf) if few else difference
 
 
 def gained(runs: list[Records]) -> Interval:
     """After minus before, over all rows of these runs."""
-    columns = ("right_after", "right_before", "id")
-    return paired_interval(*(np.concatenate([getattr(r, k) for r in runs]) for k in columns), draws=DRAWS)
+    after, before, ids = (np.concatenate([getattr(r, k) for r in runs]) for k in ("right_after", "right_before", "id"))
+    return enough(paired_interval(after, before, ids, draws=DRAWS), ids)
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
@@ -152,8 +161,9 @@ with 95% intervals over scenes (bootstrap, {draws} draws):
 - **no gain**: {no_gain}
 - **all but one**: {all_but_one}
 
-Otherwise it is *undecided*: too few scenes, or its parts disagree; the last column then says how many hold.
-A claim that needs data or machines that are not here is *out of reach here*, with the reason.
+Otherwise it is *undecided*: too few scenes, or its parts disagree; the last column then says how many hold. Fewer
+than {fewest} scenes decide nothing: their interval is written as [-inf, +inf]. A claim that needs data or machines that
+are not here is *out of reach here*, with the reason.
 
 Of {n} claims {tally}.
 
@@ -169,7 +179,7 @@ def page(findings: dict[str, list[Finding]]) -> str:
     tally = tally.replace("holds", "hold", 1)
     rules = {rule.__name__: _sentence(rule.__doc__) for rule in (above, below, no_gain, all_but_one)}
     n = sum(len(f.differences) for group in findings.values() for f in group)
-    lines = [HEAD.format(draws=DRAWS, n=count.total(), tally=tally, differences=n, **rules)]
+    lines = [HEAD.format(draws=DRAWS, fewest=FEWEST, n=count.total(), tally=tally, differences=n, **rules)]
     for document, group in findings.items():
         lines += [
             f"\n## {document}\n",

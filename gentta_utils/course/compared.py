@@ -5,7 +5,7 @@ import numpy as np
 from ..evaluation.records import Records
 from ..evaluation.rows import accuracy, distinct, pick, shift_of
 from ..evaluation.statistics import Interval, paired_interval
-from .claims import DRAWS, Differences, gained, minus
+from .claims import DRAWS, Differences, enough, gained, minus
 from .nb03.composition import scores_of
 from .nb03.report import labels_of
 from .nb06.report import by_question, shift_name
@@ -52,7 +52,11 @@ def of_maps(metric: str, shifts):
     def compare(runs: list[Records]) -> Differences:
         from ..evaluation.map_rows import gain_of  # only where there are such records
 
-        return {s.replace("_", " "): gain_of(pick(runs, "Diffusion-TTA", shifts=[s]), metric) for s in shifts}
+        found = {s: pick(runs, "Diffusion-TTA", shifts=[s]) for s in shifts}
+        return {
+            s.replace("_", " "): enough(gain_of(mine, metric), np.concatenate([r.id for r in mine]))
+            for s, mine in found.items()
+        }
 
     return compare
 

@@ -61,6 +61,7 @@ class Needs:
     Attributes:
         denoiser: a diffusion model.
         clip: a zero-shot CLIP as classifier, and its `Models.prompt`.
+        maps: a network that answers with maps.
         online: by default a state is carried from batch to batch, so a stream is met in order; settings with a field
             `online` say it for themselves.
         batch_statistics: an image's prediction rests on the other images of its batch: give it large ones.
@@ -68,6 +69,7 @@ class Needs:
 
     denoiser: bool = False
     clip: bool = False
+    maps: bool = False
     online: bool = False
     batch_statistics: bool = False
 

@@ -32,9 +32,7 @@ class Settings(Checked):
     lr: Positive = 1e-3
     updates: Natural = 1
     sizes: Sizes = (1.0,)  # of the views, as shares of the side; each as it is and mirrored
-    answer: Literal["image", "views"] = (
-        "image"  # what is predicted: that to the image itself, or the mean over its views
-    )
+    predict: Literal["image", "views"] = "image"  # the answer to the image itself, or the mean over its views
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: Fraction = 0.9  # of SGD
     param_set: Literal[PARAM_SETS] = "all"
@@ -91,7 +89,7 @@ class Consistency(Method):
         return Output(answer.cpu(), None, torch.stack(losses).cpu() if losses else no_loss(images))
 
 
-NEEDS = Needs()
+NEEDS = Needs(maps=True)
 
 
 @checked

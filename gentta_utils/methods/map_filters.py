@@ -93,7 +93,7 @@ class MapFilters(Method):
         return answer
 
 
-NEEDS = Needs()
+NEEDS = Needs(maps=True)
 
 
 @checked

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -117,7 +117,7 @@ def published(name: str, large: bool = False) -> FineTune:
     return replace(FINE_TUNE[family], batch=512 if family == "resnet" else 1024) if large else FINE_TUNE[family]
 
 
-def fine_tune(classifier: Classifier, images: Tensor, labels: Tensor, how: FineTune) -> Classifier:
+def fine_tune(classifier: Classifier, images: Any, labels: Tensor, how: FineTune) -> Classifier:
     """A copy of the classifier, fine-tuned on images (N, 3, S, S) in [0, 1], a tensor or what is read like one, with
     labels (N,); the source stays.
 

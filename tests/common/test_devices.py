@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import make_classifier, make_mae
 from strict_device import HERE, Strict, StrictDevice, move
+from tiny_maps import task
 
 from gentta_utils.common import devices
 from gentta_utils.common.devices import precision_on
@@ -89,6 +90,8 @@ def test_every_method_runs_on_a_device_without_float64(tiny, images, name):
     """And says what it says on the CPU."""
     models = make_mae() if name == "ttt_mae" else Models(tiny.classifier, tiny.denoiser, make_classifier())
     module = METHODS[name]
+    if module.NEEDS.maps:
+        models, images = Models(task("pyramid")), torch.rand(2, 3, 32, 32)
     if module.NEEDS.clip:
         pytest.skip("a tokenizer of text: see the test below")
     how = (module.Settings(**SMALL[name]),) if name in SMALL else ()

@@ -9,7 +9,7 @@ from gentta_utils.common.versions import COMPUTING, versions
 
 # what shows, stores, types or starts, and changes no number
 OTHERS = {"distributed", "filelock", "huggingface-hub", "ipython", "ipywidgets", "jaxtyping", "lazy-loader"}
-OTHERS |= {"matplotlib", "nbformat", "psutil", "tabulate", "tqdm", "traitlets"}
+OTHERS |= {"matplotlib", "nbformat", "psutil", "pyyaml", "tabulate", "tqdm", "traitlets"}
 
 
 def plain(name: str) -> str:

@@ -29,6 +29,7 @@ EVERY = [c for group in CLAIMS.values() for c in group]
         (below, [UP, NONE], "reversed"),
         (no_gain, [NONE, DOWN], "holds"),
         (no_gain, [OPEN], "undecided"),
+        (no_gain, [Interval(0.5, 0.2, 0.7)], "holds"),
         (no_gain, [NONE, UP], "undecided"),
         (no_gain, [OPEN, UP], "reversed"),
         (all_but_one, [UP, UP, DOWN], "holds"),
@@ -47,6 +48,14 @@ def test_parts_are_counted_where_there_are_several():
     assert claims.how_many(claims.Finding(claim, "holds", {"a": UP, "b": UP}, "")) == ""
 
 
+def test_a_few_scenes_decide_nothing():
+    """Resampling one scene gives an interval without width."""
+    one = claims.enough(UP, np.array([3, 3, 3]))
+    assert above({"a": one}) == below({"a": one}) == no_gain({"a": one}) == "undecided"
+    assert one.mean == UP.mean
+    assert claims.enough(UP, np.arange(claims.FEWEST)) == UP
+
+
 def record(label: str, right: list[bool], ids: list[int], classifier: str = "classifier/a") -> Records:
     after, n = np.where(np.array(right)[:, None], [0.0, 1.0], [1.0, 0.0]).astype(np.float32), len(right)
     about = {"label": label, "classifier": classifier, "stream": {"shift": "fog", "severity": 5}}
@@ -57,6 +66,7 @@ def record(label: str, right: list[bool], ids: list[int], classifier: str = "cla
 
 def test_rows_are_paired_on_the_scenes_that_both_met():
     runs = [record("ours", [True, True, False], [1, 2, 3]), record("theirs", [False, True, True], [2, 3, 9])]
+    assert claims.minus(runs, "ours", "theirs").low == -np.inf  # two scenes are too few
     assert claims.minus(runs, "ours", "theirs").mean == pytest.approx(0)  # scene 2: +1, scene 3: -1
     runs += [record(k, [k == "ours"] * 2, [2, 3], "classifier/b") for k in ("ours", "theirs")]
     assert claims.minus(runs, "ours", "theirs").mean == pytest.approx(50)  # both classifiers

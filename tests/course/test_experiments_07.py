@@ -67,8 +67,7 @@ def test_how_a_row_is_met_does_not_depend_on_the_rows_before_it():
     alone = {(row.row, m): dict(plan.met(row, m)) for row in plan.plan()[::-1] for m in row.networks.values()}
     assert alone == {(row.row, m): plan.met(row, m) for row in plan.plan() for m in row.networks.values()}
     assert dict(reset="per_shift", batch=10) == trials.ONLINE
-    assert alone["TENT", "classifier/vit"]["batch"] == 10
-    assert alone["TENT", "clip/large"]["batch"] == 50
+    assert {how["batch"] for how in alone.values() if how.get("reset") == "per_shift"} == {50}
 
 
 def test_a_row_on_changed_images_says_by_what():

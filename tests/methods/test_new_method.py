@@ -97,6 +97,10 @@ def test_a_method_without_need_of_a_denoiser_runs_without_one(tiny, clip_models)
             few = {"generated": 0} if name == "difftpt" else {}  # it asks for what makes them
             module.configure(clip_models, replace(settings_of(module), **few))
             continue
+        if module.NEEDS.maps:
+            with pytest.raises(ValueError, match="answer with maps"):
+                module.configure(alone, settings_of(module))
+            continue
         if module.NEEDS.denoiser:
             with pytest.raises(ValueError, match=r"denoiser|aligned"):
                 module.configure(alone, settings_of(module))

@@ -27,6 +27,7 @@ from gentta_utils.models import zoo
 from gentta_utils.models.classifier import Classifier
 from gentta_utils.models.clip import Clip
 from gentta_utils.models.denoiser import Denoiser
+from gentta_utils.models.dense import DenseModel
 from gentta_utils.recipes import aligned, classifiers, training
 from gentta_utils.streams.scenes import SceneSpec
 from gentta_utils.streams.stream import stream
@@ -111,6 +112,7 @@ def test_weights_are_checked(tmp_path):
 def test_shipped_models_load_and_have_a_card(name):
     model = zoo.load(name)
     kinds = {"classifier": Classifier, "clip": Clip, "autoencoder": AutoencoderKL}
+    kinds |= {"segmentor": DenseModel, "depth": DenseModel}
     assert isinstance(model, kinds.get(name.split("/")[0], Denoiser))
     assert not any(p.requires_grad for p in model.parameters())
     assert not model.training

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import make_dit, make_mae
 from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DModel
+from tiny_maps import map_unet
 from torch.nn.functional import interpolate
 
 from gentta_utils.common.paths import ROOT
@@ -109,6 +110,8 @@ CASES = {  # images in [0, 1] -> what is differentiated
     "PixelDiT.decode": lambda x: make_dit(size=SIZE, image_size=16).decode(2 * x - 1),
     "PixelUNet.encode": lambda x: pixel_unet().encode(x),
     "PixelUNet.decode": lambda x: pixel_unet().decode(2 * x - 1),
+    "MapUNet.encode": lambda x: map_unet(image_size=SIZE).encode(x),
+    "MapUNet.decode": lambda x: map_unet(image_size=SIZE).decode(2 * x - 1),
     "LatentDiT.decode": lambda x: latents(latent_dit(), x),
     "LatentUNet.decode": lambda x: latents(zoo.cached("denoiser/text", "fp32"), x),
     "GaussianMixture.encode": lambda x: GaussianMixture(plain()[:4]).encode(x),
@@ -193,9 +196,12 @@ def test_the_entropy_of_a_shipped_classifier(name):
 
 
 @pytest.mark.parametrize("name", [n for n in ARCHITECTURES if not n.startswith(("classifier/", "clip/"))])
-def test_a_shipped_diffusion_model_or_autoencoder(name):
+def test_a_shipped_diffusion_model_autoencoder_or_network_of_maps(name):
     """From a clean sample to the noise estimate, and from a sample to the picture."""
     model, images = zoo.load(name, precision="fp32"), plain(zoo.IMAGE_SIZE)
+    if name.startswith(("segmentor/", "depth/")):
+        assert_finite(model, images)
+        return
     if name.startswith("autoencoder/"):
         assert_finite(lambda x: model.decode(model.encode(2 * x - 1).latent_dist.mean).sample, images)
         return

@@ -195,6 +195,7 @@ def jobs(n: int = DIGITS) -> list[Job]:
 
 def _job(label: str, method: str, settings, name: str, n: int) -> Job:
     needs, how, s = METHODS[method].NEEDS, how_of(method, settings), stream(name, n)
+    version_of_method = getattr(METHODS[method], "VERSION", 1)
     about = {
         "method": method,
         "label": label,
@@ -207,6 +208,7 @@ def _job(label: str, method: str, settings, name: str, n: int) -> Job:
         "stream": s.about,
         "how": how,
         "select": "none" if method == "source" else ON_VALIDATION,
+        **({"method_version": version_of_method} if version_of_method > 1 else {}),
     }
     return about, lambda: run(METHODS[method].configure(models(), settings), s, about=about, **how)
 

@@ -29,7 +29,7 @@ from ...streams.scenes import SceneSpec
 from ...world import severities
 from ..drawn import Drawn
 from ..purified import CHANGE, input_job, ours, then_job
-from ..trials import ONLINE, Wording, how_of, job
+from ..trials import Wording, how_of, job
 
 GRID = DATA / "grid.yaml"
 CATEGORIES = Wording()  # what a CLIP is asked here: the categories, which the other classifiers were trained on
@@ -167,9 +167,10 @@ def met(row: Row, model: str) -> dict:
         how = dict(batch=100)
     if row.label.startswith("reader/"):
         how = dict(batch=10)
+    if how.get("reset") == "per_shift":
+        how = how | dict(batch=50)  # one size for all that keep a state: what statistics of a batch ask for
     if not model.startswith("clip/"):
         return how
-    how = ONLINE | dict(batch=50) if row.method == "tent" else how  # as in notebook 03
     drawn = {"drawn": Drawn("variation", prompt_choice()["levels"].get("variation"))} if row.method == "difftpt" else {}
     return how | drawn | {"wording": CATEGORIES}
 

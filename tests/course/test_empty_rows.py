@@ -45,6 +45,9 @@ KNOWN["sda_gap"] = {
     ("t 300, dda, sum", "t 300, own scenes, sum"): LEARNED,
     ("t 300, own scenes, sum", "t 494, dda, sum"): LEARNED,
 }
+KNOWN["digits"] = {
+    ("naive ensemble", "reader/48 pairs/150..600"): "the reader is so sure that the other vote hardly counts"
+}
 KNOWN["grid_streams"] = dict.fromkeys(map(tuple, STREAMS), FEW_IMAGES)
 KNOWN["select_prompt"]["eta 0.2", "eta 0.8"] = "the weight reaches the lower bound only at the end of this stream"
 KNOWN |= {  # table -> {two rows: why they are one}

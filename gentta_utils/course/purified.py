@@ -46,9 +46,7 @@ def small_table(name: str, jobs: Iterable[Job]) -> list[Records]:
     return table(name, jobs, kept=lambda r: replace(r, before=coarse(r.before), after=coarse(r.after)))
 
 
-def purified(
-    method: str, settings: Settings, spec: SceneSpec, classifier: str | None = None, aligner: str = ALIGNER
-) -> ImageSet:
+def purified(method: str, settings: Settings, spec, classifier: str | None = None, aligner: str = ALIGNER) -> ImageSet:
     """The images of a stream as a method changes them, resumable, from the cache where they are there.
 
     `classifier` only where the images depend on it (`entropy_scale`)."""
@@ -67,7 +65,7 @@ def input_job(
     method: str,
     settings,
     classifier: str,
-    spec: SceneSpec,
+    spec,
     label: str,
     tuned: tuple[Data, FineTune] | None = None,
     aligner: str = ALIGNER,

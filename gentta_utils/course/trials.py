@@ -120,7 +120,7 @@ JOINED = {"mixed": mixed, "gradual": gradual, "continual": continual}  # of seve
 JOINED["mixed correlated"] = lambda streams: replace(correlated(mixed(streams)), order="mixed correlated")
 
 
-def ordered(spec: SceneSpec | MapSpec | tuple[SceneSpec, ...], order: str = "iid", seed: int | None = None) -> Stream:
+def ordered(spec, order: str = "iid", seed: int | None = None) -> Stream:
     """The stream of one shift in one of `ORDERS`, or several in one of `JOINED`; "mixed correlated" is sorted by class,
     the shifts of each class mixed.
 
@@ -138,7 +138,7 @@ def ordered(spec: SceneSpec | MapSpec | tuple[SceneSpec, ...], order: str = "iid
     return JOINED[order](streams) if several else ORDERS[order](streams[0], seed or 0)
 
 
-def _describe(spec: SceneSpec | MapSpec | tuple[SceneSpec, ...], order: str, seed: int | None = None) -> dict:
+def _describe(spec, order: str, seed: int | None = None) -> dict:
     how = {} if order == "iid" else {"order": order}
     how |= {} if seed is None else {"order_seed": seed}
     if not isinstance(spec, tuple):
@@ -167,7 +167,7 @@ def job(
     method: str,
     settings,
     classifier: str,
-    spec: SceneSpec | MapSpec | tuple[SceneSpec, ...],
+    spec,
     label: str,
     denoiser: str | None = DIT,
     precision: str = "auto",
@@ -217,7 +217,7 @@ def job(
     return about, work
 
 
-def source_jobs(specs: list[SceneSpec], classifiers: tuple = CLASSIFIERS) -> list[Job]:
+def source_jobs(specs: list, classifiers: tuple = CLASSIFIERS) -> list[Job]:
     """The frozen classifiers on both views: the low-view control belongs to every table."""
     return [
         job("source", source.Settings(view), c, spec, f"source/{view}", batch=100)

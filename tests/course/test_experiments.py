@@ -7,13 +7,12 @@ import pytest
 
 from gentta_utils.common import cache
 from gentta_utils.common.paths import RESULTS, ROOT
-from gentta_utils.course import nb02, nb05, trials
+from gentta_utils.course import nb02, nb05, purified, trials
 from gentta_utils.course import tables as course_tables
 from gentta_utils.course.nb02 import choose as nb02_choose
 from gentta_utils.course.nb02 import experiments, report, rivals
 from gentta_utils.course.nb05 import choose
 from gentta_utils.course.nb05 import experiments as nb05_experiments
-from gentta_utils.course.nb05 import report as nb05_report
 from gentta_utils.course.trials import CLASSIFIERS, job, source_jobs
 from gentta_utils.evaluation import chosen as evaluation_chosen
 from gentta_utils.evaluation import records, statistics
@@ -54,7 +53,7 @@ def tables():
         return evaluation_tables.results(name) if name == "select" else []  # it looks at its runs
 
     patch = pytest.MonkeyPatch()
-    for module in (trials, rivals, experiments, nb05_experiments, choose, nb02_choose):
+    for module in (trials, purified, rivals, experiments, nb05_experiments, choose, nb02_choose):
         patch.setattr(module, "table", collect, raising=False)
         patch.setattr(module, "write_json", lambda *a: None, raising=False)
         patch.setattr(module, "with_rate", lambda c, s, *a: diffusion_tta.Settings(lr=0.1, **s), raising=False)
@@ -62,7 +61,8 @@ def tables():
     for module in (rivals, nb05_experiments):
         patch.setattr(module, "rival", lambda row, c: METHODS[row.split(" ")[0]].Settings(lr=0.1))
     patch.setattr(nb05_experiments, "chosen", lambda c: (aligned.Data(), sda.published(c)))
-    patch.setattr(nb05_experiments, "selection", sda_selection)
+    for module in (purified, nb05_experiments):
+        patch.setattr(module, "selection", sda_selection)
     for module in (rivals, nb02_choose, trials):
         patch.setattr(module, "tuned", lambda c, *a: diffusion_tta.Settings(lr=0.1), raising=False)
     for make in (measure for measure, _ in (nb02.TABLES | nb05.TABLES).values()):
@@ -142,7 +142,7 @@ def test_committed_tables_rest_on_the_shipped_models_and_chosen_settings():
     settled |= dict.fromkeys(("text_test", "text_clean"), evaluation_chosen.text_choice())
     measured = {p.stem for p in RESULTS.glob("*.npz")}
     assert {"select", "reading", "heldout", "test", "clean", "why"} <= measured <= set(course_tables.TABLES)
-    for name in measured:
+    for name in measured - {"digits"}:  # whose networks are trained in seconds, and shipped nowhere
         for r in evaluation_tables.results(name):
             roles = {"classifier": r.about["classifier"], "denoiser": r.about.get("denoiser", trials.DIT)}
             for role, fingerprint in r.about["models"].items():
@@ -150,17 +150,12 @@ def test_committed_tables_rest_on_the_shipped_models_and_chosen_settings():
             if r.about["label"] in ("diffusion_tta/full", "diffusion_tta/low") and name in settled:
                 view = r.about["label"].split("/")[1]
                 assert r.about["settings"] == settled[name]["settings"][view][r.about["classifier"]]
-    assert sum(p.stat().st_size for p in RESULTS.iterdir()) < 10e6
+    assert sum(p.stat().st_size for p in RESULTS.iterdir()) < 12e6
 
 
 def test_the_readme_says_what_the_records_say():
+    """Beside the tables, which `test_readme` holds to their script."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for row in report.headlines(evaluation_tables.results("backbones")):
-        assert " | ".join(list(row.values())[1:]) in text
-    for row in nb05_report.headlines(
-        evaluation_tables.results("sda_corruptions"), evaluation_tables.results("sda_clean")
-    ):
-        assert " | ".join(row.values()) in text
     assert (
         f"{evaluation_chosen.selection()['alignment']['steps']} evaluations of an unconditional diffusion model" in text
     )

@@ -143,11 +143,11 @@ def test_coarse_logits_keep_the_prediction_and_little_else():
     kept = purified_images.coarse(logits)
     assert (kept.argmax(1) == logits.argmax(1)).all()
     assert ((kept == 0).sum(1) == 1).all()
-    assert (kept.min(), kept.max()) == (purified_images.LEAST, 0)
+    assert (kept.min(), kept.max()) == (trials.LEAST, 0)
     assert (purified_images.coarse(kept) == kept).all()
     away = logits - logits.max(1, keepdims=True)
-    free = (away > purified_images.LEAST) & (away < -purified_images.STEP)
-    assert np.abs(kept - away)[free].max() <= purified_images.STEP / 2 + 1e-5
+    free = (away > trials.LEAST) & (away < -trials.STEP)
+    assert np.abs(kept - away)[free].max() <= trials.STEP / 2 + 1e-5
 
 
 def test_a_mixed_stream_sorted_by_class():

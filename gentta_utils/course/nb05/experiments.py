@@ -25,7 +25,7 @@ STEPS = [(50, 1.0), *((n, eta) for n in (20, 10, 5) for eta in (1.0, 0.0))]
 ORDERS = ("iid", "correlated", "mixed", "mixed correlated")
 
 
-def input_jobs(rows: dict[str, tuple], classifiers: Iterable[str], specs: list[SceneSpec]) -> list[Job]:
+def input_jobs(rows: dict[str, tuple], classifiers: Iterable[str], specs: list) -> list[Job]:
     """Label -> (method, settings), or (method, settings, set), over streams (each is rendered once) and classifiers."""
     return [
         input_job(method, settings, c, spec, label, *((data, chosen(c)[1]) for data in more))

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.stats import kendalltau
+from scipy import stats
 from torch import Tensor, nn
 
 from ...common.paths import RESULTS
@@ -272,7 +272,7 @@ def carried(one: Differences, other: Differences, draws: int = 2000, seed: int =
     names = [k for k in one if k in other]
     rng = np.random.default_rng(seed)
     means = [_means([world[k] for k in names], rng, draws) for world in (one, other)]
-    taus = [kendalltau(a, b).statistic for a, b in zip(*means, strict=True)]
+    taus = [stats.kendalltau(a, b).statistic for a, b in zip(*means, strict=True)]
     return names, Interval(100 * taus[0], *(100 * float(v) for v in np.nanpercentile(taus[1:], [2.5, 97.5])))
 
 

@@ -1,7 +1,7 @@
 """What the tables of notebook 07 say, in sentences made from them: of other records they would say something else."""
 
 import numpy as np
-from scipy.stats import kendalltau
+from scipy import stats
 
 from ...evaluation.records import Records
 from ...evaluation.statistics import Interval, gain
@@ -107,7 +107,7 @@ def of_ranks(first: list[dict], second: list[dict]) -> str:
     """How many rows cannot be told from the best, and how well the order of another classifier agrees."""
     level = [row["row"] for row in first[1:] if row["low"] <= first[0]["high"]]
     others = {row["row"]: row["rank"] for row in second}
-    tau = kendalltau([row["rank"] for row in first], [others[row["row"]] for row in first]).statistic
+    tau = stats.kendalltau([row["rank"] for row in first], [others[row["row"]] for row in first]).statistic
     return (
         f"First: {first[0]['row']}. Of the other {len(first) - 1} rows {len(level)} have an interval that meets "
         f"its own: {listed(level)}. Kendall's tau between the orders of the two classifiers: {tau:.2f}."

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from captum.attr import LayerGradCam
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -95,6 +94,8 @@ def grad_cam(
     Args:
         layer: a module and the layout of its output, in place of that of `layer_of`.
     """
+    from captum.attr import LayerGradCam  # here: no other cell of the course needs it, and it takes a second
+
     module, layout = layer or layer_of(classifier)
     probe = nn.Identity()
     hook = module.register_forward_hook(_as_maps(layout, probe))

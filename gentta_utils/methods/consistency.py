@@ -57,7 +57,7 @@ def mean_answer(views: Views, target: str) -> Float[Tensor, "B K h w"]:
     return views.log().mean(0).exp() if target == "depth" else views.log_softmax(2).logsumexp(0)
 
 
-def disagreement(views: Views, target: str) -> PerImage:
+def view_disagreement(views: Views, target: str) -> PerImage:
     """The loss (B,): mean over pixels of the entropy of the mean, or of the variance of the logarithm of depth."""
     if target == "depth":
         return views.log().var(0, correction=0).flatten(1).mean(1)
@@ -77,7 +77,7 @@ class Consistency(Method):
         task = Copies(self.models.classifier, s.param_set, len(images))
         optimizer = make_optimizer(s.optimizer, task.tensors(), s.lr, s.momentum)
         for step in range(s.updates):
-            loss = disagreement(views_of(task, images, s.sizes), target)
+            loss = view_disagreement(views_of(task, images, s.sizes), target)
             check_finite(loss, ids, step, s.lr)
             optimizer.zero_grad()
             loss.sum().backward()  # copies are independent: their gradients do not mix

@@ -118,21 +118,20 @@ def as_jpeg(images: Tensor, quality: int) -> Tensor:
     return (torch.stack(out).permute(0, 3, 1, 2).float() / 255).to(images)
 
 
-def combine(source: Answers, purified: Answers, ensemble: str = "sum", temperature: float = 1.0) -> Answers:
-    """log of the mixed prediction (B, K) from the logits (B, K) of the image and of the purified image; of maps
-    (B, K, h, w) at each pixel.
+def combine(source: Tensor, purified: Tensor, ensemble: str = "sum", temperature: float = 1.0) -> Tensor:
+    """log of the mixed prediction (..., K) from the logits (..., K) of the image and of the purified image.
 
     "sum": equal weights. "entropy", "confidence": weights exp(-H(p)), max p, of each. "calibrated": p(x) at a
     temperature, for a classifier that is over-confident under shift. "purified": p(x_hat) alone."""
     if ensemble == "purified":
-        return purified.log_softmax(1)
-    z = torch.stack([source / temperature if ensemble == "calibrated" else source, purified]).movedim(2, -1)
+        return purified.log_softmax(-1)
+    z = torch.stack([source / temperature if ensemble == "calibrated" else source, purified])
     weight = torch.ones_like(z[..., 0])
     if ensemble == "entropy":
         weight = (-entropy(z)).exp()
     elif ensemble == "confidence":
         weight = z.softmax(-1).amax(-1)
-    return ((weight / weight.sum(0)).log()[..., None] + z.log_softmax(-1)).logsumexp(0).movedim(-1, 1)
+    return ((weight / weight.sum(0)).log()[..., None] + z.log_softmax(-1)).logsumexp(0)
 
 
 class DDA(Purifier):
@@ -147,12 +146,12 @@ class DDA(Purifier):
         depth the mean of both, or that of the changed image alone."""
         s, purified, depth = self.settings, second(changed).cpu(), self.models.classifier.target == "depth"
         if s.ensemble == "purified":
-            answer = purified if depth else combine(purified, purified, s.ensemble)
-            return answer, source_logits(self.models, images)
+            return purified if depth else purified.log_softmax(1), source_logits(self.models, images)
         before = self.models.classifier(images).cpu()
         if depth:
             return (before + purified) / 2, before
-        return combine(before, purified, s.ensemble, s.temperature), before
+        last = (z.movedim(1, -1) for z in (before, purified))  # classes last: maps are (B, K, h, w)
+        return combine(*last, s.ensemble, s.temperature).movedim(-1, 1), before
 
 
 NEEDS = Needs(denoiser=True)

@@ -5,7 +5,7 @@ Notebooks run on it in `test_commands`.
 
 import inspect
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import fake_hub
 import open_clip
@@ -729,8 +729,8 @@ def test_what_was_chosen_and_what_was_published():
     assert (published.seed, published.adapt_denoiser) == (3, False)
     assert photos.window == (0, 1000)
     assert photos.rival("tent", "classifier/vit") == tent.Settings(**tent.PUBLISHED_IMAGENET)
-    published = {"resnet": memo.PUBLISHED_RESNET50, "swin": memo.PUBLISHED_RVT}
-    for name, values in published.items():
+    of_memo = {"resnet": memo.PUBLISHED_RESNET50, "swin": memo.PUBLISHED_RVT}
+    for name, values in of_memo.items():
         assert photos.rival("memo", f"classifier/{name}") == memo.Settings(**values)
     assert asdict(photos.purifier("diffpure")).items() >= diffpure.PUBLISHED_IMAGENET.items()
     online = photos.rival("diffusion_tta online", "classifier/vit")

@@ -14,9 +14,10 @@ import torch
 from gentta_utils import evaluation
 from gentta_utils.common.paths import NOTEBOOKS
 from gentta_utils.course import plots, profiles
+from gentta_utils.course.nb02 import figures
 from gentta_utils.course.nb03.choose import KINDS
 from gentta_utils.diffusion.synthesis import Synthesis
-from gentta_utils.methods import dda, diffpure, difftpt, diffusion_tta, tpt
+from gentta_utils.methods import dda, diffpure, difftpt, diffusion_tta, sda, tpt
 from gentta_utils.models import hub, zoo
 from gentta_utils.recipes import aligned
 from gentta_utils.recipes.aligned import ALIGNER
@@ -28,11 +29,12 @@ PRESETS = sorted((NOTEBOOKS / "presets").glob("*.yaml"))
 LAST = {  # of each notebook, the beginnings of the cells in which a parameter is used last
     "00": ("n_each = ",),
     "02": ("per_shift = ",),
-    "05": ("g_dit = ", "per_shift = "),
+    "05": ("g_dit = ", "def read_by("),
     "07": ("def configured(",),
 }
 NAMES = {  # parameters whose values are seen by other names
     "classifier_names": "classifier_name",
+    "rivals": "rows",
     "shift": "shifts",
     "synthesis_steps": "levels",
 }
@@ -87,10 +89,15 @@ def watched(preset, monkeypatch, folder) -> tuple[dict, Watched]:
         if "levels" not in seen:
             seen.add_settings(how)
             seen.add("levels", how.steps)
-        seen.add("synthetic", int(ids[-1]) + 1)  # in the end as many as were asked for, some at a time
         seen["at once"] = max(len(ids), seen.get("at once", 0))
         return torch.zeros(len(labels), 3, 1, 1)
 
+    def on_disk(about, make, n, chunk):
+        seen.add("synthetic", n)
+        return in_parts(about, make, min(n, 200), chunk)  # a write for each part is a minute for 50,000
+
+    in_parts = aligned.on_disk
+    monkeypatch.setattr(aligned, "on_disk", on_disk)
     monkeypatch.setattr(zoo, "load", load_shipped)
     for kind in (profiles.Scenes, profiles.ImageNet):
         monkeypatch.setattr(kind, "require", lambda *_: None)
@@ -98,10 +105,15 @@ def watched(preset, monkeypatch, folder) -> tuple[dict, Watched]:
         monkeypatch.setattr(kind, "classes", lambda *_: tuple(map(str, range(10))))
     monkeypatch.setattr(evaluation, "run", run)
     monkeypatch.setattr(plots, "show", lambda *_: None)
+    monkeypatch.setattr(figures, "live", lambda *_: [{"row": "of no run"}])
+    monkeypatch.setattr(evaluation, "protocol_line", lambda *_: "")
     monkeypatch.setattr(dda, "align", change)
     monkeypatch.setattr(diffpure, "purify", change)
     monkeypatch.setattr(aligned, "CACHE", folder)
-    monkeypatch.setattr(zoo, "fingerprint", lambda name, profile="scenes": f"of {name}")
+    shipped_as = zoo.fingerprint
+    of = lambda name, profile="scenes": shipped_as(name) if profile == "scenes" else f"of {name}"  # noqa: E731
+    monkeypatch.setattr(zoo, "fingerprint", of)
+    monkeypatch.setattr(sda, "fine_tune", lambda source, *_: copy.copy(source))
     nb = rules.load(path)
     sources = [rules.source(c) for c in rules.code_cells(nb)]
     last = [i for i, s in enumerate(sources) if s.startswith(LAST[path.stem[:2]])]

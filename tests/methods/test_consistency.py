@@ -9,7 +9,7 @@ from tiny_maps import TASKS, K, task
 
 from gentta_utils.diffusion.entropy import entropy_of
 from gentta_utils.methods.base import Models
-from gentta_utils.methods.consistency import Settings, configure, disagreement, mean_answer, views_of
+from gentta_utils.methods.consistency import Settings, configure, mean_answer, view_disagreement, views_of
 from gentta_utils.models.copies import Copies
 from gentta_utils.models.dense import enlarged
 
@@ -40,22 +40,22 @@ def test_answers_are_turned_back_onto_the_image(images):
     views = views_of(Left(False), images, (1.0,))
     assert views.shape == (2, 3, 1, 8, 8)
     torch.testing.assert_close(views[0], views[1])
-    assert disagreement(views, "depth").max() < 1e-10
+    assert view_disagreement(views, "depth").max() < 1e-10
     placed = views_of(Left(True), images, (1.0, 1.5))
     assert placed.shape == (4, 3, 1, 8, 8)
     torch.testing.assert_close(placed[1], placed[0].flip(-1))
-    assert disagreement(placed, "depth").min() > 1e-3
+    assert view_disagreement(placed, "depth").min() > 1e-3
 
 
 def test_the_loss_is_the_entropy_of_the_mean_or_the_variance_of_the_logarithm():
     views = torch.randn(4, 3, K, 6, 6)
     p = views.softmax(2).mean(0)
-    torch.testing.assert_close(disagreement(views, "classes"), -(p * p.log()).sum(1).flatten(1).mean(1))
-    assert (disagreement(views, "classes") > torch.stack([entropy_of(v) for v in views]).mean(0)).all()
+    torch.testing.assert_close(view_disagreement(views, "classes"), -(p * p.log()).sum(1).flatten(1).mean(1))
+    assert (view_disagreement(views, "classes") > torch.stack([entropy_of(v) for v in views]).mean(0)).all()
     depth = torch.rand(4, 3, 1, 6, 6) + 1
     expected = (depth.log() - depth.log().mean(0)).square().mean(0).flatten(1).mean(1)
-    torch.testing.assert_close(disagreement(depth, "depth"), expected)
-    torch.testing.assert_close(disagreement(3 * depth, "depth"), expected)  # a scale of its own is no disagreement
+    torch.testing.assert_close(view_disagreement(depth, "depth"), expected)
+    torch.testing.assert_close(view_disagreement(3 * depth, "depth"), expected)  # a scale of its own is no disagreement
 
 
 @pytest.mark.parametrize("kind", TASKS)
@@ -67,7 +67,7 @@ def test_it_equals_the_plain_loop_whatever_the_company(kind, images):
     for i in range(3):
         copies = Copies(network, "all", None)
         for step in range(2):
-            loss = disagreement(views_of(copies, images[i : i + 1], s.sizes), TASKS[kind]).sum()
+            loss = view_disagreement(views_of(copies, images[i : i + 1], s.sizes), TASKS[kind]).sum()
             torch.testing.assert_close(loss.detach(), out.loss[step, i], rtol=1e-3, atol=1e-6)
             grads = torch.autograd.grad(loss, copies.tensors(), allow_unused=True)
             with torch.no_grad():

@@ -3,8 +3,9 @@
     python bench/precisions.py [NOTEBOOK ...] [--fast] [--avx2] [--rounds 1] [--write]
 
 The two kinds of machine take turns, notebook by notebook, each after half a second of the probe by which `run` predicts
-the time of another machine. `--avx2` forbids the wider instructions too, as most laptops do not have them. `--write`
-puts the medians into data/costs.json, into the line **Cost** of each notebook, and into that of the README.
+the time of another machine; the last line is their sum, what `make course` takes. `--avx2` forbids the wider
+instructions too, as most laptops do not have them. `--write` puts the medians into data/costs.json, into the line
+**Cost** of each notebook, and their sum into that of the README, once all are measured.
 """
 
 import argparse
@@ -65,6 +66,11 @@ def main() -> None:
             ratios = {key: medians["fp32"][key] / medians["bf16"][key] for key in ("seconds", "probe_ms")}
             text += f": {ratios['seconds']:.2f} x as long, the probe {ratios['probe_ms']:.2f} x"
         print(f"{notebook.stem}: {text}, {max(c['peak_memory_mb'] for c in medians.values()):.0f} MB", flush=True)
+    known = {notebook.stem: costs_of.get(notebook.stem, {}).get(mode) for notebook in runner_notebook.notebooks()}
+    if all(known.values()):
+        print(costs.line(costs.together(list(known.values())), "`make fast` takes " if args.fast else costs.COURSE))
+    else:
+        print(f"no sum: {', '.join(name for name, cost in known.items() if not cost)} not measured yet")
     if args.write:
         write_json(costs.COSTS, costs_of)
         costs.write_lines(runner_notebook.notebooks(), ROOT / "README.md")

@@ -51,10 +51,16 @@ def paired_interval(
     return Interval(float(difference.mean()), float(low), float(high))
 
 
-@lru_cache(maxsize=3)  # a report asks for the same dozens of times, and they take seconds to draw
+@lru_cache(maxsize=3)  # a report asks for the same dozens of times
 def _resampled(n: int, draws: int, seed: int) -> np.ndarray:
     """How often each of n scenes is drawn: (draws, n) float64."""
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
+    return _drawn(n, draws, seed).astype(float)
+
+
+@lru_cache(maxsize=64)  # tables mix many n, and to draw takes ten times as long as to convert
+def _drawn(n: int, draws: int, seed: int) -> np.ndarray:
+    """The same in an eighth of the memory; that a scene is drawn more than 255 times does not happen."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(np.uint8)
 
 
 @checked

@@ -14,6 +14,7 @@ from ..common.paths import DATA
 
 COSTS = DATA / "costs.json"
 LINE = re.compile(r"\*\*Cost\*\*: .*")  # of a notebook, and of the README for all of them
+COURSE = "`make course` takes "
 
 
 def read() -> dict:
@@ -56,7 +57,7 @@ def write_lines(notebooks: list[Path], readme: Path) -> None:
                 cell["source"] = LINE.sub(lambda _, cost=cost: line(cost), "".join(cell["source"]))
             _write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     if all(known.values()):
-        everything = line(together(list(known.values())), "`make course` takes ")
+        everything = line(together(list(known.values())), COURSE)
         _write(readme, LINE.sub(lambda _: everything, readme.read_text(encoding="utf-8")))
 
 

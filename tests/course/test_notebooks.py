@@ -4,9 +4,12 @@ import ast
 import copy
 import gc
 import json
+import os
 import random
 import re
 import statistics
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +22,9 @@ from gentta_utils.common.paths import ROOT
 from gentta_utils.runner import costs, notebook
 
 NOTEBOOKS = notebook.notebooks()
+MARKED = [
+    p for p in NOTEBOOKS if any("NBVAL_CHECK_OUTPUT" in s for s in map(rules.source, rules.code_cells(rules.load(p))))
+]
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 SMALLER = {"start-22"}  # cells whose numbers are checked, and are others in fast mode
 WATCH = """
@@ -229,7 +235,7 @@ def test_trees_are_made_whatever_is_collected_meanwhile():
 def test_every_cell_runs_again_with_the_same_output(path, tmp_path, monkeypatch):
     """In fast mode by the course's own runner, in float32 on one thread: quick cells run twice in a row, and after the
     whole notebook all cells come once more in a shuffled order. All leave the same text; cells whose numbers are
-    checked, the committed one. `.ci/run` has both precisions on all threads, nbval the machine's own at full size."""
+    checked, the committed one. `.ci/run` has both precisions on all threads, `make course` the full size."""
     monkeypatch.setenv("GENTTA_PRECISION", "fp32")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     nb = nbformat.read(path, as_version=4)
@@ -255,6 +261,28 @@ def test_every_cell_runs_again_with_the_same_output(path, tmp_path, monkeypatch)
     for name, cell in cells.items():
         if "NBVAL_CHECK_OUTPUT" in cell.source and name not in SMALLER:
             assert texts(ran[name]) == texts(cell), cell.source
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("path", MARKED, ids=lambda p: p.stem)
+def test_marked_numbers_are_those_of_a_run_at_full_size(path, tmp_path):
+    """By nbval as the README calls it, in the machine's own precision, of a notebook cut down to the marked cells and
+    those that they need: all others have no output that is compared, and each runs in the test above."""
+    nb = nbformat.read(path, as_version=4)
+    cells = rules.code_cells(nb)
+    sources = [cell.source for cell in cells]
+    marked = [i for i, source in enumerate(sources) if "NBVAL_CHECK_OUTPUT" in source]
+    needed = sorted(set().union(*(rules.needed_cells(sources, last) for last in marked)))
+    nb.cells = [cells[i] for i in needed]
+    nbformat.write(nb, tmp_path / path.name)
+    nbval = ["--nbval-lax", "--nbval-current-env", "-c", str(ROOT / "pyproject.toml"), f"--rootdir={tmp_path}"]
+    plain = {name: value for name, value in os.environ.items() if name != "GENTTA_PROGRESS" and "PYTEST" not in name}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *nbval, str(tmp_path)],
+        cwd=ROOT, env=plain, capture_output=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert f"{len(needed)} passed" in done.stdout
 
 
 def texts(cell) -> str:

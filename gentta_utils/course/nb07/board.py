@@ -6,6 +6,7 @@ scenes that both met, in pairs.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.special import log_softmax, logsumexp, softmax
@@ -66,14 +67,22 @@ class Board:
             raise ValueError(f"no row {row!r} of {self.block}: choose one of {', '.join(self.rows)}")
         return self.rows.index(row)
 
+    @cached_property
+    def _met(self) -> np.ndarray:
+        return ~np.isnan(self.logits[:, :, 0])  # (R, N)
+
+    @cached_property
+    def _right(self) -> np.ndarray:
+        best = np.where(self._met[:, :, None], self.logits, -np.inf).argmax(2)
+        return (best == self.label) & self._met  # (R, N)
+
     def met(self, *rows: str) -> np.ndarray:
         """The scenes (N,) that all of these rows met."""
-        return ~np.isnan(self.logits[[self.index(row) for row in rows], :, 0]).any(0)
+        return self._met[[self.index(row) for row in rows]].all(0)
 
     def right(self, row: str) -> np.ndarray:
         """Right predictions (N,) bool, False where it met none."""
-        right = np.nan_to_num(self.logits[self.index(row)], nan=-np.inf).argmax(1) == self.label
-        return right & self.met(row)
+        return self._right[self.index(row)]
 
     def p(self, row: str) -> np.ndarray:
         """Probabilities (n, K) of the scenes that it met."""
@@ -181,9 +190,9 @@ def ranks(b: Board, rows: tuple[str, ...] | None = None, draws: int = 1000, seed
     common, rng = b.met(*rows), np.random.default_rng(seed)
     right = np.stack([b.right(row)[common] for row in rows]).astype(float)
     groups = [np.flatnonzero(b.shift[common] == s) for s in np.unique(b.shift[common])]
-    of = lambda index: np.mean([rankdata(-right[:, g].mean(1)) for g in index], 0)  # noqa: E731
-    drawn = np.stack([of([rng.choice(g, len(g)) for g in groups]) for _ in range(draws)])
-    low, high = np.percentile(drawn, [2.5, 97.5], 0)
+    again = [[rng.choice(g, len(g)) for g in groups] for _ in range(draws)]
+    of = lambda indices: np.mean([rankdata(-right[:, g].mean(2), axis=0) for g in indices], 0)  # noqa: E731
+    low, high = np.percentile(of([np.stack(g) for g in zip(*again, strict=True)]), [2.5, 97.5], 1)
     found = [
         {
             "row": row,
@@ -193,7 +202,7 @@ def ranks(b: Board, rows: tuple[str, ...] | None = None, draws: int = 1000, seed
             "accuracy": 100 * float(a),
             "scenes": right.shape[1],
         }
-        for row, r, lo, hi, a in zip(rows, of(groups), low, high, right.mean(1), strict=True)
+        for row, r, lo, hi, a in zip(rows, of([g[None] for g in groups])[:, 0], low, high, right.mean(1), strict=True)
     ]
     return sorted(found, key=lambda row: row["rank"])
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from ..methods.base import Models, source_logits
 from ..methods.purifier import what_changes
 from ..methods.sda import FineTune
 from ..models import zoo
+from ..models.classifier import Classifier
 from ..recipes.aligned import ALIGNER, Data, aligned_classifier, describe, shipped
 from ..streams.scenes import SceneSpec
 from ..streams.stream import stream
@@ -77,7 +79,7 @@ def input_job(
     about |= {"aligned": describe(classifier, *tuned)} if tuned else {}
 
     def work() -> Records:
-        second = (shipped(classifier, *tuned) or aligned_classifier(classifier, *tuned)) if tuned else None
+        second = _second(classifier, *tuned) if tuned else None
         if method == "source":
             return run(METHODS[method].configure(Models(second), settings), stream(spec), about=about, batch=100)
         needed = classifier if getattr(settings, "entropy_scale", 0) else None
@@ -87,6 +89,11 @@ def input_job(
         return _with_cost(run(configured, stream(spec), about=about, batch=100), made)
 
     return about, work
+
+
+@lru_cache(maxsize=1)  # it reads one stream after the other
+def _second(classifier: str, data: Data, how: FineTune) -> Classifier:
+    return shipped(classifier, data, how) or aligned_classifier(classifier, data, how)
 
 
 def _with_cost(r: Records, made: ImageSet) -> Records:

@@ -248,6 +248,9 @@ def test_labels_are_those_of_the_generation_and_sets_are_nested(models):
     count = dict(models["denoiser/dit"].count)
     smaller, _ = aligned.images_of(replace(DATA, per_class=1))
     assert torch.equal(smaller, images[:10])
+    rest, of = aligned.images_of(replace(DATA, per_class=1, first=1))
+    assert torch.equal(rest, images[10:])
+    assert torch.equal(of, labels[10:])
     unaligned, _ = aligned.images_of(replace(DATA, aligned=False))
     assert torch.equal(unaligned, raw.images)
     assert models["denoiser/dit"].count == count  # all of it was in the cache
@@ -291,7 +294,13 @@ def test_labels_may_be_what_the_source_reads(models):
     agreed, labels = aligned.images_of(replace(DATA, labels="agreed"), source)
     assert torch.equal(agreed, images[read == asked])
     assert torch.equal(labels, asked[read == asked])
+    rest = replace(DATA, per_class=1, first=1)
+    assert torch.equal(aligned.images_of(replace(rest, labels="source"), source)[1], read[10:])
     assert models["denoiser/dit"].count == count
+    about = json.loads(json.dumps(aligned.describe("classifier/resnet", rest, MANY)))
+    assert about["data"]["first"] == 1
+    found = aligned.aligned_classifier("classifier/resnet", rest, MANY)
+    assert same(weights(found), weights(aligned.from_description("classifier/resnet", about)))
     abouts = [
         aligned.describe("classifier/resnet", replace(DATA, labels=v), FAST) for v in ("asked", "source", "agreed")
     ]

@@ -1,6 +1,6 @@
 """Images that are purified once, kept in data/cache, and then read by every classifier and every ensemble."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache
 
@@ -43,9 +43,9 @@ def ours(method: str, ensemble: str = "sum"):
     return purifier(method, **ENSEMBLES[selection()[f"{method}_ensemble"] if ensemble == "chosen" else ensemble])
 
 
-def small_table(name: str, jobs: Iterable[Job]) -> list[Records]:
-    """`tables.table` with coarse logits: these tables have many rows."""
-    return table(name, jobs, kept=lambda r: replace(r, before=coarse(r.before), after=coarse(r.after)))
+def small_table(name: str, jobs: Iterable[Job], logits: Callable = coarse) -> list[Records]:
+    """`tables.table` with coarse logits, or with others made of them: these tables have many rows."""
+    return table(name, jobs, kept=lambda r: replace(r, before=logits(r.before), after=logits(r.after)))
 
 
 def purified(method: str, settings: Settings, spec, classifier: str | None = None, aligner: str = ALIGNER) -> ImageSet:

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from ...common.files import read_json, write_json
 from ...common.paths import RESULTS
+from ...evaluation.records import Records
 from ...evaluation.spread import diversity
 from ...evaluation.statistics import Interval, paired_interval
 from ...models import zoo
 from ...recipes.aligned import Data, images_of
 from ...world.labels import CLASSES
 from .experiments import SYNTHESIS
-from .gap import PER_CLASS, SEEDS, WHOLE, dials, set_at
+from .gap import PER_CLASS, SEEDS, WHOLE, dials, gap, set_at
 
 FILE, TOWER = RESULTS / "sda_domain.json", "clip/small"
 FOLDS, RIDGE = 5, 0.1  # of the two-sample classifier
@@ -89,6 +90,13 @@ def measure() -> dict:
     }
     write_json(FILE, content)
     return content
+
+
+def gap_and_domain() -> list[Records]:
+    """The table of the dial, and with its images both measures of their domain."""
+    runs = gap()
+    measure()
+    return runs
 
 
 def tables() -> tuple[list[dict], list[dict]]:

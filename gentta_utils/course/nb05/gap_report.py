@@ -61,26 +61,28 @@ def half(runs: list[Records], which: int) -> list[Records]:
     return [replace(r, **{name: getattr(r, name)[which::2] for name in columns}) for r in runs]
 
 
-def differences(runs: list[Records], setting: str, classifier: str | None = None) -> dict[str, Interval]:
+def differences(
+    runs: list[Records], setting: str, classifier: str | None = None, heads: tuple = tuple(DIFFERENCES)
+) -> dict[str, Interval]:
     """`DIFFERENCES` at one setting, those whose rows were measured; without a classifier all are pooled."""
-    found = {}
-    for head, pair in DIFFERENCES.items():
-        one, other = (row.format(setting) for row in pair)
-        if seeds_of(runs, one) and seeds_of(runs, other):
-            found[head] = apart(runs, one, other, classifier)
+    found, here = {}, [r for r in runs if r.about["label"].startswith((f"{setting}, ", SOURCE))]  # of thousands
+    for head in heads:
+        one, other = (row.format(setting) for row in DIFFERENCES[head])
+        if seeds_of(here, one) and seeds_of(here, other):
+            found[head] = apart(here, one, other, classifier)
     return found
 
 
 def points(runs: list[Records]) -> list[dict]:
-    """A point of the figure for each setting with a ceiling and each network: the gap and what is recoverable, of the
-    first half of the scenes, and SDA - DDA, of the other half, as intervals."""
+    """A point of the figure for each setting with a ceiling and each network, then for all of them together (None): the
+    gap and what is recoverable, of the first half of the scenes, and SDA - DDA, of the other half, as intervals."""
     one, other = half(runs, 0), half(runs, 1)
     rows = []
     for name in settings_of(runs):
-        for c in distinct(runs, "classifier"):
+        for c in [*distinct(runs, "classifier"), None]:
             row = {"setting": name, "classifier": c, "kind": dials()[name].kind}
-            row |= {head: differences(one, name, c)[head] for head in ("gap", "recoverable")}
-            rows.append(row | {"gain": differences(other, name, c)["SDA - DDA"]})
+            row |= differences(one, name, c, ("gap", "recoverable"))
+            rows.append(row | {"gain": differences(other, name, c, ("SDA - DDA",))["SDA - DDA"]})
     return rows
 
 
@@ -171,7 +173,7 @@ def control_line(runs: list[Records]) -> str:
     """What SDA gains in the control, and whether its interval lies within two points of 0."""
     said = []
     for name in (name for name in settings_of(runs) if dials()[name].kind == "control"):
-        d = differences(runs, name)["SDA - DDA"]
+        d = differences(runs, name, heads=("SDA - DDA",))["SDA - DDA"]
         inside = d.low >= -2 and d.high <= 2
         said.append(f"{name}: SDA - DDA {d}, {'within' if inside else 'not shown to be within'} two points of 0")
     return "; ".join(said) + "."
@@ -184,24 +186,26 @@ def order_at(runs: list[Records], setting: str, classifier: str | None = None) -
     return {f"{a} < {b}": apart(runs, chain[b], chain[a], classifier) for a, b in pairwise(chain)}
 
 
-def table(runs: list[Records]) -> list[dict]:
-    """A row for each setting, all networks pooled, and below it each network."""
+def table(runs: list[Records], each: bool = True) -> list[dict]:
+    """A row for each setting, all networks pooled, and with `each` below it every network."""
     rows = []
     for name in settings_of(runs, "dda"):
-        for c in [None, *distinct(runs, "classifier")]:
+        for c in [None, *(distinct(runs, "classifier") if each else ())]:
             row = {"setting": name, "classifier": short(c), "DDA alone": accuracy(pick(runs, f"{name}, dda, alone", c))}
-            rows.append(row | {head: differences(runs, name, c).get(head) for head in DIFFERENCES})
+            found = differences(runs, name, c)
+            rows.append(row | {head: found.get(head) for head in DIFFERENCES})
     return rows
 
 
-def main(runs: list[Records]) -> str:
-    """The table, the gap of clean scenes, the slope, the control, and the paper's order where it was asked for."""
+def main(runs: list[Records], each: bool = True) -> str:
+    """The table, the gap of clean scenes, the slope, the control, and the paper's order where it was asked for; without
+    `each` of all networks together."""
     gaps = clean_gaps(runs)
-    parts = [header(runs), as_table([shown(row) for row in table(runs)]), ""]
+    parts = [header(runs), as_table([shown(row) for row in table(runs, each)]), ""]
     parts.append("clean scenes alone lose, projected: " + ", ".join(f"{k} {v:+.1f}" for k, v in gaps.items()) + ".")
     parts += [slope_line(runs), control_line(runs)]
     for name in (name for name in paper_like(gaps) if name in settings_of(runs)):
         what = "the paper's start" if name == paper_like(gaps)[0] else f"the first gap of {PAPER_GAP:g} points"
-        for c in [*distinct(runs, "classifier"), None]:
+        for c in [*(distinct(runs, "classifier") if each else ()), None]:
             parts.append(f"- {name} ({what}), {short(c)}: {order_line(order_at(runs, name, c))}.")
     return "\n".join(parts)

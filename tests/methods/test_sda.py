@@ -214,6 +214,18 @@ def test_batch_norm_keeps_the_statistics_of_the_source_when_asked():
     assert not kept.training
 
 
+def test_in_half_precision_the_weights_stay_whole(monkeypatch):
+    """Nearly the same weights, in float32; without fast bf16 the very same."""
+    source, images, labels = make_classifier(), torch.rand(8, 3, 16, 16), torch.arange(8) % 4
+    whole = weights(fine_tune(source, images, labels, FAST))
+    for fast in (True, False):
+        monkeypatch.setattr(sda, "autocast", lambda device, fast=fast: torch.autocast(device, torch.bfloat16, fast))
+        half = weights(fine_tune(source, images, labels, replace(FAST, half=True)))
+        assert same(half, whole) != fast
+        assert [v.dtype for v in half] == [v.dtype for v in whole]
+        torch.testing.assert_close(half, whole, rtol=0.1, atol=0.05)
+
+
 def test_there_has_to_be_an_image():
     with pytest.raises(ValueError, match="no image to fine-tune on"):
         fine_tune(make_classifier(), torch.rand(0, 3, 16, 16), torch.arange(0), FAST)

@@ -69,9 +69,9 @@ def spread(found: np.ndarray) -> float:
 def measure() -> dict:
     """Synthetic and real images as they are and at every setting of the dial that was trained at, told apart; then the
     synthesis at each guidance beside real images, `PER_CLASS` of each class."""
-    found = dials()
-    sets = {name: {k: set_at(found[name], per_class=EACH, **c) for k, c in SIDES.items()} for name in WHOLE}
-    bare = {k: replace(data, aligned=False) for k, data in sets[WHOLE[0]].items()}
+    found = {name: dial for name, dial in dials().items() if name in WHOLE}
+    sets = {name: {k: set_at(found[name], per_class=EACH, **c) for k, c in SIDES.items()} for name in found}
+    bare = {k: replace(data, aligned=False) for k, data in sets["t 300"].items()}
     real = Data(kind="real", per_class=EACH, aligned=False)
     known = {k: features(images_of(data)[0]) for k, data in (bare | {"real": real}).items()}
     apart = {"as they are": told_apart(known["synthetic"], known["own"])}

@@ -23,7 +23,7 @@ from .gap import PER_CLASS, SEEDS, WHOLE, dials, gap, set_at
 
 FILE, TOWER = RESULTS / "sda_domain.json", "clip/small"
 FOLDS, RIDGE = 5, 0.1  # of the two-sample classifier
-GUIDED = (1.0, 1.5, 4.0)  # guidance of the synthesis: the rows of `measure sda_cfg`
+GUIDED = (1.0, 4.0)  # guidance of the synthesis: the ends of `measure sda_cfg`
 SIDES = {"synthetic": {}, "own": dict(kind="own")}  # the two samples
 EACH = len(SEEDS) * PER_CLASS  # images per class: all that the seeds of the dial are fine-tuned on
 

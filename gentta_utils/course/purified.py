@@ -1,7 +1,8 @@
 """Images that are purified once, kept in data/cache, and then read by every classifier and every ensemble."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from ..methods.base import Models, source_logits
 from ..methods.purifier import what_changes
 from ..methods.sda import FineTune
 from ..models import zoo
+from ..models.classifier import Classifier
 from ..recipes.aligned import ALIGNER, Data, aligned_classifier, describe, shipped
 from ..streams.scenes import SceneSpec
 from ..streams.stream import stream
@@ -41,9 +43,9 @@ def ours(method: str, ensemble: str = "sum"):
     return purifier(method, **ENSEMBLES[selection()[f"{method}_ensemble"] if ensemble == "chosen" else ensemble])
 
 
-def small_table(name: str, jobs: Iterable[Job]) -> list[Records]:
-    """`tables.table` with coarse logits: these tables have many rows."""
-    return table(name, jobs, kept=lambda r: replace(r, before=coarse(r.before), after=coarse(r.after)))
+def small_table(name: str, jobs: Iterable[Job], logits: Callable = coarse) -> list[Records]:
+    """`tables.table` with coarse logits, or with others made of them: these tables have many rows."""
+    return table(name, jobs, kept=lambda r: replace(r, before=logits(r.before), after=logits(r.after)))
 
 
 def purified(method: str, settings: Settings, spec, classifier: str | None = None, aligner: str = ALIGNER) -> ImageSet:
@@ -77,7 +79,7 @@ def input_job(
     about |= {"aligned": describe(classifier, *tuned)} if tuned else {}
 
     def work() -> Records:
-        second = (shipped(classifier, *tuned) or aligned_classifier(classifier, *tuned)) if tuned else None
+        second = _second(classifier, *tuned) if tuned else None
         if method == "source":
             return run(METHODS[method].configure(Models(second), settings), stream(spec), about=about, batch=100)
         needed = classifier if getattr(settings, "entropy_scale", 0) else None
@@ -87,6 +89,11 @@ def input_job(
         return _with_cost(run(configured, stream(spec), about=about, batch=100), made)
 
     return about, work
+
+
+@lru_cache(maxsize=1)  # it reads one stream after the other
+def _second(classifier: str, data: Data, how: FineTune) -> Classifier:
+    return shipped(classifier, data, how) or aligned_classifier(classifier, data, how)
 
 
 def _with_cost(r: Records, made: ImageSet) -> Records:

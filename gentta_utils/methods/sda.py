@@ -12,6 +12,7 @@ import copy
 import itertools
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..common.devices import autocast
 from ..common.evaluations import Evaluations
 from ..common.progress import progress
 from ..common.types import Number, Probs
@@ -87,6 +89,7 @@ class FineTune(Checked):
     seed: int = 0
     updates: Natural = field(default=0, metadata={"later": True})  # in all, whatever the set; 0: those of the epochs
     frozen_norm: bool = field(default=False, metadata={"later": True})  # batch norm keeps the source's statistics
+    half: bool = field(default=False, metadata={"later": True})  # in bf16 where that is fast, as models are trained
 
     def lr_at(self, epoch: Number) -> float:
         """Learning rate after so many epochs."""
@@ -133,6 +136,7 @@ def fine_tune(classifier: Classifier, images: Any, labels: Tensor, how: FineTune
     else:
         optimizer = torch.optim.AdamW(values, how.lr, weight_decay=how.weight_decay)
     generator = torch.Generator().manual_seed(how.seed)
+    amp = autocast(tuned.mean.device.type) if how.half else nullcontext()
     tuned.network.train()
     if how.frozen_norm:
         for module in tuned.network.modules():
@@ -142,7 +146,9 @@ def fine_tune(classifier: Classifier, images: Any, labels: Tensor, how: FineTune
         for group in optimizer.param_groups:
             group["lr"] = how.lr_at(epoch)
         x = views.augment(images[rows], generator)
-        loss = F.cross_entropy(tuned.network(tuned.normalise(x)).float(), labels[rows].to(tuned.mean.device))
+        with amp:
+            logits = tuned.network(tuned.normalise(x))
+        loss = F.cross_entropy(logits.float(), labels[rows].to(tuned.mean.device))
         if not torch.isfinite(loss):
             raise FloatingPointError(f"fine-tuning diverged in epoch {epoch:.0f}: lower the learning rate ({how.lr:g})")
         optimizer.zero_grad()

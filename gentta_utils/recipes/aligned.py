@@ -50,6 +50,7 @@ BACKBONES = (
     "classifier/convnext-wide",
 )
 ALIGNED = tuple(f"{name}-sda" for name in BACKBONES)  # what `train` can make
+OF_A_PART = ("per_class", "first", "labels")  # what says nothing of the images themselves
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Data(Checked):
     aligner: str = ALIGNER
     labels: Literal["asked", "source", "agreed"] = "asked"  # the class asked for; what the source reads in the image
     # before it is aligned; or the images alone in which it reads what was asked for
+    first: Natural = 0  # images of each class that are left to other sets: sets of the same kind may be disjoint
 
     def describe(self) -> dict:
         """For records and caches; without what has no part in it."""
@@ -73,18 +75,19 @@ class Data(Checked):
             about |= {"synthesis": asdict(self.synthesis), "generator": zoo.fingerprint(self.generator)}
         if self.aligned:
             about |= {"alignment": what_changes(self.alignment), "aligner": zoo.fingerprint(self.aligner)}
-        return about | ({} if self.labels == "asked" else {"labels": self.labels})
+        later = {"labels": self.labels, "first": self.first}
+        return about | {k: v for k, v in later.items() if v not in ("asked", 0)}
 
 
 def images_of(data: Data, source: Classifier | None = None) -> tuple[Tensor, Tensor]:
     """The images (N, 3, S, S) float32 in [0, 1] and labels (N,) of a set, from the cache where they are there.
 
-    Image j K + k is the j-th of class k: a smaller set is the beginning of a larger one. `source` reads them where the
-    labels ask for it."""
-    ids = torch.arange(data.per_class * len(CLASSES))
-    labels = ids % len(CLASSES)
-    raw = raw_images(data).images
-    images = align_images(data, raw).images if data.aligned else raw
+    Image j K + k is the j-th of class k: a smaller set is the beginning of a larger one, and one that has a `first` is
+    the end of one. `source` reads them where the labels ask for it."""
+    whole, left = replace(data, per_class=data.first + data.per_class, first=0), data.first * len(CLASSES)
+    raw = raw_images(whole).images
+    images = (align_images(whole, raw).images if data.aligned else raw)[left:]
+    raw, labels = raw[left:], torch.arange(len(images)) % len(CLASSES)
     if data.labels == "asked":
         return images, labels
     with torch.no_grad():
@@ -99,7 +102,7 @@ def raw_images(data: Data) -> ImageSet:
     if data.kind != "synthetic":
         start = {"real": {}, "own": {"start": 0}}[data.kind]  # the classifiers were fitted on the first scenes
         return ImageSet(ids, labelled_set(data.per_class, **start), 0.0, {})
-    about = {k: v for k, v in replace(data, aligned=False).describe().items() if k not in ("per_class", "labels")}
+    about = {k: v for k, v in replace(data, aligned=False).describe().items() if k not in OF_A_PART}
     denoiser, s = zoo.cached(data.generator), data.synthesis
     return make_images(
         lambda rows: synthesize(denoiser, ids[rows] % K, ids[rows], s),
@@ -109,7 +112,7 @@ def raw_images(data: Data) -> ImageSet:
 
 def align_images(data: Data, images: Tensor) -> ImageSet:
     """The images (N, 3, S, S) of a set through the `align` of test time, with the same settings."""
-    about = {k: v for k, v in data.describe().items() if k not in ("per_class", "labels")}
+    about = {k: v for k, v in data.describe().items() if k not in OF_A_PART}
     denoiser, ids = zoo.cached(data.aligner), torch.arange(len(images))
     return make_images(
         # draws of its own: the ids of test scenes may be the same numbers
@@ -188,6 +191,7 @@ def from_description(name: str, about: dict) -> Classifier:
         synthesis=Synthesis(**content.get("synthesis", {})),
         alignment=sda.Settings(**content.get("alignment", {})),
         labels=content.get("labels", "asked"),
+        first=content.get("first", 0),
         aligner=next((m for m in (ALIGNER, GENERATOR) if zoo.fingerprint(m) == content.get("aligner")), ALIGNER),
     )
     how = FineTune(**about["fine_tune"])

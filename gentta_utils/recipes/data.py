@@ -1,5 +1,7 @@
 """Training scenes, rendered when a recipe first asks for them and kept in the ignored cache."""
 
+from functools import lru_cache
+
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -40,6 +42,7 @@ def training_set(n: int, size: int = 64, split: str = "train") -> tuple[Tensor, 
     return torch.cat([s["images"] for s in shards])[:n], torch.cat([s["labels"] for s in shards])[:n]
 
 
+@lru_cache(maxsize=2)  # it is asked for once by every classifier
 def labelled_set(per_class: int, start: int = 50_000, size: int = 64) -> Tensor:
     """New labelled scenes of the training split, which no classifier was fitted on: (per_class * K, 3, size, size)
     float32 in [0, 1]. Image j K + k is the j-th scene of class k from `start` on; the watermark is where it is in

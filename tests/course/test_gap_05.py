@@ -1,5 +1,7 @@
 """The gap as a dial: its settings, what its rows stand on, the slope and its null on records made by hand."""
 
+import re
+
 import numpy as np
 import pytest
 from test_report_05 import RESNET, SWIN, record, rights
@@ -40,15 +42,24 @@ def test_models_of_dial_b_take_part_once_they_are_here(monkeypatch):
 
 def test_training_sets_differ_in_what_their_name_says_and_get_as_many_updates():
     dial = gap.dials()["t 494"]
-    sets = {row: gap.set_at(dial, **changes) for row, changes in gap.SETS.items()}
+    sets = {row: gap.set_at(dial, **changes) for row, changes in (gap.SETS | gap.MORE).items()}
     assert {s.per_class for s in sets.values()} == {gap.PER_CLASS}
     assert all(s.alignment == dial.alignment for s in sets.values())
-    assert [s.kind for s in sets.values()] == ["synthetic", "synthetic", "real", "own", "synthetic"]
-    assert [s.aligned for s in sets.values()] == [True, False, True, True, True]
-    assert [s.labels for s in sets.values()] == ["asked"] * 4 + ["source"]
+    kinds = {"sda": "synthetic", "own scenes": "own", "unaligned": "synthetic", "real": "real"}
+    assert {k: s.kind for k, s in sets.items()} == kinds | {"read labels": "synthetic"}
+    assert [k for k, s in sets.items() if not s.aligned] == ["unaligned"]
+    assert [k for k, s in sets.items() if s.labels == "source"] == ["read labels"]
     for c in gap.NETWORKS:
-        how = gap.how_at(c)
-        assert (how.updates, how.batch, how.frozen_norm) == (gap.UPDATES, gap.BATCH, True)
+        how = gap.how_at(c, 2)
+        assert (how.updates, how.batch, how.frozen_norm, how.seed) == (gap.UPDATES, gap.BATCH, True, 2)
+
+
+def test_a_seed_moves_the_images_and_the_fine_tuning():
+    dial = gap.dials()["t 494"]
+    parts = [gap.set_at(dial, seed) for seed in gap.SEEDS]
+    assert [(p.first, p.per_class) for p in parts] == [(0, 10), (10, 10), (20, 10)]
+    about = [j[0]["aligned"] for seed in gap.SEEDS for j in gap.tuned_jobs("t 494", dial, gap.gap_specs()[:1], seed)]
+    assert {(a["data"].get("first", 0), a["fine_tune"]["seed"]) for a in about} == {(0, 0), (10, 1), (20, 2)}
 
 
 def test_its_scenes_are_of_no_other_table():
@@ -59,7 +70,8 @@ def test_its_scenes_are_of_no_other_table():
 
 
 def runs_of(recover: dict, gain: dict, source=80, gap_of=20, networks=(RESNET, SWIN)):
-    """Records in which, of 100 scenes each, every setting loses `gap_of`, has so much to recover, and gains so much."""
+    """Records in which, of 100 scenes each, every setting loses `gap_of`, has so much to recover, and gains so much:
+    with the second of two seeds two scenes more than with the first, so that it is their mean."""
     runs = []
     for c in networks:
         for shift in ("clean", "fog"):
@@ -67,16 +79,24 @@ def runs_of(recover: dict, gain: dict, source=80, gap_of=20, networks=(RESNET, S
             runs.append(record("diffpure, t 149", rights(source - 5), shift, c))
             for name in recover:
                 lost = source - gap_of
+                runs += [record(f"{name}, dda, {how}", rights(lost), shift, c) for how in ("alone", "sum")]
                 rows = {
-                    "dda": lost,
-                    "sda": lost + gain[name],
-                    "own scenes": lost + recover[name],
-                    "unaligned": lost - 3,
+                    "sda, alone": lost + gain[name],
+                    "sda, sum": lost + gain[name],
+                    "own scenes, alone": lost + recover[name],
                 }
-                rows |= {"real": lost + 4, "read labels": lost + 1}
-                for row, k in rows.items():
-                    runs += [record(f"{name}, {row}, {how}", rights(k), shift, c) for how in ("alone", "sum")]
-                runs.append(record(f"{name}, sda, as it is", rights(source - 2), shift, c))
+                runs += [
+                    record(f"{name}, {row}, seed {s}", rights(k + by), shift, c)
+                    for row, k in rows.items()
+                    for s, by in ((0, -1), (1, 1))
+                ]
+                once = {
+                    "real, alone": lost + 4,
+                    "unaligned, alone": lost - 3,
+                    "read labels, alone": lost + 1,
+                    "sda, as it is": source - 2,
+                }
+                runs += [record(f"{name}, {row}, seed 0", rights(k), shift, c) for row, k in once.items()]
     return runs
 
 
@@ -87,11 +107,12 @@ def test_differences_are_named_for_what_they_subtract():
     runs = runs_of(RECOVER, {k: v // 2 for k, v in RECOVER.items()})
     found = {k: d.mean for k, d in gap_report.differences(runs, "t 700", RESNET).items()}
     assert found == pytest.approx(
-        {"gap": 20, "recoverable": 16, "SDA - DDA": 8, "in the sum": 8, "aligned - unaligned": 11,
-         "SDA - real aligned": 4, "asked - read labels": 7, "SDA's network, image as it is": -2}
+        {"gap": 20, "recoverable": 16, "SDA - DDA": 8, "in the sum": 8, "aligned - unaligned": 10,
+         "SDA - real aligned": 3, "asked - read labels": 6, "SDA's network, image as it is": -2}
     )  # fmt: skip
+    assert gap_report.differences(runs, "t 700") == gap_report.differences(runs, "t 700", RESNET)  # two networks alike
     text = gap_report.main(runs)
-    assert "control, t 300: SDA - DDA +0.0 [+0.0, +0.0], within two points of 0" in text
+    assert re.search(r"control, t 300: SDA - DDA \+0.0 \[-\S+, \+\S+\], within two points of 0", text)
     assert "t 494 (the paper's start), all: the order: reversed (DiffPure < source" in text
     assert text.count("the first gap of 10 points") == 3
 
@@ -102,7 +123,7 @@ def test_the_two_axes_share_no_scene():
     for r, a, b in zip(runs, one, other, strict=True):
         assert sorted([*a.id, *b.id]) == sorted(r.id)
         assert not set(a.id) & set(b.id)
-    assert len(gap_report.points(runs)) == 10
+    assert len(gap_report.points(runs)) == 5 * 3  # two networks and both together
 
 
 def test_the_slope_is_that_of_the_gain_by_what_is_recoverable():
@@ -124,8 +145,8 @@ def test_the_null_rises_where_ceiling_and_gain_have_nothing_in_common_but_the_so
     for c in (RESNET, SWIN):
         runs.append(record(gap_report.SOURCE, rights(90), "clean", c))
         for name, k in zip(SETTINGS, (70, 60, 50, 30), strict=True):
-            for row, right in {"dda": k, "sda": 74, "own scenes": 80}.items():
-                runs.append(record(f"{name}, {row}, alone", rights(right), "clean", c))
+            for row, right in {"dda, alone": k, "sda, alone, seed 0": 74, "own scenes, alone, seed 0": 80}.items():
+                runs.append(record(f"{name}, {row}", rights(right), "clean", c))
     s = gap_report.slopes(runs)
     assert s["slope"].mean == pytest.approx(1)
     assert s["null"].mean == pytest.approx(1)

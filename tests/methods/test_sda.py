@@ -214,6 +214,18 @@ def test_batch_norm_keeps_the_statistics_of_the_source_when_asked():
     assert not kept.training
 
 
+def test_in_half_precision_the_weights_stay_whole(monkeypatch):
+    """Nearly the same weights, in float32; without fast bf16 the very same."""
+    source, images, labels = make_classifier(), torch.rand(8, 3, 16, 16), torch.arange(8) % 4
+    whole = weights(fine_tune(source, images, labels, FAST))
+    for fast in (True, False):
+        monkeypatch.setattr(sda, "autocast", lambda device, fast=fast: torch.autocast(device, torch.bfloat16, fast))
+        half = weights(fine_tune(source, images, labels, replace(FAST, half=True)))
+        assert same(half, whole) != fast
+        assert [v.dtype for v in half] == [v.dtype for v in whole]
+        torch.testing.assert_close(half, whole, rtol=0.1, atol=0.05)
+
+
 def test_there_has_to_be_an_image():
     with pytest.raises(ValueError, match="no image to fine-tune on"):
         fine_tune(make_classifier(), torch.rand(0, 3, 16, 16), torch.arange(0), FAST)
@@ -248,6 +260,9 @@ def test_labels_are_those_of_the_generation_and_sets_are_nested(models):
     count = dict(models["denoiser/dit"].count)
     smaller, _ = aligned.images_of(replace(DATA, per_class=1))
     assert torch.equal(smaller, images[:10])
+    rest, of = aligned.images_of(replace(DATA, per_class=1, first=1))
+    assert torch.equal(rest, images[10:])
+    assert torch.equal(of, labels[10:])
     unaligned, _ = aligned.images_of(replace(DATA, aligned=False))
     assert torch.equal(unaligned, raw.images)
     assert models["denoiser/dit"].count == count  # all of it was in the cache
@@ -291,7 +306,13 @@ def test_labels_may_be_what_the_source_reads(models):
     agreed, labels = aligned.images_of(replace(DATA, labels="agreed"), source)
     assert torch.equal(agreed, images[read == asked])
     assert torch.equal(labels, asked[read == asked])
+    rest = replace(DATA, per_class=1, first=1)
+    assert torch.equal(aligned.images_of(replace(rest, labels="source"), source)[1], read[10:])
     assert models["denoiser/dit"].count == count
+    about = json.loads(json.dumps(aligned.describe("classifier/resnet", rest, MANY)))
+    assert about["data"]["first"] == 1
+    found = aligned.aligned_classifier("classifier/resnet", rest, MANY)
+    assert same(weights(found), weights(aligned.from_description("classifier/resnet", about)))
     abouts = [
         aligned.describe("classifier/resnet", replace(DATA, labels=v), FAST) for v in ("asked", "source", "agreed")
     ]

@@ -187,9 +187,11 @@ def push_lengths(denoiser, images, ids, levels: tuple[int, ...], s) -> list[list
 
 
 def draw_gap(axes, runs: list[Records]) -> None:
-    """SDA - DDA on the projected image alone against the whole gap, and against what is recoverable: two axes, a mark
-    for each setting and network with both 95% intervals, the control hollow, the paper's range as a band."""
-    slope, colours = gap_report.slopes(runs), dict(zip(distinct(runs, "classifier"), plots.OTHERS, strict=False))
+    """SDA - DDA on the projected image alone against the whole gap, and against what is recoverable: two axes, a pale
+    mark for each setting and network, a dark one with its start for all networks together, with both 95% intervals; the
+    control hollow, the paper's range as a band."""
+    names = distinct(runs, "classifier")
+    slope, colours = gap_report.slopes(runs), {n: f"C{i}" for i, n in enumerate(names)} | {None: plots.BLACK}
     for ax, head in zip(axes, ("gap", "recoverable"), strict=True):
         ax.axhspan(*gap_report.PAPER_GAINS, color="0.85", label="the paper's five networks")
         ax.axhline(0, color="0.3", lw=0.8)
@@ -197,7 +199,10 @@ def draw_gap(axes, runs: list[Records]) -> None:
             x, y = p[head], p["gain"]
             sides = [[[v.mean - v.low], [v.high - v.mean]] for v in (y, x)]
             style = dict(marker="s", mfc="none") if p["kind"] == "control" else dict(marker="o")
-            ax.errorbar(x.mean, y.mean, *sides, color=colours[p["classifier"]], lw=0.8, **style)
+            if p["classifier"]:  # thirty intervals across each other would hide the marks
+                ax.plot(x.mean, y.mean, color=colours[p["classifier"]], ms=3, alpha=0.6, ls="", **style)
+                continue
+            ax.errorbar(x.mean, y.mean, *sides, color=plots.BLACK, lw=0.8, **style)
             at = p["setting"].removeprefix("control, ").removeprefix("t ")
             ax.annotate(at, (x.mean, y.mean), (3, 3), textcoords="offset points", fontsize=6)
         ax.set(xlabel=f"{head}, points", ylabel="SDA - DDA, projected image alone")
@@ -205,7 +210,7 @@ def draw_gap(axes, runs: list[Records]) -> None:
     for name, style, label in (("slope", "-", "dial A"), ("null", ":", "null")):
         axes[1].plot(ends, y + slope[name].mean * (ends - x), style, color="0.3", lw=1, label=label)
     for name, colour in colours.items():
-        axes[0].plot([], [], "o", color=colour, label=report.short(name))
+        axes[0].plot([], [], "o", ms=6 if name is None else 3, color=colour, label=report.short(name))
     axes[0].plot([], [], "s", mfc="none", color="0.3", label="control")
     for ax in axes:
         ax.legend(fontsize=6)

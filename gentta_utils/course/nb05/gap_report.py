@@ -5,15 +5,16 @@ between them they rise together. So one is read on every second scene and the ot
 keeps the source as it is while ceilings and SDA's accuracies are exchanged between the settings of a network."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
 from ...common.text import as_table
 from ...evaluation.records import Records
-from ...evaluation.rows import accuracy, distinct, pick
-from ...evaluation.statistics import Interval
+from ...evaluation.rows import accuracy, distinct, paired, pick
+from ...evaluation.statistics import Interval, paired_interval
 from .gap import PAPER_GAP, clean_gaps, dials, paper_like
-from .report import SOURCE, by_corruption, chain_of, header, minus, order_line, short, shown, verdict
+from .report import SOURCE, by_corruption, header, order_line, short, shown, verdict
 
 DRAWS = 4_000
 PAPER_GAINS = (2.5, 2.9)  # SDA - DDA of five networks on ImageNet-C (Guo et al., 2025, Table 1)
@@ -29,10 +30,29 @@ DIFFERENCES = {  # column -> row and the row that is subtracted, at one setting;
 }
 
 
+def seeds_of(runs: list[Records], row: str) -> dict[int | None, str]:
+    """Seed -> label, of a row that was fine-tuned; {None: row} for one that was not; {} for one that is not there."""
+    there, start = distinct(runs, "label"), f"{row}, seed "
+    found = {int(label.removeprefix(start)): label for label in there if label.startswith(start)}
+    return found or ({None: row} if row in there else {})
+
+
+def apart(runs: list[Records], row: str, other: str, classifier: str | None = None) -> Interval:
+    """Row minus another on the same scenes, pooled over networks, or of one of them, and over the seeds that both have;
+    a row without seeds stands beside each. A scene is resampled with all that was read on it."""
+    one, two = seeds_of(runs, row), seeds_of(runs, other)
+    both = [(label, two.get(s, two.get(None))) for s, label in one.items() if s in two or None in two]
+    parts = [
+        paired(pick(runs, a, c), pick(runs, b, c))
+        for a, b in both
+        for c in ([classifier] if classifier else distinct(runs, "classifier"))
+    ]
+    return paired_interval(*map(np.concatenate, zip(*parts, strict=True)))
+
+
 def settings_of(runs: list[Records], row: str = "sda") -> list[str]:
     """The settings of the dial at which a row was measured, in the order of `dials`."""
-    there = set(distinct(runs, "label"))
-    return [name for name in dials() if f"{name}, {row}, alone" in there]
+    return [name for name in dials() if seeds_of(runs, f"{name}, {row}, alone")]
 
 
 def half(runs: list[Records], which: int) -> list[Records]:
@@ -41,59 +61,61 @@ def half(runs: list[Records], which: int) -> list[Records]:
     return [replace(r, **{name: getattr(r, name)[which::2] for name in columns}) for r in runs]
 
 
-def differences(runs: list[Records], setting: str, classifier: str | None = None) -> dict[str, Interval]:
+def differences(
+    runs: list[Records], setting: str, classifier: str | None = None, heads: tuple = tuple(DIFFERENCES)
+) -> dict[str, Interval]:
     """`DIFFERENCES` at one setting, those whose rows were measured; without a classifier all are pooled."""
-    there, found = set(distinct(runs, "label")), {}
-    for head, pair in DIFFERENCES.items():
-        one, other = (label.format(setting) for label in pair)
-        if {one, other} <= there:
-            found[head] = minus(runs, one, other, classifier)
+    found, here = {}, [r for r in runs if r.about["label"].startswith((f"{setting}, ", SOURCE))]  # of thousands
+    for head in heads:
+        one, other = (row.format(setting) for row in DIFFERENCES[head])
+        if seeds_of(here, one) and seeds_of(here, other):
+            found[head] = apart(here, one, other, classifier)
     return found
 
 
 def points(runs: list[Records]) -> list[dict]:
-    """A point of the figure for each setting with a ceiling and each network: the gap and what is recoverable, of the
-    first half of the scenes, and SDA - DDA, of the other half, as intervals."""
+    """A point of the figure for each setting with a ceiling and each network, then for all of them together (None): the
+    gap and what is recoverable, of the first half of the scenes, and SDA - DDA, of the other half, as intervals."""
     one, other = half(runs, 0), half(runs, 1)
     rows = []
     for name in settings_of(runs):
-        for c in distinct(runs, "classifier"):
+        for c in [*distinct(runs, "classifier"), None]:
             row = {"setting": name, "classifier": c, "kind": dials()[name].kind}
-            row |= {head: differences(one, name, c)[head] for head in ("gap", "recoverable")}
-            rows.append(row | {"gain": differences(other, name, c)["SDA - DDA"]})
+            row |= differences(one, name, c, ("gap", "recoverable"))
+            rows.append(row | {"gain": differences(other, name, c, ("SDA - DDA",))["SDA - DDA"]})
     return rows
 
 
 def slopes(runs: list[Records], seed: int = 0) -> dict:
-    """Over dial A: the slope of SDA - DDA against what is recoverable, with its interval over scenes; the same slope
-    against the gap; of the null its mean and 95% range, and in how many of its draws the slope is as large.
-
-    Networks are too few to resample: the interval holds for these."""
+    """Over dial A: the slope of SDA - DDA against what is recoverable, and against the gap, with intervals that
+    resample networks, each with all its settings, and scenes; of the null its mean and 95% range, and in how many of
+    its draws the slope is as large."""
     names = [name for name in settings_of(runs) if dials()[name].kind == "A"]
     networks = distinct(runs, "classifier")
     if len(names) < 3:
         raise ValueError(f"a slope takes three settings of dial A or more, here are {len(names)}: `measure sda_gap`")
     rng = np.random.default_rng(seed)
     halves = [half(runs, 0), half(runs, 1)]
-    weights = [_weights(sum(map(len, pick(part, SOURCE, networks[0]))), rng) for part in halves]
+    scenes = [_weights(sum(map(len, pick(part, SOURCE, networks[0]))), rng) for part in halves]
+    drawn = _weights(len(networks), rng)  # (1 + DRAWS, C)
 
     def read(which: int, row: str) -> np.ndarray:
-        """Percent right (1 + DRAWS, networks, settings): as measured, then of resampled scenes."""
+        """Percent right (1 + DRAWS, C, P): as measured, then of resampled scenes; the mean over seeds."""
         of = [[_right(halves[which], row.format(name), c) for name in names] for c in networks]  # (C, P, n)
-        return 100 * np.einsum("dn,cpn->dcp", weights[which], np.array(of, float))
+        return 100 * np.einsum("dn,cpn->dcp", scenes[which], np.array(of), optimize=True)
 
     rows = ("{}, dda, alone", "{}, own scenes, alone", "{}, sda, alone")
     (dda, ceiling, _), (dda_, _, sda) = ([read(i, row) for row in rows] for i in (0, 1))
-    slope = _slope(ceiling - dda, sda - dda_)
+    slope = _slope(ceiling - dda, sda - dda_, drawn)
     gap = np.repeat(read(0, SOURCE)[..., :1], len(names), -1) - dda
     null = np.array([
         _slope(*(np.stack([v[0, c, rng.permutation(len(names))] for c in range(len(networks))])[None] - base[:1]
-                 for v, base in ((ceiling, dda), (sda, dda_))))[0]
+                 for v, base in ((ceiling, dda), (sda, dda_))), drawn[:1])[0]
         for _ in range(DRAWS)
     ])  # fmt: skip
     return {
         "slope": _interval(slope),
-        "against the gap": _interval(_slope(gap, sda - dda_)),
+        "against the gap": _interval(_slope(gap, sda - dda_, drawn)),
         "null": Interval(float(null.mean()), *np.percentile(null, [2.5, 97.5]).tolist()),
         "as large": float((null >= slope[0]).mean()),
         "points": len(names) * len(networks),
@@ -112,21 +134,24 @@ def contrast_line(runs: list[Records]) -> str:
 
 
 def _weights(n: int, rng: np.random.Generator) -> np.ndarray:
-    """Shares (1 + DRAWS, n): every scene once, then scenes drawn with replacement."""
+    """Shares (1 + DRAWS, n): each of n once, then n drawn with replacement."""
     return np.concatenate([np.ones((1, n)), rng.multinomial(n, np.full(n, 1 / n), size=DRAWS)]) / n
 
 
-def _right(runs: list[Records], label: str, classifier: str) -> np.ndarray:
-    """(n,) bool over all shifts, in the order of the runs; of every label the same scenes."""
-    mine = sorted(pick(runs, label, classifier), key=lambda r: r.id[0])
-    return np.concatenate([r.right_after for r in mine])
+def _right(runs: list[Records], row: str, classifier: str) -> np.ndarray:
+    """(n,) share of seeds that read each scene rightly, over all shifts; of every row the scenes in one order."""
+    each = [
+        np.concatenate([r.right_after for r in sorted(pick(runs, label, classifier), key=lambda r: r.id[0])])
+        for label in seeds_of(runs, row).values()
+    ]
+    return np.mean(each, 0)
 
 
-def _slope(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Least squares with an intercept, (D,) of x and y (D, networks, settings)."""
-    x, y = (v.reshape(len(v), -1) for v in (x, y))
-    x, y = (v - v.mean(1, keepdims=True) for v in (x, y))
-    return (x * y).sum(1) / np.maximum((x * x).sum(1), 1e-9)
+def _slope(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Least squares with an intercept, (D,) of x and y (D, C, P) with a weight (D, C) for each network."""
+    w = np.broadcast_to(weight[..., None] / x.shape[2], x.shape)
+    x, y = (v - (w * v).sum((1, 2), keepdims=True) for v in (x, y))
+    return (w * x * y).sum((1, 2)) / np.maximum((w * x * x).sum((1, 2)), 1e-9)
 
 
 def _interval(draws: np.ndarray) -> Interval:
@@ -148,7 +173,7 @@ def control_line(runs: list[Records]) -> str:
     """What SDA gains in the control, and whether its interval lies within two points of 0."""
     said = []
     for name in (name for name in settings_of(runs) if dials()[name].kind == "control"):
-        d = differences(runs, name)["SDA - DDA"]
+        d = differences(runs, name, heads=("SDA - DDA",))["SDA - DDA"]
         inside = d.low >= -2 and d.high <= 2
         said.append(f"{name}: SDA - DDA {d}, {'within' if inside else 'not shown to be within'} two points of 0")
     return "; ".join(said) + "."
@@ -157,27 +182,30 @@ def control_line(runs: list[Records]) -> str:
 def order_at(runs: list[Records], setting: str, classifier: str | None = None) -> dict[str, Interval]:
     """The paper's order at a setting, link by link, in the published sum; DiffPure from its published start."""
     chain = {"DiffPure": "diffpure, t 149", "source": SOURCE}
-    return chain_of(runs, chain | {"DDA": f"{setting}, dda, sum", "SDA": f"{setting}, sda, sum"}, classifier)
+    chain |= {"DDA": f"{setting}, dda, sum", "SDA": f"{setting}, sda, sum"}
+    return {f"{a} < {b}": apart(runs, chain[b], chain[a], classifier) for a, b in pairwise(chain)}
 
 
-def table(runs: list[Records]) -> list[dict]:
-    """A row for each setting, all networks pooled, and below it each network."""
+def table(runs: list[Records], each: bool = True) -> list[dict]:
+    """A row for each setting, all networks pooled, and with `each` below it every network."""
     rows = []
     for name in settings_of(runs, "dda"):
-        for c in [None, *distinct(runs, "classifier")]:
+        for c in [None, *(distinct(runs, "classifier") if each else ())]:
             row = {"setting": name, "classifier": short(c), "DDA alone": accuracy(pick(runs, f"{name}, dda, alone", c))}
-            rows.append(row | {head: differences(runs, name, c).get(head) for head in DIFFERENCES})
+            found = differences(runs, name, c)
+            rows.append(row | {head: found.get(head) for head in DIFFERENCES})
     return rows
 
 
-def main(runs: list[Records]) -> str:
-    """The table, the gap of clean scenes, the slope, the control, and the paper's order where it was asked for."""
+def main(runs: list[Records], each: bool = True) -> str:
+    """The table, the gap of clean scenes, the slope, the control, and the paper's order where it was asked for; without
+    `each` of all networks together."""
     gaps = clean_gaps(runs)
-    parts = [header(runs), as_table([shown(row) for row in table(runs)]), ""]
+    parts = [header(runs), as_table([shown(row) for row in table(runs, each)]), ""]
     parts.append("clean scenes alone lose, projected: " + ", ".join(f"{k} {v:+.1f}" for k, v in gaps.items()) + ".")
     parts += [slope_line(runs), control_line(runs)]
     for name in (name for name in paper_like(gaps) if name in settings_of(runs)):
         what = "the paper's start" if name == paper_like(gaps)[0] else f"the first gap of {PAPER_GAP:g} points"
-        for c in [*distinct(runs, "classifier"), None]:
+        for c in [*(distinct(runs, "classifier") if each else ()), None]:
             parts.append(f"- {name} ({what}), {short(c)}: {order_line(order_at(runs, name, c))}.")
     return "\n".join(parts)

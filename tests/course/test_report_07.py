@@ -74,7 +74,23 @@ def test_the_family_counts_intervals_and_what_chance_would_do():
     assert gains[0].tolist() == [100.0, 0.0]
     assert np.isnan(gains[1, 0])
     assert clear.tolist() == [[True, False], [False, False]]
-    assert family([b, b]) == {"intervals": 6, "leave 0 out": 2, "by chance": pytest.approx(0.3)}
+    found = family([b, b])
+    assert (found["intervals"], found["leave 0 out"]) == (6, 2)
+    assert found["by chance"] == pytest.approx(2 * boards.by_chance(20, 20) + 2 * boards.by_chance(20, 10), abs=1e-9)
+
+
+def test_chance_is_near_5_percent_of_many_changes_and_0_of_none():
+    assert boards.by_chance(40, 0) == boards.by_chance(10, 1) == 0
+    assert boards.by_chance(10, 4) == pytest.approx(2 / 2**4)  # all four one way
+    assert boards.by_chance(400, 200) == pytest.approx(0.05, abs=0.02)
+
+
+def test_a_row_of_few_scenes_is_not_ranked():
+    shift, few = ["fog 5"] * 12 + ["snow 5"] * 12, [1] * 9 + [None] * 3 + [1] * 12
+    b = made({"source": [0] * 24, "x": [1] * 24, "few": few, "ceiling": [1] * 24}, shift)
+    assert report.ranked(b) == ("source", "x")
+    assert report.shared(b, b) == ("source", "x")
+    assert [row["row"] for row in report.rank_rows(b)] == ["x", "source"]
 
 
 def test_the_frontier_holds_what_nothing_beats_at_no_more_cost():

@@ -204,8 +204,7 @@ def jobs_of(row: Row, block: str, shift: str, sizes: tuple[int, ...]) -> list[Jo
 def _after(row: Row, model: str, spec: SceneSpec) -> Job:
     """A run on images that another row changed; those are kept for all scenes that it meets."""
     by, source = row.changed_by, model.removesuffix("-sda")
-    sizes = (by.grid if spec.shift in severities.TEST else by.unseen)[:1]
-    (kept,) = consecutive(spec.shift, sizes)
+    kept = consecutive(spec.shift, by.grid if spec.shift in severities.TEST else by.unseen)
     if by.method == "source":
         return then_job("low", None, row_job(row, model, spec), source, spec, kept)
     return then_job(by.method, purifier(by.method), row_job(row, model, spec), source, spec, kept)

@@ -13,7 +13,7 @@ from .experiments import BATCHES, CLEAN_AFTER, LONG, ORDERS
 from .plan import plan
 
 TAIL = 0.1  # of the runs, the worst
-LEAST = 3  # scenes of each corruption that a row must have met to be ranked
+LEAST = 10  # scenes of each corruption that a row must have met to be ranked
 
 
 def boards(runs: list[Records]) -> list[Board]:
@@ -41,7 +41,8 @@ def rows_of(b: Board) -> list[dict]:
                 "ECE": f"{b.calibration_error(row):.1f}",
                 "Brier": f"{b.brier(row):.2f}",
                 "forwards": f"{f.forwards:.0f}",
-                "s/image": f"{f.seconds:.3f}",
+                "CPU s": "" if f.seconds is None else f"{f.seconds:.3f}",
+                "MB": "" if f.memory is None else f"{f.memory}",
                 "needs": ", ".join(name for name, value in (needs | {"its classes": f.classes}).items() if value),
             }
         )
@@ -62,8 +63,14 @@ def grid(runs: list[Records]) -> str:
 def ranked(b: Board) -> tuple[str, ...]:
     """The rows that are ranked: not the ceiling, and none that met fewer than `LEAST` scenes of a corruption, for all
     are compared on the scenes that all of them met."""
-    n = len(set(b.shift))
-    return tuple(row for row in b.rows if row != CEILING and b.met(row).sum() >= LEAST * n)
+    least = {row: min(int(b.met(row)[b.shift == s].sum()) for s in set(b.shift)) for row in b.rows}
+    return tuple(row for row in b.rows if row != CEILING and least[row] >= LEAST)
+
+
+def shared(b: Board, other: Board) -> tuple[str, ...]:
+    """The methods that are ranked in both blocks."""
+    methods, there = guide.candidates(b), ranked(other)
+    return tuple(row for row in ranked(b) if row in methods and row in there)
 
 
 def rank_rows(b: Board) -> list[dict]:
@@ -79,8 +86,8 @@ def family_line(made: list[Board]) -> str:
     """How many intervals there are of a row under a shift, and how many would leave 0 out by chance."""
     f = family(made)
     return (
-        f"Of {f['intervals']} intervals of one row under one corruption, {f['leave 0 out']} leave 0 out; if no row "
-        f"changed anything, about {f['by chance']:.0f} would."
+        f"Of {f['intervals']} intervals of one row under one corruption, {f['leave 0 out']} leave 0 out. If every "
+        f"changed prediction were as likely a loss as a gain, about {f['by chance']:.0f} would."
     )
 
 

@@ -12,7 +12,6 @@ import resource
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 
@@ -29,12 +28,6 @@ N = 8
 UNIT = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, kilobytes elsewhere
 
 
-def job_of(row: plan.Row, block: str, n: int = N, shift: str = "fog"):
-    """The run of a row on n images, which for a row on changed images begins with changing these."""
-    before = row.changed_by and replace(row.changed_by, grid=(n,))
-    return plan.jobs_of(replace(row, grid=(n,), changed_by=before), block, shift, (n,))[0]
-
-
 def measured(row: plan.Row, block: str) -> tuple[float, float]:
     """CPU seconds per image, and the peak of this process in MB."""
     torch.set_num_threads(1)
@@ -42,7 +35,7 @@ def measured(row: plan.Row, block: str) -> tuple[float, float]:
         purified.CACHE = generated.CACHE = Path(folder)
         for shift, n in (("snow", 1), ("fog", N)):
             stream(plan.spec_of(shift, 0, n))  # rendered before the clock runs
-            _, work = job_of(row, block, n, shift)
+            _, work = plan.small_job(row, block, n, shift)
             start = time.process_time()
             work()
             seconds = (time.process_time() - start) / n
@@ -65,7 +58,7 @@ def main() -> None:
     known, source = dict(board.row_costs()), {}
     for row in plan.plan():
         for block in row.networks if not blocks else [b for b in blocks if b in row.networks]:
-            key, mine = fingerprint(job_of(row, block)[0]), known.setdefault(block, {})
+            key, mine = fingerprint(plan.small_job(row, block)[0]), known.setdefault(block, {})
             if mine.get(row.row, {}).get("job") == key:
                 continue
             if block not in source:

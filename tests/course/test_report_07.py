@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gentta_utils.course.nb07 import board as boards
-from gentta_utils.course.nb07 import cost, guide, report
+from gentta_utils.course.nb07 import cost, guide, report, says
 from gentta_utils.course.nb07.board import Board, Facts, board, family, forwards, frontier, heat, ranks
 from gentta_utils.evaluation.records import Records
 
@@ -101,10 +101,12 @@ def test_the_frontier_holds_what_nothing_beats_at_no_more_cost():
 def test_a_row_with_few_scenes_is_placed_by_its_paired_gain():
     b = made({"source": [0, 0, 1, 1], "x": [None, None, 1, 1]})
     assert cost.points_of(b)["x"] == (1.0, 50.0)  # not 100: its two scenes are the source's easy ones
-    assert [line["frontier"] for line in cost.beside(b)] == [True, False]
 
 
 def test_published_costs_count_what_the_papers_do():
+    b = made({"source": [0], "MEMO": [1]}, facts={"MEMO": Facts(97.0)})
+    (line,) = cost.beside([b])
+    assert (line["row"], line["here"], line["published"], line["times"]) == ("MEMO", "97", "193", "2.0")
     assert cost.published()["Diffusion-TTA"] == 3 * 900 + 3 * 60
     assert cost.gpu_hours()["reader"] > cost.gpu_hours()["DDA"] > cost.gpu_hours()["TENT"] > 0
 
@@ -186,6 +188,14 @@ def test_regret_against_the_overall_best_row():
     assert found["guide minus always"].mean == pytest.approx(25.0)
     assert found["scenes"] == 2 * N
     assert set(guide.candidates(known, known)) == set(rows)
+
+
+def test_what_the_guide_is_worth_is_said_of_each_situation():
+    b = two_kinds()
+    text = says.of_regret([(b, b)], NOISE)
+    assert "single images, up to 5 forwards: no difference" in text
+    assert "batches, any forwards: better, +25.0 [" in text
+    assert "In 1 of 6 situations the guide and the overall best row differ: 1 clearly better, 0 clearly worse" in text
 
 
 def test_noise_is_found_by_the_widest_gap():

@@ -228,7 +228,7 @@ def heat(b: Board) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
 
 
 def family(boards: list[Board]) -> dict[str, Number]:
-    """Of all intervals of one row under one shift: how many there are, how many leave 0 out, and how many would do so by
+    """Of all intervals of one row under one shift: how many there are, how many leave 0 out, and how many would by
     chance if no row helped or harmed: each changed prediction as likely wrong before as after.
 
     That is more than 5% where a few scenes decide: of four changes all go one way once in eight times."""

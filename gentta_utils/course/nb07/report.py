@@ -113,9 +113,9 @@ def of_streams(runs: list[Records]) -> list[tuple[str, str, list[Records]]]:
     """Row, classifier and records of each row with a state."""
     found = []
     for row in plan():
-        for model in row.networks.values() if row.stream else ():
+        for model in row.networks.values():
             mine = [r for r in runs if r.about["classifier"] == model and _base(r.about["label"]) == row.label]
-            found += [(row.row, model, mine)] if mine else []
+            found += [(row.row, model, mine)] if mine and row.stream else []
     return found
 
 
@@ -140,12 +140,14 @@ def positions(r: Records, edges=(0, 10, 30, 100, 300, 1000)) -> dict[str, float]
 
 
 def streams(runs: list[Records]) -> str:
-    """Gain over the source in each order; then by batch size, by number of images, and on clean scenes afterwards."""
+    """Gain over the source in each order, with how many images the stream of one corruption has; then by batch size, by
+    number of images, and on clean scenes afterwards."""
     orders, sizes, curves = [], [], []
     for row, model, mine in of_streams(runs):
         head = {"row": row, "classifier": model.split("/")[-1]}
         label = next(r.label for r in plan() if r.row == row)
         found = by_order(mine, label)
+        head["images"] = max(map(len, found["iid"]), default="")
         line = {o: str(_pooled(v)) if v else "" for o, v in found.items()}
         every = [r for v in found.values() for r in v]
         worst = {"runs": len(every), "worst tenth": f"{tail(every):.1f}"}

@@ -5,9 +5,11 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
+import torch
 
 from ..common.cache import ImageSet, fingerprint, make_images
 from ..common.paths import CACHE
+from ..common.types import Index
 from ..common.validate import frozen
 from ..diffusion.reverse import Settings
 from ..evaluation.chosen import purifier, selection
@@ -102,14 +104,25 @@ def _with_cost(r: Records, made: ImageSet) -> Records:
     return replace(r, seconds=r.seconds + np.float32(made.seconds), nfe=nfe)
 
 
-def then_job(change: str, changed_by: Settings | None, then: Job, source: str, spec: SceneSpec, kept: SceneSpec) -> Job:
+def _joined(parts: list[ImageSet], ids: Index) -> ImageSet:
+    """The images of these ids, from parts that hold them, with what they cost on average."""
+    by_id = {i: image for part in parts for i, image in part.by_id().items()}
+    share = [torch.isin(ids, part.ids).float().mean().item() for part in parts]
+    nfe = {kind: sum(w * part.nfe[kind] for w, part in zip(share, parts, strict=True)) for kind in parts[0].nfe}
+    seconds = sum(w * part.seconds for w, part in zip(share, parts, strict=True))
+    return ImageSet(ids, torch.stack([by_id[i] for i in ids.tolist()]), seconds, nfe)
+
+
+def then_job(
+    change: str, changed_by: Settings | None, then: Job, source: str, spec: SceneSpec, kept: Iterable[SceneSpec]
+) -> Job:
     """Another method's run, on images that were purified first.
 
     Args:
         change: the method that purifies, with its settings; or "low" for the low view, without any.
         then: the run to make on them, of a job for the same scenes as they come.
         source: the classifier whose answers to these, as they come, are the record's `before`.
-        kept: the scenes whose purified images are kept, of which `spec` are the first.
+        kept: parts of scenes whose purified images are kept, those of `spec` among them.
 
     The record's label and costs are of both together."""
     about = then[0] | {"purified": {"by": change, "source": f"{source} {zoo.fingerprint(source)}"}}
@@ -122,10 +135,11 @@ def then_job(change: str, changed_by: Settings | None, then: Job, source: str, s
         if changed_by is None:
             made = ImageSet(s.ids, view_of(s.images, change), 0.0, {})
         else:
-            made = purified(change, changed_by, kept)
+            shared = [k for k in kept if k.start < spec.start + spec.n and spec.start < k.start + k.n]
+            made = _joined([purified(change, changed_by, part) for part in shared], s.ids)
         both = models(about["classifier"], about.get("denoiser", DIT) if "denoiser" in about["models"] else None)
         configured = METHODS[about["method"]].configure(both, settings(**frozen(about["settings"])))
-        r = run(configured, replace(s, images=made.images[: len(s)]), about=about, **about["how"])
+        r = run(configured, replace(s, images=made.images), about=about, **about["how"])
         before = source_logits(models(source, None), s.images)
         return _with_cost(replace(r, before=before.numpy()), made)
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 import yaml
 
-from gentta_utils.common.cache import fingerprint
+from gentta_utils.common.cache import ImageSet, fingerprint
+from gentta_utils.course import purified as purifying
 from gentta_utils.course import trials
-from gentta_utils.course.nb07 import choose, experiments, plan
+from gentta_utils.course.nb07 import board, choose, experiments, plan
 from gentta_utils.evaluation.tables import missing_jobs
 from gentta_utils.methods import METHODS
 from gentta_utils.streams.scenes import SceneSpec
@@ -79,6 +80,45 @@ def test_a_row_on_changed_images_says_by_what():
         "tent", plan.settings_of(row, "classifier/vit"), "classifier/vit", plan.spec_of("fog", 0, 40), "x"
     )
     assert fingerprint(about | {"label": "x"}) != fingerprint(plain[0])
+
+
+def test_changed_images_come_from_the_parts_that_hold_them(monkeypatch):
+    """A row on purified scenes may be extended: each image is its own, whatever part it was kept in."""
+    (row,) = (r for r in plan.plan() if r.row == "DDA, then TENT")
+    row, made = replace(row, grid=(3,), changed_by=replace(row.changed_by, grid=(2, 2, 2))), []
+
+    def purified(method, settings, spec):
+        made.append(spec.n)
+        s = spec.load()
+        return ImageSet(s.ids, s.images.flip(-1), float(len(made)), {"denoiser fwd": 2.0})
+
+    monkeypatch.setattr(purifying, "purified", purified)
+    ((_, work),) = plan.jobs_of(row, "resnet", "fog", (3,))
+    r, s = work(), plan.spec_of("fog", 0, 3).load()
+    assert made == [2, 2]  # the third part is not needed
+    assert r.id.tolist() == s.ids.tolist()
+    assert r.nfe["denoiser fwd"] == pytest.approx(2.0)
+    assert r.seconds.mean() > (2 * 1 + 1 * 2) / 3
+    tent = METHODS["tent"].configure(trials.models("classifier/resnet"), plan.settings_of(row, "classifier/resnet"))
+    np.testing.assert_allclose(r.after, tent.adapt(s.images.flip(-1), s.ids).logits.numpy(), atol=1e-3)
+
+
+def test_streams_may_be_longer_for_some_classifiers():
+    row = next(r for r in plan.plan() if r.row == "TENT")
+    short = replace(row, stream={"resnet": 7})
+    assert [short.stream_for(m) for m in row.networks.values()] == [7, 0, 0]
+    assert replace(row, stream=3).stream_for("classifier/vit") == 3
+    sizes = {m: {a["stream"]["n"] for a, _ in experiments.stream_jobs(short, m)} for m in row.networks.values()}
+    assert 7 in sizes["classifier/resnet"]
+
+
+def test_costs_of_rows_are_those_of_the_plan():
+    """What was measured of a row alone is of the settings and networks that it has today."""
+    jobs = {(b, row.row): plan.small_job(row, b)[0] for row in plan.plan() for b in row.networks}
+    for block, rows in board.row_costs().items():
+        for row, cost in rows.items():
+            assert cost["seconds"] > 0
+            assert cost["job"] == fingerprint(jobs[block, row]), f"run `python bench/rows.py {block}`"
 
 
 def test_a_line_of_the_plan_that_is_wrong_is_named(monkeypatch, tmp_path):

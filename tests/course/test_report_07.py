@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gentta_utils.course.nb07 import board as boards
-from gentta_utils.course.nb07 import cost, guide, report
+from gentta_utils.course.nb07 import cost, guide, report, says
 from gentta_utils.course.nb07.board import Board, Facts, board, family, forwards, frontier, heat, ranks
 from gentta_utils.evaluation.records import Records
 
@@ -74,7 +74,23 @@ def test_the_family_counts_intervals_and_what_chance_would_do():
     assert gains[0].tolist() == [100.0, 0.0]
     assert np.isnan(gains[1, 0])
     assert clear.tolist() == [[True, False], [False, False]]
-    assert family([b, b]) == {"intervals": 6, "leave 0 out": 2, "by chance": pytest.approx(0.3)}
+    found = family([b, b])
+    assert (found["intervals"], found["leave 0 out"]) == (6, 2)
+    assert found["by chance"] == pytest.approx(2 * boards.by_chance(20, 20) + 2 * boards.by_chance(20, 10), abs=1e-9)
+
+
+def test_chance_is_near_5_percent_of_many_changes_and_0_of_none():
+    assert boards.by_chance(40, 0) == boards.by_chance(10, 1) == 0
+    assert boards.by_chance(10, 4) == pytest.approx(2 / 2**4)  # all four one way
+    assert boards.by_chance(400, 200) == pytest.approx(0.05, abs=0.02)
+
+
+def test_a_row_of_few_scenes_is_not_ranked():
+    shift, few = ["fog 5"] * 12 + ["snow 5"] * 12, [1] * 9 + [None] * 3 + [1] * 12
+    b = made({"source": [0] * 24, "x": [1] * 24, "few": few, "ceiling": [1] * 24}, shift)
+    assert report.ranked(b) == ("source", "x")
+    assert report.shared(b, b) == ("source", "x")
+    assert [row["row"] for row in report.rank_rows(b)] == ["x", "source"]
 
 
 def test_the_frontier_holds_what_nothing_beats_at_no_more_cost():
@@ -85,10 +101,12 @@ def test_the_frontier_holds_what_nothing_beats_at_no_more_cost():
 def test_a_row_with_few_scenes_is_placed_by_its_paired_gain():
     b = made({"source": [0, 0, 1, 1], "x": [None, None, 1, 1]})
     assert cost.points_of(b)["x"] == (1.0, 50.0)  # not 100: its two scenes are the source's easy ones
-    assert [line["frontier"] for line in cost.beside(b)] == [True, False]
 
 
 def test_published_costs_count_what_the_papers_do():
+    b = made({"source": [0], "MEMO": [1]}, facts={"MEMO": Facts(97.0)})
+    (line,) = cost.beside([b])
+    assert (line["row"], line["here"], line["published"], line["times"]) == ("MEMO", "97", "193", "2.0")
     assert cost.published()["Diffusion-TTA"] == 3 * 900 + 3 * 60
     assert cost.gpu_hours()["reader"] > cost.gpu_hours()["DDA"] > cost.gpu_hours()["TENT"] > 0
 
@@ -170,6 +188,14 @@ def test_regret_against_the_overall_best_row():
     assert found["guide minus always"].mean == pytest.approx(25.0)
     assert found["scenes"] == 2 * N
     assert set(guide.candidates(known, known)) == set(rows)
+
+
+def test_what_the_guide_is_worth_is_said_of_each_situation():
+    b = two_kinds()
+    text = says.of_regret([(b, b)], NOISE)
+    assert "single images, up to 5 forwards: no difference" in text
+    assert "batches, any forwards: better, +25.0 [" in text
+    assert "In 1 of 6 situations the guide and the overall best row differ: 1 clearly better, 0 clearly worse" in text
 
 
 def test_noise_is_found_by_the_widest_gap():

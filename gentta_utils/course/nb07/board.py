@@ -6,12 +6,14 @@ scenes that both met, in pairs.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from scipy.special import log_softmax, logsumexp, softmax
-from scipy.stats import rankdata
+from scipy.stats import binom, rankdata
 
+from ...common.files import read_json
+from ...common.paths import DATA
 from ...common.types import Number
 from ...evaluation.records import Records
 from ...evaluation.rows import shift_of
@@ -21,6 +23,7 @@ from ..side_by_side import ensemble_temperature
 from .plan import Row, plan
 
 BLOCKS = {"resnet": "ResNet", "vit": "ViT", "clip": "larger CLIP", "mae": "masked autoencoder's ViT"}
+COSTS = DATA / "row_costs.json"  # by block and row, measured by bench/rows.py, each row in a process of its own
 DRAWS = 2_000  # of the bootstrap: a page shows hundreds of intervals
 SOURCE, CEILING, ENSEMBLE, READER = "source", "ceiling", "ensemble", "reader"
 
@@ -31,13 +34,16 @@ class Facts:
 
     Attributes:
         forwards: evaluations of all networks per image, one with a backward pass counted as three.
-        seconds: per image. batch, order, source, denoiser, classes: whether it needs a batch of test images, a state
-            carried through a stream, something trained on the source or its generator before, a diffusion model, and
-            of it that it was trained with the classes.
+        seconds: of one CPU thread, per image. memory: MB above the source's, with 8 images at once. Both are None where
+            they were not measured.
+        batch, order, source, denoiser, classes: whether it needs a batch of test images, a state carried through a
+            stream, something trained on the source or its generator before, a diffusion model, and of it that it was
+            trained with the classes.
     """
 
     forwards: float
-    seconds: float
+    seconds: float | None = None
+    memory: int | None = None
     batch: bool = False
     order: bool = False
     source: bool = False
@@ -128,6 +134,12 @@ def forwards(nfe: Mapping[str, Number]) -> float:
     return float(sum(n * (3 if kind.endswith("fwd+bwd") else 1) for kind, n in nfe.items()))
 
 
+@lru_cache
+def row_costs() -> dict[str, dict[str, dict]]:
+    """Block -> row -> {"seconds", "memory_mb", "job"}, as bench/rows.py measured them."""
+    return read_json(COSTS, "run `git checkout -- data/row_costs.json`") if COSTS.is_file() else {}
+
+
 def facts_of(row: Row, runs: list[Records], block: str) -> Facts:
     """What the records of a row and the needs that its method declares say of it."""
     about, needs = runs[0].about, METHODS[row.method].NEEDS
@@ -136,10 +148,12 @@ def facts_of(row: Row, runs: list[Records], block: str) -> Facts:
     purifier = "unconditional/" in str(about.get("denoiser", "")) or "denoiser" in about.get("purified", {})
     own = "denoiser" in about["models"]
     usual = {b: m for r in plan() if r.row == SOURCE for b, m in r.networks.items()}.get(block)
+    spent = row_costs().get(block, {}).get(row.row, {})
     trained = row.networks[block] != usual and row.method != "diffusion_classifier"
     return Facts(
         mean([forwards(r.nfe) for r in runs]),
-        mean([r.seconds.mean() for r in runs]),
+        spent.get("seconds"),
+        spent.get("memory_mb"),
         batch=needs.batch_statistics or (row.method == "tent" and block == "resnet"),
         order=row.online,
         source=trained or "aligned" in about or row.method == "ttt_mae",
@@ -222,11 +236,32 @@ def heat(b: Board) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
 
 
 def family(boards: list[Board]) -> dict[str, Number]:
-    """Of all intervals of one row under one shift: how many there are, how many leave 0 out, and how many of 95% would
-    do so by chance if no row changed anything."""
+    """Of all intervals of one row under one shift: how many there are, how many leave 0 out, and how many would by
+    chance if no row helped or harmed: each changed prediction as likely wrong before as after.
+
+    That is more than 5% where a few scenes decide: of four changes all go one way once in eight times."""
+    sizes: list[tuple[int, int]] = []
+    for b in boards:
+        for here in map(b.at, ([shift] for shift in dict.fromkeys(b.shift))):
+            for row in b.rows:
+                both = here.met(row, SOURCE)
+                if row != SOURCE and both.any():
+                    sizes.append((int(both.sum()), int((here.right(row) != here.right(SOURCE))[both].sum())))
     clear = [c[~np.isnan(g)] for _, _, g, c in map(heat, boards)]
-    n = sum(map(len, clear))
-    return {"intervals": n, "leave 0 out": int(sum(map(np.sum, clear))), "by chance": 0.05 * n}
+    chance = sum(by_chance(*size) for size in sizes)
+    return {"intervals": len(sizes), "leave 0 out": int(sum(map(np.sum, clear))), "by chance": chance}
+
+
+@lru_cache(maxsize=4096)
+def by_chance(n: int, changed: int, draws: int = DRAWS) -> float:
+    """The chance that a 95% bootstrap interval of n scenes leaves 0 out, `changed` of which went from right to wrong or
+    back, either way equally likely."""
+    rng, found = np.random.default_rng(0), 0.0
+    for up in range(changed // 2 + 1, changed + 1):  # the other half mirrors it
+        drawn = rng.multinomial(n, [up / n, (changed - up) / n, 1 - changed / n], draws)
+        if np.percentile(drawn[:, 0] - drawn[:, 1], 2.5) > 0:
+            found += 2 * float(binom.pmf(up, changed, 0.5))
+    return found
 
 
 def frontier(points: dict[str, tuple[Number, Number]]) -> list[str]:

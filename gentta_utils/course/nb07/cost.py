@@ -4,7 +4,7 @@ Forward equivalents: evaluations of all networks per image, one with a backward 
 costs about two forward ones). The networks differ in size; the counts do not.
 """
 
-from .board import Board, forwards, frontier
+from .board import Board, forwards
 
 # Per image, as published (docs/methods has a card for each), 1,000 classes: evaluations by network
 PUBLISHED = {
@@ -40,15 +40,14 @@ def published() -> dict[str, float]:
     return {row: forwards(nfe) for row, nfe in PUBLISHED.items()}
 
 
-def beside(b: Board) -> list[dict]:
-    """One line for each row: forward equivalents here and as published, accuracy, whether it lies on the frontier.
-
-    Rows met different scenes: their accuracy is the source's over all scenes plus their paired gain."""
-    points, papers = points_of(b), published()
-    best = frontier(points)
+def beside(boards: list[Board]) -> list[dict]:
+    """One line for each method whose paper states its cost: forward equivalents per image here, as published, and how
+    many times that is; of the first of these boards that has the row."""
+    here = {row: b.facts[row].forwards for b in reversed(boards) for row in b.rows}
     return [
-        {"row": row, "forwards": cost, "published": papers.get(row), "accuracy": accuracy, "frontier": row in best}
-        for row, (cost, accuracy) in points.items()
+        {"row": row, "here": f"{here[row]:,.0f}", "published": f"{cost:,.0f}", "times": f"{cost / here[row]:,.1f}"}
+        for row, cost in published().items()
+        if row in here
     ]
 
 

@@ -102,15 +102,15 @@ def specs_of(order: str, n: int) -> list[SceneSpec | tuple[SceneSpec, ...]]:
 def stream_jobs(row: Row, model: str) -> Iterator[Job]:
     """A row with a state in every order, each with three seeds; at three batch sizes; in one long stream; and on clean
     scenes afterwards. A row that takes long meets the usual order alone."""
-    orders = ORDERS if row.seconds <= 0.1 else ORDERS[:1]
+    orders, n = ORDERS if row.seconds <= 0.1 else ORDERS[:1], row.stream_for(model)
     for order in orders:
-        for spec in specs_of(order, row.stream):
+        for spec in specs_of(order, n):
             for seed in SEEDS:
                 yield row_job(row, model, spec, order=order, order_seed=seed)
     if len(orders) == 1:
         return
     for batch in BATCHES:
-        for spec in specs_of("iid", row.stream):
+        for spec in specs_of("iid", n):
             yield row_job(row, model, spec, f"{row.label}, batch {batch}", batch=batch, order_seed=0)
     if row.seconds <= 0.01:
         long = specs_of("mixed", LONG)[0]
@@ -120,7 +120,7 @@ def stream_jobs(row: Row, model: str) -> Iterator[Job]:
 
 def clean_after_job(row: Row, model: str) -> Job:
     """Clean scenes after the 15 corruptions, the state as those left it: has the source been forgotten?"""
-    (before,), clean = specs_of("continual", row.stream), SceneSpec(100, split="test", start=CLEAN)
+    (before,), clean = specs_of("continual", row.stream_for(model)), SceneSpec(100, split="test", start=CLEAN)
     about, _ = row_job(row, model, clean, CLEAN_AFTER + row.label, reset="never", order_seed=0)
     first = row_job(row, model, before, order="continual", order_seed=0)[0]
     about["after_stream"] = first["stream"]
@@ -142,7 +142,7 @@ def streams() -> list[Records]:
 
 def all_streams() -> list[Job]:
     """The jobs of `streams`, those on the same scenes one after the other, so that these are rendered once."""
-    rows = [(row, row.networks[block]) for row in plan() if row.stream for block in row.networks]
+    rows = [(row, model) for row in plan() for model in row.networks.values() if row.stream_for(model)]
     jobs = unique(j for row, model in rows for j in stream_jobs(row, model))
 
     def scenes(j: Job) -> list[tuple]:

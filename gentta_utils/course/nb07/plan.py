@@ -1,7 +1,7 @@
 """Which row meets which scenes: data/grid.yaml read, and turned into jobs."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import accumulate
 
@@ -51,7 +51,7 @@ class Row:
     settings: dict | None = None
     unseen: tuple[int, ...] = ()
     natural: tuple[int, ...] = ()
-    stream: int = 0
+    stream: int | dict[str, int] = 0
     after: str = ""
     denoiser: str | None = None
     seconds: float = 0.0
@@ -61,6 +61,12 @@ class Row:
     def online(self) -> bool:
         """Whether its state is carried from batch to batch, with the chosen settings."""
         return METHODS[self.method].NEEDS.online or self.label.endswith(" online")
+
+    def stream_for(self, model: str) -> int:
+        """Scenes of each corruption in the streams of one of its models."""
+        if isinstance(self.stream, int):
+            return self.stream
+        return max((self.stream.get(block, 0) for block, name in self.networks.items() if name == model), default=0)
 
 
 @lru_cache
@@ -204,11 +210,16 @@ def jobs_of(row: Row, block: str, shift: str, sizes: tuple[int, ...]) -> list[Jo
 def _after(row: Row, model: str, spec: SceneSpec) -> Job:
     """A run on images that another row changed; those are kept for all scenes that it meets."""
     by, source = row.changed_by, model.removesuffix("-sda")
-    sizes = (by.grid if spec.shift in severities.TEST else by.unseen)[:1]
-    (kept,) = consecutive(spec.shift, sizes)
+    kept = consecutive(spec.shift, by.grid if spec.shift in severities.TEST else by.unseen)
     if by.method == "source":
         return then_job("low", None, row_job(row, model, spec), source, spec, kept)
     return then_job(by.method, purifier(by.method), row_job(row, model, spec), source, spec, kept)
+
+
+def small_job(row: Row, block: str, n: int = 8, shift: str = "fog") -> Job:
+    """The run of a row on n images alone; of a row on changed images with changing these."""
+    before = row.changed_by and replace(row.changed_by, grid=(n,))
+    return jobs_of(replace(row, grid=(n,), changed_by=before), block, shift, (n,))[0]
 
 
 def unique(jobs: Iterable[Job]) -> list[Job]:

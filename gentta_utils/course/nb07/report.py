@@ -13,7 +13,7 @@ from .experiments import BATCHES, CLEAN_AFTER, LONG, ORDERS
 from .plan import plan
 
 TAIL = 0.1  # of the runs, the worst
-LEAST = 3  # scenes of each corruption that a row must have met to be ranked
+LEAST = 10  # scenes of each corruption that a row must have met to be ranked
 
 
 def boards(runs: list[Records]) -> list[Board]:
@@ -41,7 +41,8 @@ def rows_of(b: Board) -> list[dict]:
                 "ECE": f"{b.calibration_error(row):.1f}",
                 "Brier": f"{b.brier(row):.2f}",
                 "forwards": f"{f.forwards:.0f}",
-                "s/image": f"{f.seconds:.3f}",
+                "CPU s": "" if f.seconds is None else f"{f.seconds:.3f}",
+                "MB": "" if f.memory is None else f"{f.memory}",
                 "needs": ", ".join(name for name, value in (needs | {"its classes": f.classes}).items() if value),
             }
         )
@@ -62,8 +63,14 @@ def grid(runs: list[Records]) -> str:
 def ranked(b: Board) -> tuple[str, ...]:
     """The rows that are ranked: not the ceiling, and none that met fewer than `LEAST` scenes of a corruption, for all
     are compared on the scenes that all of them met."""
-    n = len(set(b.shift))
-    return tuple(row for row in b.rows if row != CEILING and b.met(row).sum() >= LEAST * n)
+    least = {row: min(int(b.met(row)[b.shift == s].sum()) for s in set(b.shift)) for row in b.rows}
+    return tuple(row for row in b.rows if row != CEILING and least[row] >= LEAST)
+
+
+def shared(b: Board, other: Board) -> tuple[str, ...]:
+    """The methods that are ranked in both blocks."""
+    methods, there = guide.candidates(b), ranked(other)
+    return tuple(row for row in ranked(b) if row in methods and row in there)
 
 
 def rank_rows(b: Board) -> list[dict]:
@@ -79,8 +86,8 @@ def family_line(made: list[Board]) -> str:
     """How many intervals there are of a row under a shift, and how many would leave 0 out by chance."""
     f = family(made)
     return (
-        f"Of {f['intervals']} intervals of one row under one corruption, {f['leave 0 out']} leave 0 out; if no row "
-        f"changed anything, about {f['by chance']:.0f} would."
+        f"Of {f['intervals']} intervals of one row under one corruption, {f['leave 0 out']} leave 0 out. If every "
+        f"changed prediction were as likely a loss as a gain, about {f['by chance']:.0f} would."
     )
 
 
@@ -106,9 +113,9 @@ def of_streams(runs: list[Records]) -> list[tuple[str, str, list[Records]]]:
     """Row, classifier and records of each row with a state."""
     found = []
     for row in plan():
-        for model in row.networks.values() if row.stream else ():
+        for model in row.networks.values():
             mine = [r for r in runs if r.about["classifier"] == model and _base(r.about["label"]) == row.label]
-            found += [(row.row, model, mine)] if mine else []
+            found += [(row.row, model, mine)] if mine and row.stream else []
     return found
 
 
@@ -133,12 +140,14 @@ def positions(r: Records, edges=(0, 10, 30, 100, 300, 1000)) -> dict[str, float]
 
 
 def streams(runs: list[Records]) -> str:
-    """Gain over the source in each order; then by batch size, by number of images, and on clean scenes afterwards."""
+    """Gain over the source in each order, with how many images the stream of one corruption has; then by batch size, by
+    number of images, and on clean scenes afterwards."""
     orders, sizes, curves = [], [], []
     for row, model, mine in of_streams(runs):
         head = {"row": row, "classifier": model.split("/")[-1]}
         label = next(r.label for r in plan() if r.row == row)
         found = by_order(mine, label)
+        head["images"] = max(map(len, found["iid"]), default="")
         line = {o: str(_pooled(v)) if v else "" for o, v in found.items()}
         every = [r for v in found.values() for r in v]
         worst = {"runs": len(every), "worst tenth": f"{tail(every):.1f}"}

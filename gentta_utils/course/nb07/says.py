@@ -124,12 +124,24 @@ def of_streams(runs: list[Records]) -> str:
     return "\n".join(lines)
 
 
-def of_regret(known: Board, new: Board, kind_of: dict[str, str]) -> str:
-    """Whether following the guide beats always taking the overall best row, on shifts that nothing was chosen on."""
-    rows, lines = guide.candidates(known, new), []
-    for s in guide.SITUATIONS:
-        if s.kind == guide.KINDS[0]:
-            d = guide.regret(known, new, rows, kind_of, s)["guide minus always"]
-            said = "better" if d.low > 0 else "worse" if d.high < 0 else "undecided"
-            lines.append(f"{'batches' if s.batch else 'single images'}, {s.budget} forwards: {said}, {d}")
-    return f"**{BLOCKS[known.block]}**, the guide minus always the same row: {'; '.join(lines)}."
+def of_regret(pairs: list[tuple[Board, Board]], kind_of: dict[str, str]) -> str:
+    """Whether following the guide beats always taking the overall best row, on shifts that nothing was chosen on, for
+    each classifier (its boards of the grid and of those shifts); and how many of these intervals chance would move."""
+    paragraphs, all_of = [], []
+    for known, new in pairs:
+        rows, lines = guide.candidates(known, new), []
+        for s in guide.SITUATIONS:
+            if s.kind == guide.KINDS[0]:
+                d = guide.regret(known, new, rows, kind_of, s)["guide minus always"]
+                said = "better" if d.low > 0 else "worse" if d.high < 0 else "undecided"
+                said = "no difference" if d.low == d.high == 0 else f"{said}, {d}"
+                lines.append(f"{'batches' if s.batch else 'single images'}, {s.budget} forwards: {said}")
+                all_of.append(d)
+        paragraphs.append(f"**{BLOCKS[known.block]}**, the guide minus always the same row: {'; '.join(lines)}.")
+    differ = [d for d in all_of if d.low != d.high]
+    better, worse = sum(d.low > 0 for d in differ), sum(d.high < 0 for d in differ)
+    paragraphs.append(
+        f"In {len(differ)} of {len(all_of)} situations the guide and the overall best row differ: {better} clearly "
+        f"better, {worse} clearly worse; about {0.05 * len(differ):.1f} intervals would leave 0 out by chance."
+    )
+    return "\n\n".join(paragraphs)

@@ -2,7 +2,7 @@
 
 from ..display import plain
 from ..side_by_side import compared
-from . import choose, exercises, experiments, figures, report, rivals, trust, when_it_helps  # noqa: F401
+from . import choose, exercises, experiments, figures, report, rivals, streams, trust, when_it_helps  # noqa: F401
 
 TABLES = {  # name -> (measure it, show its records)
     "select": (choose.select, plain),
@@ -15,8 +15,13 @@ TABLES = {  # name -> (measure it, show its records)
     "select_rivals": (choose.select_rivals, plain),
     "natural": (rivals.natural, compared),
     "online": (rivals.online, compared),
+    "select_streams": (streams.select_streams, plain),
+    "streams": (streams.streams, streams.contributions),
+    "select_one_by_one": (streams.select_one_by_one, plain),
+    "one_by_one": (streams.one_by_one, streams.online_rows),
     "rivals": (rivals.rivals, compared),
     "select_dit": (experiments.select_dit, plain),
+    "information": (rivals.information, rivals.same_labels),
     "ablations": (experiments.ablations, report.ablations),
     "severity": (experiments.severity, report.severities),
     "common_draws": (experiments.common_draws, plain),

@@ -9,7 +9,7 @@ import torch
 import gentta_utils  # noqa: F401
 from gentta_utils.common import cache
 from gentta_utils.course import side_by_side, trials
-from gentta_utils.course.nb02 import choose, experiments, report, streams, trust, when_it_helps
+from gentta_utils.course.nb02 import choose, experiments, one_by_one, report, streams, trust, when_it_helps
 from gentta_utils.evaluation import records, tables
 from gentta_utils.methods import diffusion_tta, source
 from gentta_utils.models import lora
@@ -190,7 +190,7 @@ def test_a_row_of_a_stream_is_compared_on_its_own_scenes():
 def test_the_carried_state_is_scored_before_it_sees_an_image():
     states = np.repeat([1, 0], 100)  # wrong for a hundred images, then right
     r = record("online", after=np.zeros(200, int), before=states)
-    assert streams.carried([r, r]) == [0.0, 100.0]
+    assert one_by_one.carried([r, r]) == [0.0, 100.0]
 
 
 def test_stored_labels_are_printed_in_words():

@@ -2,7 +2,7 @@
 
 from ..display import plain
 from ..side_by_side import compared
-from . import choose, exercises, experiments, figures, report, rivals, streams, trust, when_it_helps  # noqa: F401
+from . import choose, exercises, experiments, figures, one_by_one, report, rivals, streams, trust, when_it_helps  # noqa: F401
 
 TABLES = {  # name -> (measure it, show its records)
     "select": (choose.select, plain),
@@ -17,8 +17,8 @@ TABLES = {  # name -> (measure it, show its records)
     "online": (rivals.online, compared),
     "select_streams": (streams.select_streams, plain),
     "streams": (streams.streams, streams.contributions),
-    "select_one_by_one": (streams.select_one_by_one, plain),
-    "one_by_one": (streams.one_by_one, streams.online_rows),
+    "select_one_by_one": (one_by_one.select_one_by_one, plain),
+    "one_by_one": (one_by_one.one_by_one, one_by_one.online_rows),
     "rivals": (rivals.rivals, compared),
     "select_dit": (experiments.select_dit, plain),
     "information": (rivals.information, rivals.same_labels),

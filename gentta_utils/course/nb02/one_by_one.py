@@ -30,10 +30,10 @@ SHARES = {
     ("norm", 5): (0.01, 0.03),
 }
 ALONE = (1.0, 3.0, 10.0)  # for one update from the source
-CORRUPTIONS, FEW = 2, 100  # of a choice: validation corruptions, scenes under each
-STREAM = 500  # scenes under each corruption
-OTHERS = {"classifier/vit": 200, "classifier/convnext": 200}  # network -> scenes of it
-REPEATED = 100  # scenes under each corruption, in each of these orders with each of these seeds of draws
+CORRUPTIONS, FEW = 2, 60  # of a choice: validation corruptions, scenes under each
+STREAM = 300  # scenes under each corruption
+OTHERS = {"classifier/vit": 100, "classifier/convnext": 100}  # network -> scenes of it
+REPEATED = 60  # scenes under each corruption, in each of these orders with each of these seeds of draws
 ORDERS = SEEDS = (0, 1, 2)
 LAST = 20  # scenes of a stream on which the chosen episodic settings run too
 ONLINE, EPISODIC, WHOLE = "online", "episodic", "episodic, 96 evaluations"
@@ -84,8 +84,8 @@ def chosen_step(kind: str, classifier: str = RESNET) -> diffusion_tta.Settings:
 
 
 def one_by_one() -> list[Records]:
-    """The ResNet on 500 scenes under each corruption, ViT and ConvNeXt on 200: source, online, and episodic
-    with one update; the first hundred again, in three orders with three seeds; the chosen episodic settings on the last
+    """The ResNet on 300 scenes under each corruption, ViT and ConvNeXt on 100: source, online, and episodic
+    with one update; the first sixty again, in three orders with three seeds; the chosen episodic settings on the last
     twenty."""
     jobs = []
     for classifier, n in {RESNET: STREAM, **OTHERS}.items():

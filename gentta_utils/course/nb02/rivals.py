@@ -11,9 +11,9 @@ from ...evaluation.statistics import protocol_line
 from ...evaluation.tables import results, table
 from ...methods import bn_adapt, tta_averaging
 from ...streams.scenes import SceneSpec
-from ...world.severities import TEST
 from ..trials import CLASSIFIERS, ONLINE, clean_spec, effect_jobs, method_job, reader_jobs, small_grid, source_jobs
 from .choose import MAE, choose_rates
+from .frontier import fifteen
 
 
 def natural() -> list[Records]:
@@ -63,9 +63,8 @@ SAME_LABELS = "classifier/resnet-60000"  # made on demand; it saw the diffusion 
 
 def information() -> list[Records]:
     """A ResNet with labels and resolution of the diffusion model, on the scenes of `backbones` and clean ones."""
-    specs = [SceneSpec(40, name, 5, "test", 40 * i) for i, name in enumerate(TEST)]
-    specs += [SceneSpec(60, name, 5, "test", 27_000 + 60 * i) for i, name in enumerate(TEST)]
-    return table("information", source_jobs([*specs, clean_spec()], (SAME_LABELS,)))
+    first, more = fifteen()
+    return table("information", source_jobs([*first, *more, clean_spec()], (SAME_LABELS,)))
 
 
 def same_labels(runs: list[Records]) -> str:

@@ -21,7 +21,7 @@ PRUNED = "reader, pruned"
 OURS = ("diffusion_tta/full", "diffusion_tta/low")
 
 
-def fifteen() -> tuple[list[SceneSpec], list[SceneSpec]]:
+def corruption_specs() -> tuple[list[SceneSpec], list[SceneSpec]]:
     """The fifteen corruptions at severity 5: the 40 scenes of `test` under each, and the 60 more of `backbones`."""
     first = [SceneSpec(40, name, 5, "test", 40 * i) for i, name in enumerate(TEST)]
     return first, [SceneSpec(60, name, 5, "test", 27_000 + 60 * i) for i, name in enumerate(TEST)]
@@ -29,7 +29,7 @@ def fifteen() -> tuple[list[SceneSpec], list[SceneSpec]]:
 
 def frontier() -> list[Records]:
     """The ResNet and what helps it, from one forward pass per image to 480; those of `test` and `backbones` again."""
-    (first, more), window = fifteen(), chosen_window()
+    (first, more), window = corruption_specs(), chosen_window()
     jobs = effect_jobs([*first, *more], (RESNET,))
     for row, settings, label in (
         ("bn_adapt", bn_adapt.Settings(), "BN-adapt"),

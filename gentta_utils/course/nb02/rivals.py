@@ -13,7 +13,7 @@ from ...methods import bn_adapt, tta_averaging
 from ...streams.scenes import SceneSpec
 from ..trials import CLASSIFIERS, ONLINE, clean_spec, effect_jobs, method_job, reader_jobs, small_grid, source_jobs
 from .choose import MAE, choose_rates
-from .frontier import fifteen
+from .frontier import corruption_specs
 
 
 def natural() -> list[Records]:
@@ -63,7 +63,7 @@ SAME_LABELS = "classifier/resnet-60000"  # made on demand; it saw the diffusion 
 
 def information() -> list[Records]:
     """A ResNet with labels and resolution of the diffusion model, on the scenes of `backbones` and clean ones."""
-    first, more = fifteen()
+    first, more = corruption_specs()
     return table("information", source_jobs([*first, *more, clean_spec()], (SAME_LABELS,)))
 
 

@@ -217,8 +217,8 @@ def test_a_backward_pass_costs_two_forward_ones():
 
 
 def test_the_carried_state_is_scored_before_it_sees_an_image():
-    states = np.repeat([1, 0], 100)  # wrong for a hundred images, then right
-    r = record("online", after=np.zeros(200, int), before=states)
+    states = np.repeat([1, 0], one_by_one.BLOCK)  # wrong for a block of images, then right
+    r = record("online", after=np.zeros(len(states), int), before=states)
     assert one_by_one.carried([r, r]) == [0.0, 100.0]
 
 

@@ -1,7 +1,7 @@
 """What each forward pass buys: batch statistics, filter, reader and Diffusion-TTA by cost, on the fifteen corruptions.
 
-Cheap rows meet the 1,500 scenes of `backbones`, the others the 600 of `test` among them; two rows are compared on the
-scenes of the first.
+Readers meet the 600 scenes of `test`, the other rows 900 more of `backbones`; two rows are compared on the scenes of the
+first.
 """
 
 from ...common.text import as_table
@@ -36,8 +36,8 @@ def frontier() -> list[Records]:
         ("tent", rival("tent", RESNET), "tent"),
     ):
         jobs += [method_job(row, settings, RESNET, s, label, batch=50) for s in (*first, *more)]
-    for pairs, specs in ((1, [*first, *more]), (3, [*first, *more]), (9, first), (48, first)):
-        jobs += reader_jobs(specs, pairs, window)
+    for pairs in (1, 3, 9, 48):
+        jobs += reader_jobs(first, pairs, window)
     staged = diffusion_classifier.Settings(pairs=STAGES[-1][0], window=window, stages=STAGES)
     parts = [SceneSpec(n, s.shift, s.severity, s.split, s.start + at) for s in first for n, at in ((10, 0), (30, 10))]
     jobs += [job("diffusion_classifier", staged, RESNET, s, PRUNED, batch=25) for s in parts]

@@ -30,11 +30,12 @@ SHARES = {
     ("norm", 5): (0.01, 0.03),
 }
 ALONE = (1.0, 3.0, 10.0)  # for one update from the source
-CORRUPTIONS, FEW = 2, 60  # of a choice: validation corruptions, scenes under each
-STREAM = 300  # scenes under each corruption
-OTHERS = {"classifier/vit": 100, "classifier/convnext": 100}  # network -> scenes of it
-REPEATED = 60  # scenes under each corruption, in each of these orders with each of these seeds of draws
+CORRUPTIONS, FEW = 2, 50  # of a choice: validation corruptions, scenes under each
+STREAM = 200  # scenes under each corruption
+OTHERS = {"classifier/vit": 50, "classifier/convnext": 50}  # network -> scenes of it
+REPEATED = 40  # scenes under each corruption, in each of these orders with each of these seeds of draws
 ORDERS = SEEDS = (0, 1, 2)
+BLOCK = 50  # images of a stream, over which the carried state's accuracy is averaged
 LAST = 20  # scenes of a stream on which the chosen episodic settings run too
 ONLINE, EPISODIC, WHOLE = "online", "episodic", "episodic, 96 evaluations"
 
@@ -84,8 +85,8 @@ def chosen_step(kind: str, classifier: str = RESNET) -> diffusion_tta.Settings:
 
 
 def one_by_one() -> list[Records]:
-    """The ResNet on 300 scenes under each corruption, ViT and ConvNeXt on 100: source, online, and episodic
-    with one update; the first sixty again, in three orders with three seeds; the chosen episodic settings on the last
+    """The ResNet on 200 scenes under each corruption, ViT and ConvNeXt on 50: source, online, and episodic
+    with one update; the first forty again, in three orders with three seeds; the chosen episodic settings on the last
     twenty."""
     jobs = []
     for classifier, n in {RESNET: STREAM, **OTHERS}.items():
@@ -106,7 +107,7 @@ def one_by_one() -> list[Records]:
 def online_rows(runs: list[Records]) -> str:
     """For each network accuracy and paired difference to the source of each row, on the scenes that it met; online
     minus episodic and the verdict on the published shape; the accuracy of the carried state before each update, by
-    hundreds of images; and how far orders and seeds differ."""
+    blocks of images; and how far orders and seeds differ."""
     parts, rows = [], []
     for classifier in distinct(runs, "classifier"):
         mine = pick(runs, classifier=classifier)
@@ -117,7 +118,7 @@ def online_rows(runs: list[Records]) -> str:
         difference, states = common(online, alone), ", ".join(f"{v:.1f}" for v in carried(online))
         parts.append(
             f"{name}: online minus episodic {difference}; the published shape, online above episodic: "
-            f"{verdict(difference)}. The carried state before each update, by hundreds of images: {states}"
+            f"{verdict(difference)}. The carried state before each update, by {BLOCK} images: {states}"
         )
     again = {k: accuracy(pick(runs, k)) for k in distinct(runs, "label") if k.startswith(f"{ONLINE}, order")}
     values = list(again.values())
@@ -136,7 +137,7 @@ def _row(name: str, label: str, mine: list[Records], source: list[Records]) -> d
     return row | {"minus source": "" if label == "source/full" else str(common(mine, source))}
 
 
-def carried(runs: list[Records], block: int = 100) -> list[float]:
+def carried(runs: list[Records], block: int = BLOCK) -> list[float]:
     """Percent right of the carried state before it has seen an image, by blocks of images along the streams."""
     right_of = np.stack([r.right_before[: len(r) // block * block].reshape(-1, block).mean(1) for r in runs])
     return (100 * right_of.mean(0)).tolist()

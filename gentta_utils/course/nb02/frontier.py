@@ -1,7 +1,7 @@
 """What each forward pass buys: batch statistics, filter, reader and Diffusion-TTA by cost, on the fifteen corruptions.
 
-Readers meet the 600 scenes of `test`, the other rows 900 more of `backbones`; two rows are compared on the scenes of the
-first.
+Readers meet the 600 scenes of `test`, the other rows 900 more of `backbones`; two rows are compared on the scenes of
+the first.
 """
 
 from ...common.text import as_table

@@ -26,7 +26,7 @@ def answer() -> list[dict]:
 
 
 def backbones() -> list[dict]:
-    """Diffusion-TTA of four classifiers, on both views; below them a ResNet that knows what the diffusion model knows."""
+    """Diffusion-TTA of four classifiers, on both views, and a ResNet with the labels of the diffusion model."""
     runs, lines = results("backbones"), []
     for name in distinct(runs, "classifier"):
         of = lambda label, name=name: pick(runs, label, name)  # noqa: E731

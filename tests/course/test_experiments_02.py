@@ -10,8 +10,8 @@ import gentta_utils  # noqa: F401
 from gentta_utils.common import cache
 from gentta_utils.course import side_by_side, trials
 from gentta_utils.course.nb02 import choose, experiments, frontier, one_by_one, report, streams, trust, when_it_helps
-from gentta_utils.evaluation import evaluate, records, tables
-from gentta_utils.methods import cotta, diffusion_tta, source
+from gentta_utils.evaluation import records, tables
+from gentta_utils.methods import diffusion_tta, source
 from gentta_utils.models import lora
 from gentta_utils.streams.scenes import SceneSpec
 from gentta_utils.streams.stream import stream
@@ -185,21 +185,6 @@ def test_a_row_of_a_stream_is_compared_on_its_own_scenes():
     assert streams.common([one], [other]).mean == 50.0  # the first two scenes alone
     with pytest.raises(ValueError, match="did not meet 1 scenes"):
         streams.common([other], [one])
-
-
-def test_a_teacher_that_never_moves_learns_nothing():
-    """The twin of CoTTA: whatever its student does, the answers are those of the views."""
-    spec, used = SceneSpec(8, "fog", 5, "select", 50_000), trials.models(streams.RESNET, None)
-    shown = [
-        cotta.Settings(lr=lr, teacher_momentum=m, views=2, threshold=1.0)
-        for lr, m in ((1e-3, 1.0), (1e-2, 1.0), (1e-2, 0.0))
-    ]
-    still, other, moved = (
-        evaluate.run(cotta.configure(used, s), stream(spec), reset="per_shift", batch=4).after for s in shown
-    )
-    assert np.array_equal(still, other)
-    assert np.array_equal(still[:4], moved[:4])  # before the first update
-    assert not np.array_equal(still[4:], moved[4:])
 
 
 @pytest.mark.parametrize("method", streams.GRIDS)

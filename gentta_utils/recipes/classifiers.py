@@ -142,7 +142,8 @@ def make_loss(recipe: ClassifierRecipe, device: str = "cpu"):
             other = which < len(views)
             x = torch.where(other[:, None, None, None], views[which.clamp_max(len(views) - 1), rows], x)
         x = augment(x.float() / 127.5 - 1, generator).to(device)
-        x = low_pass(x) if recipe.seen_as == "low" else x
+        if recipe.seen_as == "low":
+            x = low_pass(x).contiguous(memory_format=torch.channels_last)  # in which bf16 takes a third less time
         return F.cross_entropy(model(x).float(), labels[rows].to(device))
 
     return loss_of

@@ -25,7 +25,7 @@ from ..trials import CLASSIFIERS, SMALL, coarse, job, right, source_jobs
 RESNET = CLASSIFIERS[0]
 SIZES = (1, 10, 50, 200)  # images of a batch, for every row
 LONG = 1000  # scenes under each corruption
-SHORTER = {1: 20, 10: 50, 50: 100, 200: 200}  # batch size -> scenes that CoTTA and TEA meet
+SHORTER = {1: 20, 10: 50, 50: 100, 200: 200}  # batch size -> scenes under each that CoTTA and TEA meet
 
 LR = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 GRIDS = {  # method -> its candidates, the published ones among them; TENT is chosen for each batch size
@@ -37,8 +37,8 @@ GRIDS = {  # method -> its candidates, the published ones among them; TENT is ch
     ],
     "tea": [tea.Settings(lr=lr) for lr in LR],
 }
-MET = {"tent": (4, 300), "cotta": (2, 100), "tea": (2, 100)}  # validation corruptions, and scenes under each
-BATCH = 10  # in which CoTTA and TEA are chosen
+CHOSEN_ON = {1: 50, 10: 100, 50: 200, 200: 400}  # batch size -> scenes under each validation corruption
+BATCH, CORRUPTIONS = 10, 2  # in which CoTTA and TEA are chosen, and on how many of these
 VIEWS = "cotta views"  # CoTTA whose teacher never moves
 TWINS = {"tent": "bn_adapt", "tea": "bn_adapt", "cotta": VIEWS}  # row -> what it is without its update
 ORDER = ("bn_adapt", "tent", "tea", VIEWS, "cotta")
@@ -50,8 +50,8 @@ def long_specs(n: int = LONG, start: int = 40_000) -> list[SceneSpec]:
 
 
 def select_specs(n: int, corruptions: int = len(VALIDATION)) -> list[SceneSpec]:
-    """The first n of 300 selection scenes under each of the first validation corruptions."""
-    return [SceneSpec(n, name, 5, "select", 50_000 + 300 * i) for i, name in enumerate(VALIDATION[:corruptions])]
+    """The first n of 400 selection scenes under each of the first validation corruptions."""
+    return [SceneSpec(n, name, 5, "select", 50_000 + 400 * i) for i, name in enumerate(VALIDATION[:corruptions])]
 
 
 def named(settings) -> str:
@@ -79,11 +79,12 @@ def select_streams() -> list[Records]:
     """Every candidate on streams of the validation corruptions; `chosen_for` reads what did best."""
     jobs = []
     for method, grid in GRIDS.items():
-        corruptions, n = MET[method]
-        for size in SIZES if method == "tent" else (BATCH,):
+        cheap = method == "tent"
+        for size in SIZES if cheap else (BATCH,):
+            specs = select_specs(CHOSEN_ON[size], len(VALIDATION) if cheap else CORRUPTIONS)
             for settings in grid:
                 label = f"{method} batch {size}, {named(settings)}"
-                jobs += [stream_job(method, settings, s, size, label) for s in select_specs(n, corruptions)]
+                jobs += [stream_job(method, settings, s, size, label) for s in specs]
     return light_table("select_streams", jobs)
 
 

@@ -2,7 +2,19 @@
 
 from ..display import plain
 from ..side_by_side import compared
-from . import choose, exercises, experiments, figures, report, rivals, trust, when_it_helps  # noqa: F401
+from . import (  # noqa: F401
+    choose,
+    exercises,
+    experiments,
+    figures,
+    frontier,
+    one_by_one,
+    report,
+    rivals,
+    streams,
+    trust,
+    when_it_helps,
+)
 
 TABLES = {  # name -> (measure it, show its records)
     "select": (choose.select, plain),
@@ -15,8 +27,14 @@ TABLES = {  # name -> (measure it, show its records)
     "select_rivals": (choose.select_rivals, plain),
     "natural": (rivals.natural, compared),
     "online": (rivals.online, compared),
+    "select_streams": (streams.select_streams, plain),
+    "streams": (streams.streams, streams.contributions),
+    "select_one_by_one": (one_by_one.select_one_by_one, plain),
+    "one_by_one": (one_by_one.one_by_one, one_by_one.online_rows),
     "rivals": (rivals.rivals, compared),
     "select_dit": (experiments.select_dit, plain),
+    "frontier": (frontier.frontier, frontier.by_cost),
+    "information": (rivals.information, rivals.same_labels),
     "ablations": (experiments.ablations, report.ablations),
     "severity": (experiments.severity, report.severities),
     "common_draws": (experiments.common_draws, plain),

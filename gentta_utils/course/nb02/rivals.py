@@ -3,14 +3,17 @@
 Every rate and what else a rival leaves open at this size is chosen by `select_rivals` on the validation corruptions.
 """
 
+from ...common.text import as_table
 from ...evaluation.chosen import chosen_window, rival, tuned
 from ...evaluation.records import Records
-from ...evaluation.rows import accuracy, distinct, pick, versus
-from ...evaluation.tables import table
+from ...evaluation.rows import accuracy, distinct, is_clean, pick, versus
+from ...evaluation.statistics import protocol_line
+from ...evaluation.tables import results, table
 from ...methods import bn_adapt, tta_averaging
 from ...streams.scenes import SceneSpec
 from ..trials import CLASSIFIERS, ONLINE, clean_spec, effect_jobs, method_job, reader_jobs, small_grid, source_jobs
 from .choose import MAE, choose_rates
+from .frontier import corruption_specs
 
 
 def natural() -> list[Records]:
@@ -39,7 +42,7 @@ def online() -> list[Records]:
 def rivals() -> list[Records]:
     """What one would try on a ResNet for a single image, on the small grid: at most 96 evaluations of the diffusion
     model per image, the Diffusion Classifier at five times as many beside it; TTT-MAE on its own network, with 16 masks
-    where 128 are published. Beside them the statistics of a batch of 50."""
+    where 128 are published. Beside them the statistics of a batch of 50; what learns from a stream is in `streams`."""
     specs, resnet = small_grid(), CLASSIFIERS[0]
     choose_rates((MAE,))
     prepared = ("classifier/resnet-augmix", "classifier/resnet-ceiling")
@@ -53,6 +56,38 @@ def rivals() -> list[Records]:
     for row, settings in {"ttt_mae": rival("ttt_mae", MAE), "diffusion_tta": tuned(MAE)}.items():
         jobs += [method_job(row, settings, MAE, s, f"{row} (mae)") for s in specs]
     return table("rivals", jobs)
+
+
+SAME_LABELS = "classifier/resnet-60000"  # made on demand; it saw the diffusion model's scenes, on the low view
+
+
+def information() -> list[Records]:
+    """A ResNet with labels and resolution of the diffusion model, on the scenes of `backbones` and clean ones."""
+    first, more = corruption_specs()
+    return table("information", source_jobs([*first, *more, clean_spec()], (SAME_LABELS,)))
+
+
+def same_labels(runs: list[Records]) -> str:
+    """What labels alone buy: that ResNet on the low view, beside the ResNet with 1,500 labels, adapted or not, on the
+    scenes of `backbones`, and beside the reader on those that it met; paired differences to the first."""
+    first = [r for r in pick(runs, "source/low") if not is_clean(r)]
+    others = {f"ResNet, {label}": pick(results("backbones"), label, CLASSIFIERS[0]) for label in ADAPTED}
+    rows = [
+        {"row": "ResNet, same 60,000 labels, low view", "n": sum(map(len, first)), "right": f"{accuracy(first):.1f}"}
+    ]
+    for name, mine in others.items():
+        rows.append({"row": name, "n": sum(map(len, mine)), "right": f"{accuracy(mine):.1f}"})
+        rows[-1]["same labels minus it"] = str(versus(first, mine))
+    reader = [r for r in results("test") if r.about["method"] == "diffusion_classifier"]
+    met = {int(i) for r in reader for i in r.id}
+    gap = versus([r for r in first if set(r.id.tolist()) <= met], reader)
+    rows.append({"row": "the reader, 480 evaluations", "n": len(met), "right": f"{accuracy(reader):.1f}"})
+    rows[-1]["same labels minus it"] = str(gap)
+    clean = accuracy([r for r in pick(runs, "source/low") if is_clean(r)])
+    return f"{protocol_line(first)}\n{as_table(rows)}\n\nclean scenes, low view: {clean:.1f}"
+
+
+ADAPTED = ("source/full", "source/low", "diffusion_tta/full", "diffusion_tta/low")
 
 
 def against(runs: list[Records], ours: str = "diffusion_tta/full") -> list[dict]:

@@ -1,0 +1,143 @@
+"""Diffusion-TTA online as published: one update per image, the state carried on through the stream of a shift.
+
+The five corruptions of the paper's table at severity 5. What is adapted, how often and how far is chosen for the ResNet
+on streams of two validation corruptions; the other networks take its choice, each with its own rate by the rule.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from ...common.text import as_table
+from ...common.validate import frozen
+from ...evaluation.chosen import tuned
+from ...evaluation.records import Records
+from ...evaluation.rows import accuracy, distinct, pick
+from ...evaluation.statistics import protocol_line
+from ...evaluation.tables import Job
+from ...methods import diffusion_tta
+from ..side_by_side import verdict
+from ..trials import SMALL, job, source_jobs
+from .choose import chosen_rate
+from .streams import RESNET, best_of, common, light_table, long_specs, named, select_specs, stream_job
+
+PAIRS = 8  # of an update
+# of the rate that the rule gives for one update; (what is adapted, updates per image) -> candidates
+SHARES = {
+    ("all", 1): (0.003, 0.01, 0.03, 0.1),
+    ("norm", 1): (0.01, 0.03, 0.1, 0.3),
+    ("all", 5): (0.003, 0.01),
+    ("norm", 5): (0.01, 0.03),
+}
+ALONE = (1.0, 3.0, 10.0)  # for one update from the source
+CORRUPTIONS, FEW = 2, 50  # of a choice: validation corruptions, scenes under each
+STREAM = 200  # scenes under each corruption
+OTHERS = {"classifier/vit": 50, "classifier/convnext": 50}  # network -> scenes of it
+REPEATED = 40  # scenes under each corruption, in each of these orders with each of these seeds of draws
+ORDERS = SEEDS = (0, 1, 2)
+BLOCK = 50  # images of a stream, over which the carried state's accuracy is averaged
+LAST = 20  # scenes of a stream on which the chosen episodic settings run too
+ONLINE, EPISODIC, WHOLE = "online", "episodic", "episodic, 96 evaluations"
+
+
+def stepped(classifier: str, param_set: str, updates: int, share: float, online: bool) -> diffusion_tta.Settings:
+    """So many updates of 8 pairs at a share of the rate that the rule gives for this network and these parameters."""
+    by_rule = chosen_rate(classifier, dict(updates=1, pairs=PAIRS, param_set=param_set))
+    return replace(by_rule, updates=updates, online=online, lr=float(f"{share * by_rule.lr:.3g}"))
+
+
+def candidates() -> dict[str, diffusion_tta.Settings]:
+    """Label -> settings for the ResNet, online and, with as many evaluations as one update has, episodic."""
+    found = {}
+    for (param_set, updates), shares in SHARES.items():
+        for share in shares:
+            settings = stepped(RESNET, param_set, updates, share, online=True)
+            found[f"{ONLINE}, {param_set}, {updates} x {PAIRS}, {named(settings)}, share {share:g}"] = settings
+    for share in ALONE:
+        settings = stepped(RESNET, "all", 1, share, online=False)
+        found[f"{EPISODIC}, {named(settings)}, share {share:g}"] = settings
+    return found
+
+
+def met(classifier: str, settings: diffusion_tta.Settings, spec, label: str, **how) -> Job:
+    """A run online, image by image, or episodic, many at once."""
+    if settings.online:
+        return stream_job("diffusion_tta", settings, spec, 1, label, classifier, **how)
+    return job("diffusion_tta", settings, classifier, spec, label, batch=20)
+
+
+def select_one_by_one() -> list[Records]:
+    """Parameters, updates and rate online, and the rate of one update from the source, on streams of validation
+    corruptions; `chosen_step` reads what did best."""
+    specs = select_specs(FEW, CORRUPTIONS)
+    return light_table("select_one_by_one", [met(RESNET, s, at, k) for k, s in candidates().items() for at in specs])
+
+
+def chosen_step(kind: str, classifier: str = RESNET) -> diffusion_tta.Settings:
+    """The settings of "online" or "episodic" that did best for the ResNet; for another network the same share of the
+    rate that the rule gives for it. Raises as `results`."""
+    best = best_of("select_one_by_one", f"{kind},")
+    settings = diffusion_tta.Settings(**frozen(best.about["settings"]))
+    if classifier == RESNET:
+        return settings
+    share = float(best.about["label"].rpartition(" ")[2])
+    return stepped(classifier, settings.param_set, settings.updates, share, settings.online)
+
+
+def one_by_one() -> list[Records]:
+    """The ResNet on 200 scenes under each corruption, ViT and ConvNeXt on 50: source, online, and episodic
+    with one update; the first forty again, in three orders with three seeds; the chosen episodic settings on the last
+    twenty."""
+    jobs = []
+    for classifier, n in {RESNET: STREAM, **OTHERS}.items():
+        for spec in long_specs(n):
+            jobs += source_jobs([spec], (classifier,))[:1]
+            jobs += [met(classifier, chosen_step(kind, classifier), spec, kind) for kind in (ONLINE, EPISODIC)]
+    online = chosen_step(ONLINE)
+    for spec in long_specs(REPEATED):
+        for order in ORDERS:
+            for seed in SEEDS:
+                label = f"{ONLINE}, order {order}, seed {seed}"
+                jobs.append(met(RESNET, replace(online, seed=seed), spec, label, order_seed=order))
+    for spec in long_specs(STREAM):
+        jobs.append(met(RESNET, tuned(RESNET), replace(spec, n=LAST, start=spec.start + STREAM - LAST), WHOLE))
+    return light_table("one_by_one", jobs)
+
+
+def online_rows(runs: list[Records]) -> str:
+    """For each network accuracy and paired difference to the source of each row, on the scenes that it met; online
+    minus episodic and the verdict on the published shape; the accuracy of the carried state before each update, by
+    blocks of images; and how far orders and seeds differ."""
+    parts, rows = [], []
+    for classifier in distinct(runs, "classifier"):
+        mine = pick(runs, classifier=classifier)
+        name = classifier.split("/")[1]
+        for label in (k for k in ("source/full", ONLINE, EPISODIC, WHOLE) if pick(mine, k)):
+            rows.append(_row(name, label, pick(mine, label), pick(mine, "source/full")))
+        online, alone = pick(mine, ONLINE), pick(mine, EPISODIC)
+        difference, states = common(online, alone), ", ".join(f"{v:.1f}" for v in carried(online))
+        parts.append(
+            f"{name}: online minus episodic {difference}; the published shape, online above episodic: "
+            f"{verdict(difference)}. The carried state before each update, by {BLOCK} images: {states}"
+        )
+    again = {k: accuracy(pick(runs, k)) for k in distinct(runs, "label") if k.startswith(f"{ONLINE}, order")}
+    values = list(again.values())
+    parts.append(
+        f"The first {REPEATED} scenes of each in {len(ORDERS)} orders with {len(SEEDS)} seeds of draws: "
+        f"{np.mean(values):.1f} right on average, from {min(values):.1f} to {max(values):.1f}"
+    )
+    met_by = protocol_line([r for r in runs if r.about["method"] != "source"])
+    return "\n".join([met_by, as_table(rows), "", *parts])
+
+
+def _row(name: str, label: str, mine: list[Records], source: list[Records]) -> dict:
+    mine = sorted(mine, key=lambda r: SMALL.index(r.about["stream"]["shift"]))
+    row = {"network": name, "row": label, "n": sum(map(len, mine)), "mean": f"{accuracy(mine):.1f}"}
+    row |= {r.about["stream"]["shift"]: f"{100 * r.right_after.mean():.0f}" for r in mine}
+    return row | {"minus source": "" if label == "source/full" else str(common(mine, source))}
+
+
+def carried(runs: list[Records], block: int = BLOCK) -> list[float]:
+    """Percent right of the carried state before it has seen an image, by blocks of images along the streams."""
+    right_of = np.stack([r.right_before[: len(r) // block * block].reshape(-1, block).mean(1) for r in runs])
+    return (100 * right_of.mean(0)).tolist()

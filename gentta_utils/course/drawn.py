@@ -19,7 +19,7 @@ from ..common.paths import DATA
 from ..evaluation.generated import Generated, generated, model_of
 from ..evaluation.records import Records
 from ..methods.base import Models
-from ..methods.variations import CHOSEN, PUBLISHED, Settings
+from ..methods.variations import CHOSEN_TOLD, PUBLISHED, Settings, usual
 from ..models import zoo
 
 SHIPPED = DATA / "scenes" / "variations.webp"  # a row of views for each image; what they are of is in the .json there
@@ -50,14 +50,15 @@ class Drawn:
 
     @property
     def settings(self) -> Settings:
-        """Those published for variations, the small model in fewer steps; else as many for a timestep as chosen."""
+        """Those published for variations, the small model in fewer steps; else those chosen for the generator, or from
+        another level, unguided and with as many steps for a timestep."""
         if self.kind == "variation":
             return Settings(**PUBLISHED if self.profile == "imagenet" else PUBLISHED | dict(steps=STEPS))
-        usual = CHOSEN[self.kind]
         if self.start is None:
-            return usual
-        steps = max(1, round(usual.steps * (self.start + 1) / (usual.start + 1)))
-        return replace(usual, start=self.start, steps=steps)
+            return CHOSEN_TOLD if self.generator == "prompted_own" else usual(self.kind)
+        chosen = usual(self.kind)
+        steps = max(1, round(chosen.steps * (self.start + 1) / (chosen.start + 1)))
+        return replace(chosen, start=self.start, steps=steps)
 
     def describe(self) -> dict:
         """For records."""

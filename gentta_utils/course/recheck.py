@@ -184,6 +184,8 @@ def obstacle(r: Records) -> tuple[str, str] | None:
         return "DUSA image by image", "a rounding error can change the prediction after its large steps"
     if "purified" in r.about:
         return r.about["label"], "its images were changed before, by another method: `measure` makes it"
+    if "read" in r.about:
+        return r.about["label"], "its words read other views than the image: `measure` makes it"
     if r.about.keys() & {"told", "few_shot"} or "attack" in r.about["stream"]:
         return r.about["label"], "it knows labels, of this image or of others: `measure` makes it"
     if "text" in r.about and r.about["method"] == "diffusion_tta" and not r.about["settings"].get("tail"):

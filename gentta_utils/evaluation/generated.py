@@ -22,7 +22,7 @@ from ..common.files import atomic_write, read_tensors
 from ..common.paths import CACHE
 from ..common.progress import progress
 from ..common.types import Index
-from ..methods.variations import CHOSEN, MODELS_OF, Settings, check_generator, evaluations, variations
+from ..methods.variations import MODELS_OF, Settings, check_generator, evaluations, usual, variations
 from ..models import hub, zoo
 
 IMAGES_AT_ONCE = 25  # so many files are written together
@@ -97,7 +97,7 @@ def generated(
     name, (k, of) = model_of(generator, profile), share
     if not 1 <= k <= of:
         raise ValueError(f"share {k}/{of}: choose 1/{of} to {of}/{of}")
-    s = settings or CHOSEN[generator]
+    s = settings or usual(generator, captions is not None)
     denoiser = denoiser or zoo.load(name, profile, device, precision=precision)
     check_generator(generator, denoiser, s, len(images), captions)
     about = {"generator": generator, "settings": asdict(s), "model": zoo.fingerprint(name, profile)}

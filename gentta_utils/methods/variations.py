@@ -35,7 +35,7 @@ from ..models.variation_unet import VariationUNet
 
 @dataclass(frozen=True)
 class Settings(Checked):
-    """How variations are drawn; what was chosen for each generator is in `CHOSEN`."""
+    """How variations are drawn; what was chosen for each generator is in `CHOSEN` and `CHOSEN_TOLD`."""
 
     start: Natural | None = None  # original t up to which the image is noised; None: pure noise, nothing of the image
     steps: Count = 20  # levels, even from t = 0 to start
@@ -53,8 +53,9 @@ class Settings(Checked):
 CHOSEN = {
     "variation": Settings(),
     "image_to_image": Settings(start=399, steps=10, guidance=1.0),
-    "prompted": Settings(start=599, steps=12, guidance=1.0),
+    "prompted": Settings(start=399, steps=8, guidance=1.0),  # with the empty prompt, which is not guided
 }
+CHOSEN_TOLD = Settings(start=599, steps=12, guidance=3.0)  # of "prompted" with captions, which can redraw more
 PUBLISHED = dict(start=None, steps=50, guidance=3.0)  # of "variation", in DiffTPT
 MODELS_OF = {  # generator -> its model in the scenes profile
     "variation": "denoiser/variation",
@@ -82,12 +83,12 @@ def variations(
         denoiser: its model, e.g. `zoo.load(MODELS_OF[generator])`; it counts the evaluations, which are
             `evaluations(...)` per variation and those of padded batches.
         ids: (B,), to which the draws belong.
-        settings: `CHOSEN[generator]` where None.
+        settings: as chosen for the generator where None.
         captions: of "prompted", one per image; None: the empty prompt, which is not guided.
 
     Raises ValueError for an unknown generator, a model, settings or captions that do not fit it, and for images as
     `check_images`."""
-    s = settings or _chosen(generator)
+    s = settings or usual(generator, captions is not None)
     check_generator(generator, denoiser, s, len(images), captions)
     if not len(images) or n < 1:
         return torch.zeros(len(images), max(n, 0), *images.shape[1:])
@@ -114,7 +115,7 @@ def variations(
 
 def evaluations(generator: str, settings: Settings | None = None, captions: bool = False) -> int:
     """Evaluations of the denoiser per variation; guidance asks it twice a step where there is something to tell it."""
-    s = settings or _chosen(generator)
+    s = settings or usual(generator, captions)
     told = generator == "variation" or (generator == "prompted" and captions)
     return s.steps * (2 if told and s.guidance != 1 else 1)
 
@@ -123,7 +124,7 @@ def check_generator(
     generator: str, denoiser: Denoiser, settings: Settings, images: int, captions: Sequence[str] | None
 ) -> None:
     """Raise ValueError unless these make variations of so many images."""
-    _chosen(generator)
+    usual(generator)
     if generator == "variation" and not isinstance(denoiser, VariationUNet):
         raise ValueError("generator 'variation' needs an image-variation model: zoo.load('denoiser/variation')")
     if generator == "prompted" and not isinstance(denoiser, TextUNet):
@@ -136,10 +137,11 @@ def check_generator(
         raise ValueError(f"captions are of generator 'prompted', one per image: give {images}, or None")
 
 
-def _chosen(generator: str) -> Settings:
+def usual(generator: str, captions: bool = False) -> Settings:
+    """The chosen settings of a generator, with or without captions. Raises ValueError for an unknown one."""
     if generator not in CHOSEN:
         raise ValueError(f"unknown generator {generator!r}: choose one of {', '.join(CHOSEN)}")
-    return CHOSEN[generator]
+    return CHOSEN_TOLD if generator == "prompted" and captions else CHOSEN[generator]
 
 
 def _jolted(told: Float[Tensor, "B D"], ids: list[int], numbers: list[int], s: Settings) -> Float[Tensor, "B D"]:

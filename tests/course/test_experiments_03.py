@@ -27,8 +27,8 @@ def choice() -> dict:
     settings = diffusion_tta.Settings(lr=0.1, **values)
     kinds = {clip: {kind: {"denoiser_lr": 0.1} for kind in choose.KINDS} for clip in choose.CLIPS}
     return {
-        "candidate": "start",
-        "deltas": dict.fromkeys(choose.KINDS, delta),
+        "candidate": dict.fromkeys(choose.CLIPS, "start"),
+        "deltas": {clip: dict.fromkeys(choose.KINDS, delta) for clip in choose.CLIPS},
         "window": [150, 850],
         "kinds": kinds,
         "settings": settings,
@@ -114,28 +114,29 @@ def test_what_is_compared_costs_the_same(tables):
         assert staged_cost(pairs, keep, pairs[-1], 10) == evaluations
 
 
-def test_clean_scenes_come_first_in_the_choice():
-    """Whoever keeps them is above whoever loses more than a point with either CLIP; then the corruptions decide."""
+def test_a_candidate_is_chosen_for_each_clip_and_clean_scenes_decide_among_equals():
+    """Of those that the corruptions do not tell from the best: the one that surely keeps most clean scenes."""
+    names = list(choose.CANDIDATES)
 
-    def runs(label: str, clean: int, shifted: int) -> list[Records]:
-        """Of 100 scenes each so many right after adaptation, all before; of the second CLIP one more."""
+    def runs(clip: str, rights: dict[str, tuple[int, int]]) -> list[Records]:
+        """Of 100 scenes each, all right before, so many clean and shifted ones right after."""
         made = []
-        for clip, more in zip(choose.CLIPS, (0, 1), strict=True):
-            for shift, right in (("clean", clean + more), ("fog", shifted)):
+        for name, (clean, shifted) in rights.items():
+            for shift, right in (("clean", clean), ("fog", shifted)):
                 after = np.zeros((100, 2), np.float32)
                 after[np.arange(100), (np.arange(100) >= right).astype(int)] = 1
-                about = {"label": label, "classifier": clip, "stream": {"shift": shift}}
+                about = {"label": f"{name}/full", "classifier": clip, "stream": {"shift": shift, "severity": 5}}
                 zeros, ids = np.zeros(100, int), np.arange(100)
                 before = np.tile(np.array([[1.0, 0.0]], np.float32), (100, 1))
                 made.append(Records(ids, zeros, before, after, np.zeros((100, 1)), np.zeros(100), {}, about))
         return made
 
-    merits = [
-        choose.merit(runs("row", *rights), "row") for rights in ((97, 90), (98, 90), (99, 80), (100, 40), (99, 85))
-    ]
-    assert merits[0] == (-3.0, 180)
-    assert sorted(range(5), key=lambda i: merits[i]) == [0, 1, 3, 2, 4]
-    assert choose.merit(runs("row", 97, 90) + runs("other", 100, 90), "other")[0] == choose.CLEAN
+    a, b = choose.CLIPS
+    level = dict(zip(names, ((90, 81), (97, 80), (97, 80), (100, 60)), strict=True))
+    assert choose.best_candidate(runs(a, level), a) == names[1]  # the best is not told from it; the last one is
+    first = dict(zip(names, ((97, 80), (97, 80), (97, 80), (97, 80)), strict=True))
+    assert choose.best_candidate(runs(a, first), a) == names[0]
+    assert choose.best_candidate(runs(a, first) + runs(b, level), b) == names[1]  # each CLIP by its own scenes
 
 
 def test_prompts_change_what_the_text_model_is_told_and_one_prompt_is_clips():

@@ -161,6 +161,29 @@ def test_the_ceiling_is_told_the_truth():
     assert of_truth[1].mean() > of_truth[0].mean()
 
 
+def test_tuned_words_that_read_the_views_are_read_on_the_views(monkeypatch):
+    """Told views that are the image itself both rows are one; else they begin with one tuning and end with another
+    reading."""
+    spec, drawn_ = SceneSpec(2, "far", start=60_920), drawn.Drawn("image_to_image", 199)
+
+    def runs(changed):
+        def made(images, ids, n, *a, **_):
+            shown = changed(images)[:, None].expand(-1, n, -1, -1, -1)
+            return drawn.Generated(ids, (shown * 255).round().byte(), {}, 0.5, 7)
+
+        monkeypatch.setattr(drawn, "generated", made)
+        jobs = looking.purified_jobs("clip/small", spec, drawn_, 3)
+        assert len({about["label"] for about, _ in jobs}) == 2
+        return [work() for _, work in jobs]
+
+    on_image, on_views = runs(lambda images: images)
+    assert abs(softmax(on_image.after, 1) - softmax(on_views.after, 1)).max() < 0.05  # rounded to 8 bits
+    on_image, on_views = runs(lambda images: images.flip(1))
+    assert on_image.loss == pytest.approx(on_views.loss)
+    assert abs(softmax(on_image.after, 1) - softmax(on_views.after, 1)).max() > 0.05
+    assert on_views.nfe["generator fwd"] == 21
+
+
 def test_orders_are_permutations_of_the_same_images():
     streams = {order: experiments.in_order(order, 1, 3)[1] for order in experiments.ORDERS}
     ids = {order: s.ids.tolist() for order, s in streams.items()}

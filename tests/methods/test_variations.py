@@ -23,7 +23,7 @@ from gentta_utils.diffusion.synthesis import classifier_free
 from gentta_utils.evaluation import generated as cache
 from gentta_utils.evaluation.generated import Generated, generated
 from gentta_utils.evaluation.spread import diversity, fidelity
-from gentta_utils.methods.variations import Settings, evaluations, variations
+from gentta_utils.methods.variations import CHOSEN, Settings, evaluations, usual, variations
 from gentta_utils.models import zoo
 from gentta_utils.models.unet import PixelUNet
 from gentta_utils.models.variation_unet import VariationUNet
@@ -213,6 +213,20 @@ def test_evaluations_are_those_that_the_model_counts(model, pixels):
     assert evaluations("prompted", Settings(start=9, steps=3)) == 3
 
 
+def test_a_caption_is_drawn_from_another_level_than_the_empty_prompt(monkeypatch):
+    told, empty = usual("prompted", captions=True), usual("prompted")
+    assert told.start > empty.start
+    assert told.guidance > empty.guidance == 1
+    few = Settings(start=99, steps=2, guidance=2.0, rows_at_once=2)
+    monkeypatch.setattr("gentta_utils.methods.variations.CHOSEN_TOLD", few)
+    monkeypatch.setitem(CHOSEN, "prompted", Settings(start=99, steps=1, guidance=1.0, rows_at_once=2))
+    text, images = zoo.load("denoiser/text", precision="fp32"), torch.rand(1, 3, 64, 64)
+    variations(images, 2, "prompted", text, IDS[:1], captions=["a cube"])
+    assert text.count["fwd"] == 2 * evaluations("prompted", captions=True) == 8
+    variations(images, 2, "prompted", text, IDS[:1])
+    assert text.count["fwd"] == 8 + 2
+
+
 def test_what_does_not_fit_is_said(model, pixels):
     for wrong, words in (
         (dict(generator="other", denoiser=model), "choose one of"),
@@ -269,7 +283,7 @@ def test_fidelity_and_diversity():
 def test_the_command(tmp_path, monkeypatch, capsys):
     """Of scenes and of a folder: shares, then one file; the second call makes nothing."""
     monkeypatch.setattr(cache, "CACHE", tmp_path)
-    monkeypatch.setitem(cache.CHOSEN, "image_to_image", Settings(start=99, steps=2, guidance=1.0, rows_at_once=4))
+    monkeypatch.setitem(CHOSEN, "image_to_image", Settings(start=99, steps=2, guidance=1.0, rows_at_once=4))
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for i in range(3):

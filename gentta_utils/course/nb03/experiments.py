@@ -5,6 +5,7 @@ is the rule's on the same validation images, without labels.
 """
 
 from dataclasses import replace
+from itertools import accumulate
 
 from ...evaluation.chosen import text_choice, text_rival, tuned_text
 from ...evaluation.records import Records
@@ -30,10 +31,12 @@ def ours(clip: str, spec: SceneSpec, view: str = "full") -> Job:
 
 
 def by_rule(clip: str, changes: dict, wording: Wording = ONE, kind: str = DEFAULT) -> diffusion_tta.Settings:
-    """The chosen candidate, or another kind with its own chosen step, with these changes and the rate of the rule."""
+    """The chosen candidate, or another kind with its own chosen step, with these changes and the rate of the rule; a CLIP
+    for which nothing was chosen takes the smaller one's."""
     content = text_choice()
-    values = candidate(content["candidate"])[0] | KINDS[kind] | changes
-    return with_rate(clip, values, content["deltas"][kind], wording)
+    chosen = clip if clip in content["candidate"] else CLIPS[0]
+    values = candidate(content["candidate"][chosen])[0] | KINDS[kind] | changes
+    return with_rate(clip, values, content["deltas"][chosen][kind], wording)
 
 
 def beside(spec: SceneSpec, views: tuple[str, ...]) -> list[Job]:
@@ -59,13 +62,15 @@ def clean() -> list[Records]:
     return table("text_clean", [j for spec in specs for j in beside(spec, ("full",))])
 
 
-def set_specs(labels: str, n: int = 8) -> list[SceneSpec]:
-    """Clean scenes, the natural shifts that keep these labels, and the six corruptions."""
+def set_specs(labels: str, parts: tuple[int, ...] = (8, 12)) -> list[SceneSpec]:
+    """Clean scenes, the natural shifts that keep these labels, and the six corruptions, so many scenes of each, run in
+    parts."""
     keep = () if labels == "count" else NATURAL if labels == "category" else NATURAL[:2]
     shifts = ("clean", *NATURAL, *SIX)
     return [
-        SceneSpec(n, name, 5 if name in SIX else 0, "test", SCENES["sets"] + 100 * shifts.index(name), labels=labels)
+        SceneSpec(n, name, 5 if name in SIX else 0, "test", SCENES["sets"] + 100 * shifts.index(name) + first, labels=labels)
         for name in ("clean", *keep, *SIX)
+        for n, first in zip(parts, accumulate((0, *parts)), strict=False)
     ]
 
 
@@ -82,9 +87,9 @@ def label_sets() -> list[Records]:
     return table("text_k7", jobs)
 
 
-def grid_specs(n: int = 15) -> list[SceneSpec]:
-    """n scenes under each of the five corruptions of the paper's online table."""
-    return [replace(spec, n=n) for spec in small_grid(start=SCENES["grid"])]
+def grid_specs(n: int = 15, first: int = 0) -> list[SceneSpec]:
+    """n scenes, from this one on, under each of the five corruptions of the paper's online table."""
+    return [replace(spec, n=n, start=spec.start + first) for spec in small_grid(start=SCENES["grid"])]
 
 
 def grid_clean(n: int = 30) -> SceneSpec:
@@ -101,13 +106,14 @@ ASKED = {  # prompts -> wording, and how one of several is taken
 
 
 def grid() -> list[Records]:
-    """Six kinds of adaptation by four kinds of prompts (K13) of the smaller CLIP.
+    """Six kinds of adaptation by four kinds of prompts (K13) of the smaller CLIP, on 15 scenes of each corruption and 10
+    more.
 
-    Read off the last logits. Where the text model is adapted too, 5 of the 15 scenes. Reading the floor costs
+    Read off the last logits. Where the text model is adapted too, 5 scenes. Reading the floor costs
     evaluations forward, each a third of one with backward: so many updates fewer."""
     clip, jobs = CLIPS[0], []
-    chosen = text_choice()["kinds"][clip]
-    for spec in grid_specs():
+    chosen, usual = text_choice()["kinds"][clip], [*grid_specs(), *grid_specs(10, 15)]
+    for spec in usual:
         jobs += [source_job(clip, spec), source_job(clip, spec, wording=Wording(prompts="templates"))]
     for kind in KINDS:
         heavy = "sd_lora" in kind
@@ -116,7 +122,7 @@ def grid() -> list[Records]:
             values |= {} if how == "drawn" else {"updates": fewer_updates()}
             settings = replace(by_rule(clip, values, wording, kind), wording=how)
             more = {"precision": "fp32"} if heavy else {}
-            for spec in grid_specs(5 if heavy else 15):
+            for spec in grid_specs(5) if heavy else usual:
                 jobs.append(text_job("diffusion_tta", settings, clip, spec, f"{kind}/{prompts}", wording, **more))
     reader = text_rival(clip, "sd_lora")
     jobs += [text_job("adapted_reader", reader, clip, spec, "sd_lora/one", precision="fp32") for spec in grid_specs(5)]
@@ -125,7 +131,7 @@ def grid() -> list[Records]:
 
 def fewer_updates() -> int:
     """Updates that are left after one of eight floors was read with four pairs, at a third of their cost."""
-    values, _ = candidate(text_choice()["candidate"])
+    values, _ = candidate(text_choice()["candidate"][CLIPS[0]])
     return int((values["updates"] * values["pairs"] - 8 * 4 / 3) / values["pairs"])
 
 
@@ -183,6 +189,7 @@ def information() -> list[Records]:
 def winoground() -> list[Records]:
     """The compositional probe with the chosen settings and window; the smaller CLIP is adapted, at the rule's rate."""
     content = text_choice()
-    values = candidate(content["candidate"])[0] | KINDS["clip_full"] | LAST
-    settings = composition.by_rule(CLIPS[0], content["deltas"]["clip_full"], **values)
-    return composition.winoground({CLIPS[0]: settings}, window=tuple(content["window"]))
+    clip = CLIPS[0]
+    values = candidate(content["candidate"][clip])[0] | KINDS["clip_full"] | LAST
+    settings = composition.by_rule(clip, content["deltas"][clip]["clip_full"], **values)
+    return composition.winoground({clip: settings}, window=tuple(content["window"]))

@@ -26,11 +26,17 @@ ROW_NAMES = {
     TEMPLATES: "zero-shot, all templates",
     OURS: "Diffusion-TTA",
     "diffusion_tta/low": "Diffusion-TTA, low view",
+    "tent": "TENT",
 }
 NATURAL = ("clean", "v2", "a", "r", "sketch", "stylized")
 CORRUPTED = "six corruptions"
 READER = f"reader/{min(STAGES)}"  # at as many evaluations as ours
 ONE = f"{DEFAULT}/one"  # the default of the notebook: what the grid is compared with
+
+
+def named(r: Records) -> Records:
+    """The run under the name that tables show."""
+    return replace(r, about=r.about | {"label": ROW_NAMES.get(r.about["label"], r.about["label"])})
 
 
 def _short(classifier: str) -> str:
@@ -86,7 +92,7 @@ def against_each_other(runs: list[Records]) -> str:
     """Rows by shift, and below them every adapted row minus those above it."""
     adapted = distinct([r for r in runs if r.about["method"] == "diffusion_tta"], "label")
     rows = {f"{one} minus {other}": ((one,), (other,)) for other, one in combinations(adapted, 2)}
-    return plain(runs) + "\n\n" + differences(runs, rows)
+    return plain(list(map(named, runs))) + "\n\n" + differences(runs, rows)
 
 
 # --- the fifteen corruptions, clean scenes ----------------------------------------------------------------------------
@@ -244,8 +250,11 @@ def no_gain(runs: list[Records]) -> str:
 
 def label_sets(runs: list[Records]) -> str:
     """The table of label sets, whether the larger CLIP gains less, and the cells without a gain."""
-    ours = pick(runs, OURS)
-    few, many = (sorted({len(r) for r in ours if (column_of(r) == CORRUPTED) == last}) for last in (False, True))
+    counts: dict[tuple, int] = {}
+    for r in pick(runs, OURS):
+        at = (column_of(r) == CORRUPTED, r.about["classifier"], labels_of(r), shift_of(r))
+        counts[at] = counts.get(at, 0) + len(r)
+    few, many = (sorted({n for at, n in counts.items() if at[0] == last}) for last in (False, True))
     said = f"each cell: zero-shot percent right, paired gain; {'/'.join(map(str, few))} scenes, in the last column "
     said += f"{'/'.join(map(str, many))} of each corruption; blank: the shift does not keep these labels"
     head = _header(runs) + "\n" + said
@@ -356,4 +365,4 @@ def information(runs: list[Records]) -> str:
             f"{b} adapted minus {a} adapted{on}": ((ours, control), (ours, small)),
             f"reader minus {b} zero-shot{on}": ((READER,), (zero, control)),
         }
-    return plain(runs) + "\n\n" + differences(runs, rows)
+    return plain(list(map(named, runs))) + "\n\n" + differences(runs, rows)

@@ -24,7 +24,7 @@ from ..drawn import GENERATORS, Drawn
 from ..trials import ONLINE, TEXT, Wording, job
 from . import rows
 from .choose import CLIPS, GENERATED, RATES, SCALES, VIEWS, prompt_job, zero_shot_job
-from .looking import looked_job, truth_job
+from .looking import looked_job, purified_jobs, truth_job
 
 NATURAL = ("clean", "v2", "a", "r", "sketch", "far")
 SCENES = dict(natural=60_000, test=64_000, order=66_000)  # first scene of each
@@ -134,6 +134,15 @@ def natural(n: int = 20) -> list[Records]:
     return table("prompt_s1", jobs)
 
 
+def many(n: int = 80) -> list[Records]:
+    """More scenes of the natural shifts, for what takes many predictions: calibration, the gain of TPT by itself."""
+    jobs, kept = [], (rows.TPT4, rows.CTPT)
+    for shift in NATURAL:
+        spec = replace(spec_of(shift, n), start=spec_of(shift, 0).start + 20)
+        jobs += [zero_shot_job(SMALL, spec), *(j for j in tuned(SMALL, spec) if j[0]["label"] in kept)]
+    return table("prompt_many", jobs)
+
+
 def label_sets(n: int = 20) -> list[Records]:
     """Ten label sets over the clean scenes of the natural shifts, whose views are drawn already."""
     jobs = []
@@ -152,7 +161,7 @@ def corruptions(n: int = 5) -> list[Records]:
         spec = SceneSpec(n, name, 5, "test", SCENES["test"] + 100 * i)
         jobs += [zero_shot_job(clip, spec), zero_shot_job(clip, spec, "low", label=rows.LOW)]
         jobs += untuned(clip, spec) + tuned(clip, spec) + generative(clip, spec)
-        jobs.append(purified(clip, spec))
+        jobs += [purified(clip, spec), *purified_jobs(clip, spec, drawn_by("image_to_image"), GENERATED)]
         jobs.append(prompt_job("tpt", prompted("tpt", clip, kind="low"), clip, spec, rows.LOW_CROPS))
         settings = tuned_text(clip)
         jobs.append(job("diffusion_tta", settings, clip, spec, rows.DIFFUSION_TTA, TEXT, wording=Wording(), batch=n))

@@ -6,19 +6,22 @@ import torch
 from torch import Tensor
 
 from ...diffusion.entropy import log_mean
+from ...evaluation.chosen import prompted
 from ...evaluation.evaluate import run
 from ...evaluation.records import Records
 from ...evaluation.spread import diversity, fidelity
 from ...evaluation.tables import Job
-from ...methods import tpt, zero
+from ...methods import difftpt, tpt, zero
+from ...methods.base import Output
 from ...methods.many_views import Logits, select
+from ...models.clip import text_head
 from ...streams.scenes import SceneSpec
 from ...streams.stream import stream
 from ...world.words import label_set
 from ..drawn import Drawn
 from ..trials import Wording, models
 from .choose import prompt_job
-from .rows import QUANTITIES, VIEWS
+from .rows import QUANTITIES, READ_PURIFIED, TUNED_PURIFIED, VIEWS
 
 
 def looked_job(settings: zero.Settings, clip: str, spec: SceneSpec, name: str, drawn: Drawn | None = None) -> Job:
@@ -84,3 +87,33 @@ def truth_job(settings: tpt.Settings, clip: str, spec: SceneSpec, label: str) ->
         return run(tpt.with_prompt(told), s, about=about, **about["how"])
 
     return about, work
+
+
+class ReadOnViews(difftpt.DiffTPT):
+    """DiffTPT whose tuned words read the views that count, not the image."""
+
+    def episode(self, images: Tensor, ids: Tensor) -> Output:
+        """The log mean prediction (B, K) of the views that count, under the tuned words."""
+        features, logits = self.encode(images, ids)
+        context, losses = self.tune(features, ids)
+        with torch.no_grad():
+            counting, _ = self.counting(features, logits)  # (B, n, D)
+            scale = text_head(self.models.classifier)[0].norm()
+            out = log_mean(scale * counting @ self.models.prompt(context).mT)
+        return Output(out.cpu(), None, losses)
+
+
+def purified_jobs(clip: str, spec: SceneSpec, drawn: Drawn, n: int) -> list[Job]:
+    """The words tuned on the image and n drawn views, nothing filtered; read on the image, and on these views."""
+    settings = prompted("difftpt", clip, spec.labels, views=1, generated=n, filter="none")
+    usual = prompt_job("difftpt", settings, clip, spec, TUNED_PURIFIED, drawn)
+    about = prompt_job("difftpt", settings, clip, spec, READ_PURIFIED, drawn)[0] | {"read": "the views"}
+
+    def work() -> Records:
+        used, s = models(clip, None, wording=Wording(spec.labels)), stream(spec)
+        prompts = label_set(spec.labels).prompts()
+        method = tpt.with_prompt(ReadOnViews(used, settings, drawn.views(used, prompts, n)))
+        made = drawn.make(s.images, s.ids, n, used, prompts)
+        return drawn.counted(run(method, s, about=about, **about["how"]), made)
+
+    return [usual, (about, work)]

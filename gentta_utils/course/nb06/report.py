@@ -109,10 +109,20 @@ def gains_by(runs: list[Records], column_of: Callable[[Records], str], labels: t
     return rows
 
 
+ALL_ROWS = "All rows: percent right by column, paired differences in points, calibration error, cost with drawing."
+AHEAD = "DiffTPT with variations minus other rows, in points, and as a share of what these left wrong:"
+BY_COLUMN = "The same by column, CLIPs pooled:"
+
+
+def sets(runs: list[Records]) -> str:
+    """Natural shifts: all rows."""
+    return "\n\n".join([_header(runs), ALL_ROWS, as_table(by_column(runs, shift_name))])
+
+
 def natural(runs: list[Records]) -> str:
     """Natural shifts: all rows, what DiffTPT is ahead of, gains by set."""
-    head = _header(runs) + "\n" + as_table(by_column(runs, shift_name))
-    return "\n\n".join([head, as_table(claim(runs)), as_table(gains_by(runs, shift_name, (TPT4, VARIATION)))])
+    by_set = as_table(gains_by(runs, shift_name, (TPT4, VARIATION)))
+    return "\n\n".join([sets(runs), AHEAD, as_table(claim(runs)), BY_COLUMN, by_set])
 
 
 def by_question(runs: list[Records]) -> list[Records]:
@@ -123,9 +133,9 @@ def by_question(runs: list[Records]) -> list[Records]:
 def label_sets(runs: list[Records]) -> str:
     """Ten label sets: all rows, what DiffTPT is ahead of, which sets gain most (T5)."""
     runs = by_question(runs)
-    rows = gains_by(runs, labels_name, (TPT4, VARIATION))
-    head = _header(runs) + "\n" + as_table(by_column(runs, labels_name))
-    return "\n\n".join([head, as_table(claim(runs)), as_table(rows)])
+    rows = as_table(gains_by(runs, labels_name, (TPT4, VARIATION)))
+    head = [_header(runs), ALL_ROWS, as_table(by_column(runs, labels_name))]
+    return "\n\n".join([*head, AHEAD, as_table(claim(runs)), BY_COLUMN, rows])
 
 
 # --- corruptions ------------------------------------------------------------------------------------------------------

@@ -28,6 +28,8 @@ ON_THEIRS = {  # untuned methods on the views of DiffTPT with variations
     "mta": "MTA on DiffTPT's views",
 }
 PURIFIED = "mean of image-to-image views"
+TUNED_PURIFIED = "tuned on these views, read on the image"
+READ_PURIFIED = "tuned on these views, read on them"
 TDA = "TDA"
 TDA_PUBLISHED = "TDA as published for ImageNet"
 DOTA = "DOTA"

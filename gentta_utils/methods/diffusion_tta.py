@@ -40,7 +40,7 @@ class Settings(Checked):
     """Defaults are the course's; `PUBLISHED` holds the paper's."""
 
     lr: Positive  # of the classifier; `learning_rate` finds it for any backbone
-    updates: Natural = 12  # S optimiser steps per image; 0, with `trust`: the answer on `view` is only judged
+    updates: Natural = 12  # S optimiser steps per image; 0: the answer on `view`, with `statistics`, is all
     pairs: Count = 8  # (t, eps) pairs per update
     window: Window = (150, 600)  # t in [low, high); lower misleads under noise, higher says little
     timesteps: Literal[TIMESTEP_MODES] = "stratified"  # or "even", "iid", "fixed"
@@ -134,14 +134,14 @@ class DiffusionTTA(Method):
         with torch.no_grad():
             judged = self.others[ids.cpu() % len(self.others)] if s.feedback_from == "another" else images
             seen, x0 = view_of(images, s.view), denoiser.encode(judged.to(images.device))
-            before = self.models.classifier(images) if s.trust else None
+            before = self.models.classifier(images) if s.trust or s.statistics else None  # the plain source
         dropped, chosen, losses = None, None, []
         tail, path = max(1, math.ceil(s.tail * s.updates)), []  # the logits after the last `tail` updates
         for step in range(s.updates):
             logits = task(seen)  # (B, K), or a map (B, K, h, w)
             if step == 0:
                 first = logits.detach()
-                before = first if before is None and not s.statistics else before
+                before = first if before is None else before
                 dropped = _dropped(first, s.top_k)
                 if s.map_classes:
                     chosen = frequent(first, s.map_classes)
@@ -227,8 +227,8 @@ def configure(models: Models, settings: Settings, others: Images | None = None) 
         raise ValueError("trust compares maps: leave it at 0 where the network or the diffusion model knows none")
     if settings.online and (trust or statistics):
         raise ValueError("trust and statistics are of each image alone: leave them at 0, or choose online=False")
-    if not (settings.updates or trust):
-        raise ValueError("updates=0 changes nothing: choose at least 1, or judge the answer alone by trust=24")
+    if not (settings.updates or trust or statistics or settings.view != "full"):
+        raise ValueError("updates=0 on the full view, with the stored statistics, changes nothing: choose at least 1")
     start = with_test_statistics(models.classifier, statistics) if statistics else models.classifier
     start = replace(models, classifier=start)
     return DiffusionTTA(models, settings, others=others, start=start)

@@ -12,7 +12,7 @@ from ..common.resize import resized
 from ..common.types import Answers, Images, PerImage
 from ..common.validate import Count, Positive, checked
 from .error_table import gram
-from .process import Conditioned, add_noise, eps_error
+from .process import Conditioned, add_noise, diffusion_loss, eps_error
 
 MIXINGS = ("embedding", "output")
 
@@ -99,3 +99,21 @@ def _mixed(
         return (p.gather(1, classes)[..., None, None, None] * each).sum(1)
     chosen = p.gather(1, classes[..., None, None].expand(-1, -1, *p.shape[2:]))
     return (resized(chosen, x_t.shape[-1])[:, :, None] * each).sum(1)
+
+
+@torch.no_grad()
+def map_errors(
+    denoiser,
+    x0: Images,
+    maps: Float[Tensor, "B K h w"],
+    t: Int[Tensor, "B n"],
+    eps: Float[Tensor, "B n C H W"],
+    micro_batch: Count = 48,
+) -> Float[Tensor, "B n"]:
+    """The diffusion error of each image x0 (B, C, H, W) under its map, for given pairs (B, n); forward alone."""
+    each, out = torch.arange(len(x0)).repeat_interleave(t.shape[1]), []
+    for rows in torch.arange(len(each)).split(micro_batch):
+        b, draws = each[rows], (t.flatten()[rows], eps.flatten(0, 1)[rows])
+        draws = (v.to(x0.device) for v in draws)
+        out.append(diffusion_loss(denoiser, x0[b], *draws, maps[b].to(x0.device), denoiser.alphas_cumprod).cpu())
+    return torch.cat(out).view_as(t)

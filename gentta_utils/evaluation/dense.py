@@ -14,8 +14,8 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from ..common.types import Index, PerImage
 from ..common.validate import checked
+from ..diffusion.feedback import map_errors
 from ..diffusion.pairs import draw_pairs
-from ..diffusion.process import diffusion_loss
 from ..models.dense import enlarged
 from ..world.maps import FAR, NEAR, VOID
 
@@ -86,26 +86,6 @@ def aligned(answer: Float[Tensor, "B 1 h w"], like: Float[Tensor, "B h w"]) -> F
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
-def map_errors(
-    denoiser,
-    images: Float[Tensor, "B 3 S S"],
-    maps: Float[Tensor, "B K h w"],
-    t: Int[Tensor, "B n"],
-    eps: Float[Tensor, "B n C H W"],
-    micro_batch: int = 48,
-) -> Float[Tensor, "B n"]:
-    """The diffusion error of each image under its map, for given pairs (B, n)."""
-    x0, n = denoiser.encode(images), t.shape[1]
-    each = torch.arange(len(x0)).repeat_interleave(n)
-    out = []
-    for rows in torch.arange(len(each)).split(micro_batch):
-        b, draws = each[rows], (t.flatten()[rows], eps.flatten(0, 1)[rows])
-        draws = (v.to(x0.device) for v in draws)
-        out.append(diffusion_loss(denoiser, x0[b], *draws, maps[b].to(x0.device), denoiser.alphas_cumprod).cpu())
-    return torch.cat(out).view(-1, n)
-
-
 def reading(
     denoiser,
     images: Float[Tensor, "B 3 S S"],
@@ -120,10 +100,12 @@ def reading(
 
     All maps see the same pairs, antithetic in noise. Above 0 the model has read the image right."""
     out = {name: [] for name in wrong}
+    with torch.no_grad():
+        x0 = denoiser.encode(images)
     for window in windows:
         how = (pairs, denoiser.shape, window, "stratified", "antithetic", seed, "map reading")
         t, eps = draw_pairs(ids, *how)
-        best = map_errors(denoiser, images, true, t, eps).mean(1)
+        best = map_errors(denoiser, x0, true, t, eps).mean(1)
         for name, maps in wrong.items():
-            out[name].append(map_errors(denoiser, images, maps, t, eps).mean(1) / best - 1)
+            out[name].append(map_errors(denoiser, x0, maps, t, eps).mean(1) / best - 1)
     return {name: torch.stack(rows) for name, rows in out.items()}

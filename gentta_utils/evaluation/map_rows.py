@@ -66,6 +66,18 @@ def gain_of(runs: list[Records], metric: str) -> Interval:
     return _points(after, before, per_image(runs, metric)[1], metric)
 
 
+def place(about: dict) -> tuple:
+    """The stream that a run met."""
+    return tuple(about["stream"][k] for k in ("shift", "severity", "start", "n"))
+
+
+def gained(runs: list[Records], source: list[Records], metric: str) -> float:
+    """Points over the frozen network on the full view, mean over images."""
+    base = {place(r.about): per_image([r], metric)[0] for r in source}
+    each = [per_image([r], metric)[0] - base[place(r.about)] for r in runs]
+    return float(np.mean(sign(metric) * np.concatenate(each)))
+
+
 def minus(one: list[Records], other: list[Records], metric: str) -> Interval:
     """Row `one` against row `other` on the same images, mean over them; raises ValueError as `shared`."""
     a, b = shared(one, other)

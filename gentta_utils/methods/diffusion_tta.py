@@ -12,7 +12,7 @@ Card: docs/methods/diffusion_tta.md
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -22,11 +22,13 @@ from torch import Tensor
 from ..common.randomness import generator
 from ..common.types import Answers, Images, Index
 from ..common.validate import Checked, Count, Fraction, Natural, Positive, Window, checked
-from ..diffusion.feedback import MIXINGS, condition_gradient, probabilities
+from ..diffusion.feedback import MIXINGS, condition_gradient, map_errors, probabilities
 from ..diffusion.pairs import NOISE_MODES, TIMESTEP_MODES, draw_pairs
+from ..models.batchnorm import with_test_statistics
 from ..models.copies import PARAM_SETS
+from ..models.map_unet import one_hot_map
 from ..world.views import VIEWS, view_of
-from .base import Method, Models, Needs, Output, check_finite
+from .base import Method, Models, Needs, Output, check_finite, no_loss
 from .feedback import DENOISER_SETS, feedback, fresh_copies, prepare, told
 from .wordings import WORDINGS, choose, conditions
 
@@ -38,7 +40,7 @@ class Settings(Checked):
     """Defaults are the course's; `PUBLISHED` holds the paper's."""
 
     lr: Positive  # of the classifier; `learning_rate` finds it for any backbone
-    updates: Count = 12  # S optimiser steps per image
+    updates: Natural = 12  # S optimiser steps per image; 0: the answer on `view`, with `statistics`, is all
     pairs: Count = 8  # (t, eps) pairs per update
     window: Window = (150, 600)  # t in [low, high); lower misleads under noise, higher says little
     timesteps: Literal[TIMESTEP_MODES] = "stratified"  # or "even", "iid", "fixed"
@@ -69,6 +71,10 @@ class Settings(Checked):
     tail: Fraction = field(default=0.0, metadata={"later": True})
     # what the loss is of: "image", or for a placebo "another" image, or "random": a direction as long as the gradient
     feedback_from: Literal[SOURCES] = field(default="image", metadata={"later": True})
+    # weight of each image's own statistics in the batch norms of what is adapted, as in `bn_adapt`; 0: the stored ones
+    statistics: Fraction = field(default=0.0, metadata={"later": True})
+    # pairs on which a map is judged in the end, see `lower`; 0: it is always taken
+    trust: Natural = field(default=0, metadata={"later": True})
 
 
 # The "adam" settings of their code: classifier and diffusion model together; the other is SGD 5e-3 with momentum .9
@@ -102,6 +108,7 @@ def frequent(logits: Float[Tensor, "B K h w"], k: int, best: int = 5) -> Int[Ten
 class DiffusionTTA(Method):
     state: tuple | None = field(default=None, repr=False)  # online: (task, phi, optimiser), None is the source
     others: Tensor | None = field(default=None, repr=False)  # (M, 3, S, S) of the placebo: image i gets number i % M
+    start: Models | None = field(default=None, repr=False)  # what is adapted: the models, or with other statistics
 
     @property
     def online(self) -> bool:
@@ -117,7 +124,7 @@ class DiffusionTTA(Method):
 
     def _fresh(self, copies: int | None) -> tuple:
         """Copies of the source parameters with a fresh optimiser."""
-        return fresh_copies(self.models, self.settings, copies)
+        return fresh_copies(self.start, self.settings, copies)
 
     def episode(self, images: Tensor, ids: Tensor) -> Output:
         if self.online:
@@ -127,17 +134,19 @@ class DiffusionTTA(Method):
         with torch.no_grad():
             judged = self.others[ids.cpu() % len(self.others)] if s.feedback_from == "another" else images
             seen, x0 = view_of(images, s.view), denoiser.encode(judged.to(images.device))
-        before, dropped, chosen, losses = None, None, None, []
+            before = self.models.classifier(images) if s.trust or s.statistics else None  # the plain source
+        dropped, chosen, losses = None, None, []
         tail, path = max(1, math.ceil(s.tail * s.updates)), []  # the logits after the last `tail` updates
         for step in range(s.updates):
             logits = task(seen)  # (B, K), or a map (B, K, h, w)
-            if before is None:
-                before = logits.detach()
-                dropped = _dropped(before, s.top_k)
+            if step == 0:
+                first = logits.detach()
+                before = first if before is None else before
+                dropped = _dropped(first, s.top_k)
                 if s.map_classes:
-                    chosen = frequent(before, s.map_classes)
-                    everywhere = chosen[..., None, None].expand(-1, -1, *before.shape[2:])
-                    dropped = torch.ones_like(before, dtype=torch.bool).scatter(1, everywhere, False)
+                    chosen = frequent(first, s.map_classes)
+                    everywhere = chosen[..., None, None].expand(-1, -1, *first.shape[2:])
+                    dropped = torch.ones_like(first, dtype=torch.bool).scatter(1, everywhere, False)
             elif s.updates - step < tail:
                 path.append(logits.detach())
             p = told(self.models.classifier, logits, s.temperature, dropped)
@@ -163,7 +172,21 @@ class DiffusionTTA(Method):
         with torch.no_grad():
             logits = torch.stack([*path, task(seen)]).mean(0)
         check_finite(logits.flatten(1).sum(1), ids, s.updates, s.lr, "prediction")
-        return Output(logits.cpu(), before.cpu(), torch.stack(losses).cpu())
+        if s.trust:
+            logits = self.lower(before, logits, x0, ids)
+        loss = torch.stack(losses).cpu() if losses else no_loss(images)
+        return Output(logits.cpu(), None if before is None else before.cpu(), loss)
+
+    @torch.no_grad()
+    def lower(self, before: Tensor, after: Tensor, x0: Tensor, ids: Tensor) -> Tensor:
+        """Of each image the map, of the source (B, K, h, w) or the adapted one, under which its loss is lower, on pairs
+        that no update has met. Both are told as they would be scored, with the best class of each pixel alone: the loss
+        of a soft map falls as soon as it grows sharper, right or wrong."""
+        s, denoiser = self.settings, self.models.denoiser
+        t, eps = draw_pairs(ids, s.trust, denoiser.shape, s.window, s.timesteps, s.noise, s.seed, "trust")
+        told_of = lambda z: z if denoiser.target == "depth" else one_hot_map(z.argmax(1).to(torch.uint8), z.shape[1])  # noqa: E731
+        was, now = (map_errors(denoiser, x0, told_of(z), t, eps, s.micro_batch).mean(1) for z in (before, after))
+        return torch.where((now < was).view(-1, 1, 1, 1).to(after.device), after, before)
 
 
 NEEDS = Needs(denoiser=True)
@@ -199,7 +222,16 @@ def configure(models: Models, settings: Settings, others: Images | None = None) 
         raise ValueError(
             "feedback_from='another' goes with the images that it takes: configure(models, settings, others)"
         )
-    return DiffusionTTA(models, settings, others=others)
+    trust, statistics = settings.trust, settings.statistics
+    if trust and "class" in (models.classifier.target, models.denoiser.target):
+        raise ValueError("trust compares maps: leave it at 0 where the network or the diffusion model knows none")
+    if settings.online and (trust or statistics):
+        raise ValueError("trust and statistics are of each image alone: leave them at 0, or choose online=False")
+    if not (settings.updates or trust or statistics or settings.view != "full"):
+        raise ValueError("updates=0 on the full view, with the stored statistics, changes nothing: choose at least 1")
+    start = with_test_statistics(models.classifier, statistics) if statistics else models.classifier
+    start = replace(models, classifier=start)
+    return DiffusionTTA(models, settings, others=others, start=start)
 
 
 def learning_rate(models: Models, images: Tensor, ids: Tensor, settings: Settings, delta: float = 0.7) -> float:

@@ -57,7 +57,7 @@ def test_every_row_stands_on_the_same_scenes(tables):
 
 def test_all_rows_of_the_issue_are_there(tables):
     labels = {a["label"] for a, _ in tables["maps_classes"]}
-    assert {rows.SOURCE, rows.OURS, rows.OTHER_VIEW, rows.BOLD, *rows.PLACEBOS, *rows.CONTROLS, *rows.RIVALS} <= labels
+    assert {rows.SOURCE, rows.OURS, *rows.PARTS, *rows.PLACEBOS, *rows.CONTROLS, *rows.RIVALS} <= labels
     labels = {a["label"] for a, _ in tables["maps_depth"]}
     assert {
         rows.OURS,
@@ -78,12 +78,12 @@ def test_all_rows_of_the_issue_are_there(tables):
 def test_placebos_and_mixing_share_our_draws(tables):
     """All but what a row is about is the same, the seed of the pairs among it."""
     for name, changes in (
-        ("maps_classes", {"feedback_from", "view"}),
+        ("maps_classes", {"feedback_from", "view", "statistics", "trust", "updates"}),
         ("maps_mixing", {"mixing", "map_classes", "lr"}),
     ):
         by_network = {}
         for a, _ in tables[name]:
-            if a["method"] == "diffusion_tta" and a["label"] != rows.BOLD:
+            if a["method"] == "diffusion_tta":
                 by_network.setdefault(a["classifier"], []).append(a["settings"])
         for settings in by_network.values():
             for s in settings[1:]:
@@ -109,14 +109,16 @@ def scored(shift, gained):
     """A run of which mean class accuracy and mean IoU rise by so much (two classes, 100 pixels each)."""
     right = 50 + gained
     after, before = (np.array([[[r, 100 - r], [100 - r, r]]], np.uint16) for r in (right, 50))
-    about = {"stream": {"shift": shift, "severity": 3, "seed": 0, "target": "classes"}, "label": "x", "classifier": "c"}
+    stream = {"shift": shift, "severity": 3, "seed": 0, "target": "classes", "start": 0, "n": 1}
+    about = {"stream": stream, "label": "x", "classifier": "c"}
     return Records(np.zeros(1, int), np.zeros(1, int), before, after, np.zeros((1, 0)), np.ones(1), {}, about)
 
 
 def test_clean_scenes_come_first():
-    careful = choose.merit([scored("clean", 0), scored("speckle_noise", 2)])
-    better = choose.merit([scored("clean", 5), scored("speckle_noise", 3)])
-    harmful = choose.merit([scored("clean", -2), scored("speckle_noise", 40)])
+    source = [scored("clean", 0), scored("speckle_noise", 0)]
+    careful = choose.merit([scored("clean", 0), scored("speckle_noise", 2)], source)
+    better = choose.merit([scored("clean", 5), scored("speckle_noise", 3)], source)
+    harmful = choose.merit([scored("clean", -2), scored("speckle_noise", 40)], source)
     assert better > careful > harmful
     assert careful[0] == better[0] == choose.CLEAN
 

@@ -5,12 +5,12 @@ import torch
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_jaccard_index
 from torchmetrics.functional.regression import mean_absolute_percentage_error
 
+from gentta_utils.diffusion.feedback import map_errors
 from gentta_utils.diffusion.mixture import GaussianMixture
 from gentta_utils.evaluation.dense import (
     aligned,
     confusion,
     depth_scores,
-    map_errors,
     mean_class_accuracy,
     mean_iou,
     reading,

@@ -15,7 +15,7 @@ from ...common.files import write_json
 from ...common.paths import CACHE
 from ...evaluation.chosen import MAPS, purifier
 from ...evaluation.dense import mean_class_accuracy, mean_iou
-from ...evaluation.map_rows import METRICS, per_image, sign
+from ...evaluation.map_rows import METRICS, gained, per_image, place, sign
 from ...evaluation.records import Records
 from ...evaluation.rows import is_clean, pick
 from ...evaluation.tables import table
@@ -31,53 +31,53 @@ from .rows import MAP_MODEL, here, map_job, source_job, target_of, validation_sp
 SCENES = dict(tuned=3000, fitted=3400)  # first selection scene of each
 CLEAN = -0.5  # points that may be lost on clean scenes, in each score
 START = {
-    "classes": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), temperature=1.0, noise="antithetic"),
-    "depth": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), noise="antithetic"),
+    "classes": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), temperature=3.0, noise="antithetic", trust=24),
+    "depth": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), noise="antithetic", trust=24),
 }
-RATES = {"classes": (0.3, 1.0), "depth": (0.01, 0.03, 0.1, 0.3)}
-PARAMETERS = [{"param_set": name, "times": by} for name, by in (("norm", 10.0), ("norm", 100.0), ("head", 3.0))]
+RATES = {"classes": (0.3, 1.0), "depth": (0.01, 0.1)}
 STAGES: dict[str, list[list[dict]]] = {  # each changes what the one before it left; "times" is of the rate
     "classes": [
-        [dict(temperature=3.0), dict(temperature=3.0, times=0.3)],
-        [dict(window=(300, 700))],
-        PARAMETERS,
-        [dict(view="low")],
+        [dict(trust=0)],
+        [dict(view="low"), dict(statistics=0.3), dict(view="low", statistics=0.3)],
+        [dict(temperature=1.0), dict(pairs=24), dict(tail=0.5)],
+        [dict(param_set="norm", times=30.0), dict(param_set="head", times=3.0)],
+        [dict(trust=0)],
     ],
-    "depth": [
-        [dict(window=(300, 700))],
-        [dict(view="low")],
-    ],
+    "depth": [[dict(view="low"), dict(view="low", statistics=0.3)], [dict(trust=0)]],
 }
-BOLD_RATES = {"classes": (1.0, 3.0), "depth": (0.1, 0.3, 1.0)}  # where clean scenes do not count
-FREE_RATES = {"classes": (3000.0, 30_000.0, 300_000.0), "depth": (300.0, 1000.0, 3000.0)}  # of a free map
+FREE_RATES = {"classes": (30_000.0, 100_000.0), "depth": (300.0, 1000.0)}  # of a free map
 
 
-def selection(target: str, n: int = 3, clean: int = 6, severities: tuple[int, ...] = (3, 5)) -> list[MapSpec]:
-    """The scenes on which the controls are chosen: under each validation corruption, and clean ones."""
-    first = SCENES["tuned"]
-    clean_spec = MapSpec(clean, split="select", start=first + 100, target=target)
-    return [*validation_specs(target, n, first, severities), clean_spec]
+def selection(target: str, n: int = 3, clean: int = 6) -> list[MapSpec]:
+    """The scenes on which all is chosen: under each validation corruption at both severities, and clean ones."""
+    first, block = SCENES["tuned"], 6
+    starts = range(first + 100, first + 100 + clean, block)
+    return validation_specs(target, n, first) + [
+        MapSpec(block, split="select", start=start, target=target) for start in starts
+    ]
 
 
 def few(target: str) -> list[MapSpec]:
-    """Those of them on which what asks the diffusion model is chosen, at a hundred times the cost: the controls have
-    the better choice."""
-    return selection(target, 2, 4, (3,))
+    """The scenes on which what asks the diffusion model is chosen, at a hundred times the cost of a control: fewer
+    corrupted ones, and more clean ones, since the rule asks these first."""
+    return selection(target, 2, 12)
 
 
 def described(s: diffusion_tta.Settings) -> str:
     """A row's label from what the stages change, so that settings that two stages meet are one row."""
     parts = [f"lr {s.lr:g}", f"t {s.window[0]}..{s.window[1]}", f"T {s.temperature:g}", s.param_set]
-    return ", ".join([*parts, f"{s.updates} x {s.pairs}", s.view])
+    parts += [f"{s.updates} x {s.pairs}", s.view]
+    parts += [f"{what} {v:g}" for what, v in (("BN", s.statistics), ("tail", s.tail), ("trust", s.trust)) if v]
+    return ", ".join(parts)
 
 
-def merit(runs: list[Records]) -> tuple[float, float]:
+def merit(runs: list[Records], source: list[Records]) -> tuple[float, float]:
     """Points kept on clean scenes, in the score that lost more, those above `CLEAN` all alike; then points gained
-    under the corruptions, mean of both scores over images."""
-    gained = lambda mine, m: float(np.mean(sign(m) * (per_image(mine, m)[0] - per_image(mine, m, "before")[0])))  # noqa: E731
+    under the corruptions, mean of both scores over images. Both over the source on the same scenes."""
     metrics, clean = METRICS[runs[0].target], [r for r in runs if is_clean(r)]
     shifted = [r for r in runs if not is_clean(r)]
-    return min(CLEAN, *(gained(clean, m) for m in metrics)), float(np.mean([gained(shifted, m) for m in metrics]))
+    kept = min(CLEAN, *(gained(clean, source, m) for m in metrics))
+    return kept, float(np.mean([gained(shifted, source, m) for m in metrics]))
 
 
 class Chooser:
@@ -86,30 +86,28 @@ class Chooser:
     def __init__(self):
         self.jobs, self.runs = [], []
 
-    def best(self, network: str, options: dict[str, tuple], specs: list[MapSpec] | None = None, by=None):
-        """The (method, settings) of the option, by its label, with most merit, or the largest `by` of its runs; ties go
-        to the earlier one."""
+    def best(self, network: str, options: dict[str, tuple], specs: list[MapSpec] | None = None):
+        """The (method, settings) of the option, by its label, with most merit; ties go to the earlier one."""
         specs = specs or selection(target_of(network))
         known = {self._key(about) for about, _ in self.jobs}
         made = [map_job(m, s, network, spec, label) for label, (m, s) in options.items() for spec in specs]
         self.jobs += [j for j in made if self._key(j[0]) not in known]
         self.runs = table("select_maps", self.jobs, CACHE / "selection")
-        return options[max(options, key=lambda label: (by or merit)(pick(self.runs, label, network)))]
+        source = pick(self.runs, rows.SOURCE, network)
+        return options[max(options, key=lambda label: merit(pick(self.runs, label, network), source))]
 
     @staticmethod
     def _key(about: dict) -> tuple:
-        s = about["stream"]
-        return about["label"], about["classifier"], s["shift"], s["severity"], s["start"], s["n"]
+        return about["label"], about["classifier"], *place(about)
 
 
 def staged(choose: Chooser, network: str, start: diffusion_tta.Settings, stages: list[list[dict]]):
     """Settings of Diffusion-TTA after the rates and these stages."""
     rates = [replace(start, lr=lr) for lr in RATES[target_of(network)]]
-    specs = few(target_of(network))
-    _, now = choose.best(network, {described(s): ("diffusion_tta", s) for s in rates}, specs)
+    _, now = choose.best(network, {described(s): ("diffusion_tta", s) for s in rates}, few(target_of(network)))
     for stage in stages:
         tried = [now, *(changed(now, **change) for change in stage)]
-        _, now = choose.best(network, {described(s): ("diffusion_tta", s) for s in tried}, specs)
+        _, now = choose.best(network, {described(s): ("diffusion_tta", s) for s in tried}, few(target_of(network)))
     return now
 
 
@@ -217,22 +215,22 @@ def select_maps() -> list[Records]:
     and rival, and which of these is best in each score. The second network takes the first one's settings at a rate of
     its own."""
     choose, content = Chooser(), {"settings": {}, "free": {}, "mixing": {}, "controls": {}, "best": {}, "rival": {}}
-    content["bold"] = {}
     for target in METRICS:
         if MAP_MODEL[target] not in zoo.names():
             continue
         base, stages = diffusion_tta.Settings(**START[target]), STAGES[target]
         for network in here(target):
-            for spec in selection(target):
-                choose.jobs += [source_job(network, spec)]
+            specs = {
+                place(a): (a, w) for spec in selection(target) + few(target) for a, w in [source_job(network, spec)]
+            }
+            choose.jobs += specs.values()  # the same clean scenes are in both
             now = staged(choose, network, base, stages)
             content["settings"][network] = stated(now)
-            content["bold"][network] = stated(_bold(choose, network, now))
             if network == here(target)[0]:
                 base, stages = now, []
                 content["free"][network] = stated(_free(choose, network, now))
                 if target == "classes":
-                    content["mixing"][network] = stated(replace(now, mixing="output", map_classes=3))
+                    content["mixing"][network] = stated(replace(now, mixing="output", map_classes=3, trust=0))
             controls = {row: choose.best(network, options) for row, options in grids(network).items()}
             content["controls"][network] = {
                 row: {"method": m, "settings": stated(s)} for row, (m, s) in controls.items()
@@ -242,15 +240,6 @@ def select_maps() -> list[Records]:
     used = [*content["settings"], *(MAP_MODEL[t] for t in METRICS if any(map(content["settings"].get, here(t))))]
     write_json(MAPS, content | {"models": {name: zoo.fingerprint(name) for name in used}})
     return table("select_maps", choose.jobs)
-
-
-def _bold(choose: Chooser, network: str, now: diffusion_tta.Settings):
-    """The rate of all weights at which most is gained under the corruptions, whatever clean scenes lose."""
-    start = replace(now, param_set="all", view="full")
-    start = replace(start, temperature=3.0) if target_of(network) == "classes" else start
-    tried = [replace(start, lr=lr) for lr in BOLD_RATES[target_of(network)]]
-    options = {described(s): ("diffusion_tta", s) for s in tried}
-    return choose.best(network, options, few(target_of(network)), by=lambda runs: merit(runs)[1])[1]
 
 
 def _free(choose: Chooser, network: str, now: diffusion_tta.Settings):

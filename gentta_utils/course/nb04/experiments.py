@@ -54,10 +54,9 @@ def ours(network: str, spec: MapSpec, label: str = rows.OURS, **changes) -> Job:
 
 
 def k8_rows(network: str, spec: MapSpec) -> list[Job]:
-    """Every row on one stream: the source, the controls, ours on both views, placebos, who knows more."""
-    other = "low" if tuned_maps(network).view == "full" else "full"
-    jobs = [source_job(network, spec), ours(network, spec), ours(network, spec, rows.OTHER_VIEW, view=other)]
-    jobs.append(map_job("diffusion_tta", tuned_maps(network, "bold"), network, spec, rows.BOLD))
+    """Every row on one stream: the source, ours and its parts, the controls, placebos, who knows more."""
+    jobs = [source_job(network, spec), ours(network, spec)]
+    jobs += [ours(network, spec, label, **changes) for label, changes in rows.PARTS.items()]
     jobs += [map_job(m, s, network, spec, row) for row, (m, s) in map_controls(network).items()]
     jobs += [ours(network, spec, label, feedback_from=label.split(": ")[1].split()[0]) for label in rows.PLACEBOS]
     for label in (rows.CEILING, rows.INFORMED):
@@ -104,11 +103,12 @@ def small_grid(n: int, target: str = "classes", clean: int = 0) -> list[MapSpec]
 
 def mixing(n: int = 1) -> list[Records]:
     """The map as condition against predictions that are mixed per pixel, by the same model and by text prompts, on the
-    same pairs. Three classes cost as many evaluations as ours, one with a backward pass counted as three."""
+    same pairs, each map taken as it is. Three classes cost as many evaluations as ours, one with a backward pass
+    counted as three."""
     jobs, (network, *_) = [], chosen_networks("classes")
     three = tuned_maps(network, "mixing")
     options = {
-        "map as condition": (tuned_maps(network), {}),
+        "map as condition": (tuned_maps(network, trust=0), {}),
         "mixed, 3 classes": (three, {}),
         "mixed, all classes": (replace(three, map_classes=0), {}),
         "mixed, 3 classes, text prompts": (three, {"denoiser": TEXT}),

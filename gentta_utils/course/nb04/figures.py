@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from ...evaluation.map_rows import METRICS, gain_of, metrics_of
+from ...evaluation.map_rows import METRICS, gain_of, metrics_of, minus
 from ...evaluation.records import Records
 from ...evaluation.rows import is_clean, pick
 from ...world.severities import TEST
@@ -31,12 +31,11 @@ def gains(runs: list[Records]) -> Figure:
 def controls(runs: list[Records], network: str) -> Figure:
     """Gain of every row of a network over its source under the corruptions, with intervals, both scores."""
     mine = [r for r in pick(runs, classifier=network) if not is_clean(r)]
-    labels = [
-        label for label in (rows.OURS, rows.BOLD, *rows.PLACEBOS, *rows.CONTROLS, *rows.RIVALS) if pick(mine, label)
-    ]
+    known = (rows.OURS, *rows.PARTS, *rows.PLACEBOS, *rows.CONTROLS, *rows.RIVALS)
+    labels, source = [label for label in known if pick(mine, label)], pick(mine, rows.SOURCE)
     fig, axes = plots.figure(1, 2, height=0.9 + 0.24 * len(labels), sharey=True)
     for ax, metric in zip(axes, metrics_of(mine), strict=True):
-        plots.bars(ax, labels, {short(network): [gain_of(pick(mine, label), metric) for label in labels]}, metric)
+        plots.bars(ax, labels, {short(network): [minus(pick(mine, label), source, metric) for label in labels]}, metric)
         ax.axvline(0, color="0.6", lw=0.8)
         ax.set_xlabel(f"gain in {metric}, points")
     return fig

@@ -12,12 +12,12 @@ from ...evaluation.map_rows import (
     METRICS,
     OF_COUNTS,
     gain_of,
+    gained,
     mean_score,
     metrics_of,
     minus,
     set_minus,
     set_score,
-    sign,
 )
 from ...evaluation.records import Records
 from ...evaluation.rows import distinct, is_clean, pick
@@ -38,6 +38,14 @@ PAPER = {
     ),
     "SSIM": ((92.4, 79.1, 81.6, 72.2, 72.7, 77.4, 81.3), (92.6, 82.1, 84.4, 73.0, 74.1, 77.4, 82.1)),
 }
+
+
+PARTS_HELD = (  # what each part adds: head, row, row that it is held against
+    ("minus its start", rows.OURS, rows.START),
+    ("updates: always taken minus start", rows.ALWAYS, rows.START),
+    ("judge: minus always taken", rows.OURS, rows.ALWAYS),
+    ("stored statistics: minus low view", rows.STORED, rows.LOW),
+)
 
 
 def short(network: str) -> str:
@@ -81,7 +89,8 @@ def parts_of(runs: list[Records]) -> dict[str, list[Records]]:
 
 
 def selection(runs: list[Records]) -> str:
-    """What the choice was between: both scores and the gain in them, clean and under the validation corruptions."""
+    """What the choice was between: both scores, clean and under the validation corruptions, and the gain over the
+    source's row in them."""
     found = []
     for network in distinct(runs, "classifier"):
         for label in distinct(pick(runs, classifier=network), "label"):
@@ -89,8 +98,8 @@ def selection(runs: list[Records]) -> str:
             for metric in metrics_of(mine):
                 for head, clean in (("clean", True), ("corrupted", False)):
                     part = [r for r in mine if is_clean(r) == clean]
-                    after, before = (mean_score(part, metric, when) for when in ("after", "before"))
-                    row[f"{metric}, {head}"] = f"{after:.1f} ({sign(metric) * (after - before):+.1f})"
+                    over = gained(part, pick(runs, rows.SOURCE, network), metric)
+                    row[f"{metric}, {head}"] = f"{mean_score(part, metric):.1f} ({over:+.1f})"
             found.append(row)
     return header(runs) + "\n" + as_table(aligned_rows(found))
 
@@ -132,7 +141,7 @@ def claims(runs: list[Records]) -> list[dict]:
             best, rival = (maps_choice()[key][network][metric] for key in ("best", "rival"))
             at = lambda label, clean: [r for r in of_network(runs, network, label) if is_clean(r) == clean]  # noqa: E731
             row = {"network": short(network), "score": metric}
-            clean, source = gain_of(at(rows.OURS, True), metric), gain_of(at(rows.OURS, False), metric)
+            clean, source = (minus(at(rows.OURS, c), at(rows.SOURCE, c), metric) for c in (True, False))
             kept = Interval(clean.mean + TOLERANCE, clean.low + TOLERANCE, clean.high + TOLERANCE)
             row |= {"clean": str(clean), f"clean above -{TOLERANCE:g}": verdict(kept)}
             row |= {"minus source": str(source), "gains": verdict(source), "best control": best}
@@ -142,13 +151,14 @@ def claims(runs: list[Records]) -> list[dict]:
             row["the same of the set"] = f"{whole}, {verdict(whole)}" if metric in OF_COUNTS else ""
             other = minus(at(rows.OURS, False), at(rival, False), metric)
             row |= {"best rival": rival, "minus best rival": f"{other}, {verdict(other)}"}
-            low = minus(at(rows.OTHER_VIEW, False), at(rows.LOW, False), metric)  # what feedback adds to that control
-            row["on the low view: minus low view"] = f"{low}, {verdict(low)}"
-            bold = gain_of(at(rows.BOLD, False), metric)
-            row[rows.BOLD.split(", ")[1] + ": minus source"] = f"{bold}, {verdict(bold)}"
+            for head, label, other in PARTS_HELD:
+                if at(label, False) and at(other, False):
+                    part = minus(at(label, False), at(other, False), metric)
+                    row[head] = f"{part}, {verdict(part)}"
+            row["always taken, clean"] = str(minus(at(rows.ALWAYS, True), at(rows.SOURCE, True), metric))
             placebo = minus(at(rows.OURS, False), at(rows.ANOTHER, False), metric)
             found.append(row | {"minus another image's": f"{placebo}, {verdict(placebo)}"})
-    return found
+    return aligned_rows(found)
 
 
 def by_shift(runs: list[Records], network: str, metric: str) -> list[dict]:

@@ -17,8 +17,9 @@ MAP_MODEL = {"classes": "maps/classes", "depth": "maps/depth"}
 PURIFIER = "unconditional/unet-unshuffle"  # notebook 05's, which saw scenes of one object alone
 
 SOURCE, LOW, OURS = "source", "low view", "Diffusion-TTA"
-OTHER_VIEW = "Diffusion-TTA, the other view"
-BOLD = "Diffusion-TTA, clean scenes ignored"
+ALWAYS, STORED = "Diffusion-TTA, always taken", "Diffusion-TTA, stored statistics"
+FULL = "Diffusion-TTA from the full view"
+START, CHOICE = "its start, no feedback", "its start, judged alone"
 ANOTHER, RANDOM = "placebo: another image", "placebo: random direction"
 CEILING, INFORMED = "ceiling: trained on corruptions", "trained on 60,000 maps"
 DILATE, BIAS, MEDIAN, GUIDED, BLEND = "dilation", "logit bias", "median filter", "guided filter", "mean map"
@@ -26,6 +27,13 @@ BN, TENT, CONSISTENCY, VIEWS, DDA = "BN", "TENT", "consistency", "mean of views"
 CONTROLS = (LOW, DILATE, BIAS, MEDIAN, GUIDED, BLEND)  # which change the image or the map, and understand nothing
 RIVALS = (BN, TENT, CONSISTENCY, VIEWS, DDA)  # other methods of adaptation
 PLACEBOS = (ANOTHER, RANDOM)
+PARTS = {  # of ours: without the judge, with the stored statistics, on the full view too, without updates
+    ALWAYS: dict(trust=0),
+    STORED: dict(statistics=0.0),
+    FULL: dict(view="full", statistics=0.0),
+    START: dict(updates=0, trust=0),
+    CHOICE: dict(updates=0),
+}
 
 
 def here(target: str) -> tuple[str, ...]:

@@ -43,7 +43,21 @@ def shipped() -> list[str]:
 
 def checksums() -> dict[str, str]:
     """File of weights or configuration (relative to data/models) -> SHA-256. Raises ValueError for a damaged list."""
-    found = read_json(CHECKSUMS, FIX_LIST) if CHECKSUMS.is_file() else {}
+    return dict(_listed(_state()))
+
+
+def _state() -> tuple:
+    """Which list it is, and as what it was last written; the jobs of a table ask for it tens of thousands of times."""
+    try:
+        now = CHECKSUMS.stat()
+    except FileNotFoundError:
+        return (None,)
+    return CHECKSUMS, now.st_ino, now.st_mtime_ns, now.st_size
+
+
+@lru_cache(maxsize=4)
+def _listed(state: tuple) -> dict[str, str]:
+    found = read_json(state[0], FIX_LIST) if state[0] else {}
     if not isinstance(found, dict) or not all(isinstance(checksum, str) for checksum in found.values()):
         raise ValueError(f"{CHECKSUMS} is no list of files and checksums: {FIX_LIST}")
     return found
@@ -60,9 +74,12 @@ def files_of(name: str) -> list[str]:
 def fingerprint(name: str, profile: str = "scenes") -> str:
     """For records: the first 12 digits of the checksum of a model's weights (of all checksums, where it has several
     parts), or of its revision on the hub."""
-    if check_profile(profile) == "imagenet":
-        return hub.fingerprint(name)
-    listed = checksums()
+    return hub.fingerprint(name) if check_profile(profile) == "imagenet" else _fingerprint(name, _state())
+
+
+@lru_cache(maxsize=256)
+def _fingerprint(name: str, state: tuple) -> str:
+    listed = _listed(state)
     parts = [listed[file] for file in files_of(name) if file.endswith(".safetensors")]
     if not parts:
         raise ValueError(f"{CHECKSUMS} lists no weights of {name}: {FIX_LIST}")

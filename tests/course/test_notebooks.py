@@ -275,7 +275,7 @@ def test_marked_numbers_are_those_of_a_run_at_full_size(path, tmp_path):
     needed = sorted(set().union(*(rules.needed_cells(sources, last) for last in marked)))
     nb.cells = [cells[i] for i in needed]
     nbformat.write(nb, tmp_path / path.name)
-    nbval = ["--nbval-lax", "--nbval-current-env", "-c", str(ROOT / "pyproject.toml"), f"--rootdir={tmp_path}"]
+    nbval = ["--nbval-lax", "--nbval-current-env", "-c", str(ROOT / "pyproject.toml"), f"--confcutdir={tmp_path}"]
     plain = {name: value for name, value in os.environ.items() if name != "GENTTA_PROGRESS" and "PYTEST" not in name}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *nbval, str(tmp_path)],

@@ -24,8 +24,16 @@ from torch import nn
 
 
 def pytest_collection_modifyitems(items):
-    """The long tests first, so that no worker is left alone with one at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    """Each process begins with its share of the long tests, so that none is left alone with several at the end: xdist
+    gives the processes equal parts of this order, and who is done takes over from the end of another's part."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    long = [item for item in items if item.get_closest_marker("long")]
+    short = [item for item in items if not item.get_closest_marker("long")]
+    ordered, size = [], len(items) // processes
+    for k in range(processes):
+        mine = long[k::processes]
+        ordered += mine + [short.pop(0) for _ in range(min(len(short), max(0, size - len(mine))))]
+    items[:] = ordered + short
 
 
 @pytest.fixture(autouse=True)

@@ -53,7 +53,7 @@ def tables():
         return evaluation_tables.results(name) if name == "select" else []  # it looks at its runs
 
     patch = pytest.MonkeyPatch()
-    for module in (trials, purified, rivals, experiments, nb05_experiments, choose, nb02_choose):
+    for module in (trials, purified, rivals, experiments, nb05_experiments, choose, nb02_choose, nb02.photographs):
         patch.setattr(module, "table", collect, raising=False)
         patch.setattr(module, "write_json", lambda *a: None, raising=False)
         patch.setattr(module, "with_rate", lambda c, s, *a: diffusion_tta.Settings(lr=0.1, **s), raising=False)
@@ -142,7 +142,7 @@ def test_committed_tables_rest_on_the_shipped_models_and_chosen_settings():
     settled |= dict.fromkeys(("text_test", "text_clean"), evaluation_chosen.text_choice())
     measured = {p.stem for p in RESULTS.glob("*.npz")}
     assert {"select", "reading", "heldout", "test", "clean", "why"} <= measured <= set(course_tables.TABLES)
-    for name in measured - {"digits"}:  # whose networks are trained in seconds, and shipped nowhere
+    for name in measured - {"digits", "photographs"}:  # networks trained in seconds and shipped nowhere, or a package
         for r in evaluation_tables.results(name):
             roles = {"classifier": r.about["classifier"], "denoiser": r.about.get("denoiser", trials.DIT)}
             for role, fingerprint in r.about["models"].items():

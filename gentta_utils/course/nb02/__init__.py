@@ -2,7 +2,7 @@
 
 from ..display import plain
 from ..side_by_side import compared
-from . import choose, exercises, experiments, figures, report, rivals, trust, when_it_helps  # noqa: F401
+from . import choose, exercises, experiments, figures, photographs, report, rivals, trust, when_it_helps  # noqa: F401
 
 TABLES = {  # name -> (measure it, show its records)
     "select": (choose.select, plain),
@@ -24,4 +24,5 @@ TABLES = {  # name -> (measure it, show its records)
     "phase": (experiments.phase, when_it_helps.phase),
     "phase_output": (experiments.phase_output, when_it_helps.phase),
     "soft": (experiments.soft, report.soft),
+    "photographs": (photographs.photographs, photographs.show),
 }

@@ -60,6 +60,10 @@ class Trial:
             variables = os.environ | {MARK: self.mark, "PYTHONPATH": str(ROOT), "GENTTA_PROGRESS": "0"}
             return psutil.Popen([sys.executable, *command], cwd=ROOT, env=variables, stdout=log, stderr=log)
 
+    def said(self, name: str) -> str:
+        """The end of what a process printed."""
+        return (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")[-200:]
+
     def living(self) -> list[psutil.Process]:
         """All marked processes that live."""
         found = []
@@ -145,7 +149,7 @@ def swept(trial: Trial, *more: str) -> psutil.Popen:
 def check_sweep(trial: Trial, before: dict[str, bytes], *more: str) -> None:
     """The same command again completes, keeps the records of `before` to the byte, and repeats none of their runs."""
     if trial.wait(swept(trial, *more), "the rerun"):
-        trial.wrong.append(f"the rerun failed: {(trial.folder / 'sweep.log').read_text()[-200:]}")
+        trial.wrong.append(f"the rerun failed: {(trial.folder / 'sweep.log').read_text(encoding='utf-8')[-200:]}")
     after = records(trial.folder)
     if len(after) != len(RUNS):
         trial.wrong.append(f"{len(after)} of {len(RUNS)} runs are there")
@@ -194,7 +198,7 @@ def cluster(trial: Trial, name: str):
     )
     while not file.is_file():
         if scheduler.poll() is not None:
-            raise RuntimeError((trial.folder / f"{name}.log").read_text()[-300:])
+            raise RuntimeError(trial.said(name))
         time.sleep(0.05)
     worker = trial.start(
         "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file), "--nthreads", "1", *quiet, name="worker"
@@ -216,7 +220,7 @@ def worker(trial: Trial) -> None:
         process = swept(trial, "--scheduler", str(file))
         trial.kill(SWEEP, process, lambda: below(nanny, "spawn_main"))
         if trial.wait(process, "the sweep"):
-            trial.wrong.append(f"the sweep failed: {(trial.folder / 'sweep.log').read_text()[-200:]}")
+            trial.wrong.append(f"the sweep failed: {(trial.folder / 'sweep.log').read_text(encoding='utf-8')[-200:]}")
         check_sweep(trial, records(trial.folder), "--scheduler", str(file))
 
 
@@ -275,7 +279,7 @@ def training(trial: Trial) -> None:
     begun = step_of(trial.folder)
     steps.unlink(missing_ok=True)
     if trial.wait(trial.start(*command), "the rerun"):
-        trial.wrong.append(f"the rerun failed: {(trial.folder / 'main.log').read_text()[-200:]}")
+        trial.wrong.append(f"the rerun failed: {(trial.folder / 'main.log').read_text(encoding='utf-8')[-200:]}")
         return
     again = steps.read_text(encoding="utf-8").split() if steps.is_file() else []
     if again != [str(k) for k in range(begun, STEPS)]:
@@ -283,7 +287,7 @@ def training(trial: Trial) -> None:
     whole = trial.folder / "whole"
     whole.mkdir()
     trial.wait(trial.start(__file__, "--child", "training", str(whole)), "the undisturbed training")
-    if (whole / "weights").read_text() != (trial.folder / "weights").read_text():
+    if (whole / "weights").read_text(encoding="utf-8") != (trial.folder / "weights").read_text(encoding="utf-8"):
         trial.wrong.append("the weights differ from an undisturbed training's")
 
 
@@ -330,7 +334,7 @@ def download(trial: Trial) -> None:
         kept, whole = part.stat().st_size if part.is_file() else 0, path.is_file()
         server.asked.clear()
         if trial.wait(trial.start(*command), "the rerun"):
-            trial.wrong.append(f"the rerun failed: {(trial.folder / 'main.log').read_text()[-200:]}")
+            trial.wrong.append(f"the rerun failed: {(trial.folder / 'main.log').read_text(encoding='utf-8')[-200:]}")
         server.shutdown()
         if not path.is_file() or path.read_bytes() != CONTENT:
             trial.wrong.append("the file is not whole")

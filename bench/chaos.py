@@ -60,9 +60,9 @@ class Trial:
             variables = os.environ | {MARK: self.mark, "PYTHONPATH": str(ROOT), "GENTTA_PROGRESS": "0"}
             return psutil.Popen([sys.executable, *command], cwd=ROOT, env=variables, stdout=log, stderr=log)
 
-    def said(self, name: str) -> str:
+    def said(self, name: str, letters: int = 200) -> str:
         """The end of what a process printed."""
-        return (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")[-200:]
+        return (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")[-letters:]
 
     def living(self) -> list[psutil.Process]:
         """All marked processes that live."""
@@ -188,6 +188,13 @@ def runner(trial: Trial) -> None:
     kill_in_sweep(trial, lambda process: process)
 
 
+def family(process: psutil.Popen) -> list[psutil.Process]:
+    """Its children: of a nanny its worker, and no run, which ends by itself when the worker does."""
+    with suppress(psutil.Error):
+        return process.children()
+    return []
+
+
 @contextmanager
 def cluster(trial: Trial, name: str):
     """A scheduler and a worker under its nanny; yields both and the scheduler's file."""
@@ -203,14 +210,18 @@ def cluster(trial: Trial, name: str):
     worker = trial.start(
         "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file), "--nthreads", "1", *quiet, name="worker"
     )
+    while "Registered to" not in trial.said("worker", 10_000):  # before that a nanny gives up with its worker
+        if worker.poll() is not None:
+            raise RuntimeError(trial.said("worker"))
+        time.sleep(0.05)
     try:
         yield scheduler, worker, file
-    finally:
+    finally:  # the worker first; one that looks for a scheduler that is gone would look for ever
         for process in (worker, scheduler):
-            with suppress(psutil.NoSuchProcess):
-                process.terminate()
-        for process in (worker, scheduler):
-            trial.wait(process, "the cluster")
+            for end in (process.terminate, *(p.kill for p in (*family(process), process))):
+                with suppress(psutil.Error):
+                    end()
+                    process.wait(10)
 
 
 def worker(trial: Trial) -> None:

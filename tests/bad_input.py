@@ -285,7 +285,7 @@ def of_methods(world: str, of: Models, photos: torch.Tensor) -> tuple[list, int]
     for method, module in METHODS.items():
         more = [lambda images, ids: images[:, None].expand(-1, 2, -1, -1, -1)] if method == "difftpt" else []
         try:
-            settings = module.Settings(**({"lr": 0.1} if method in ("diffusion_tta", "adapted_reader") else {}))
+            settings = module.Settings(**({"lr": 0.1} if method == "diffusion_tta" else {}))
             configured = module.configure(of, settings, *more)
         except (ValueError, TypeError):  # it needs other models
             continue

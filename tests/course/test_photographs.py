@@ -17,7 +17,7 @@ def cells():
     """run() -> executes the code cells of the section, as they stand in the notebook."""
     nb = json.loads((NOTEBOOKS / "02_diffusion_tta_dit.ipynb").read_text(encoding="utf-8"))
     code = ["".join(c["source"]) for c in nb["cells"] if c["cell_type"] == "code"]
-    mine = [text for text in code if "photograph" in text]
+    mine = [text for text in code if "nb02.photographs" in text]
     assert len(mine) == 2
     names = dict(nb02=nb02, plots=plots, display=display, tables=tables, device="cpu")
     names["kit"] = SimpleNamespace(note=lambda: None)

@@ -11,6 +11,7 @@ import json
 import math
 import traceback
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from gentta_utils.common.randomness import generator, numpy_generator
 from gentta_utils.common.text import as_table
 from gentta_utils.course.display import headline
 from gentta_utils.course.profiles import profile
+from gentta_utils.course.trials import Wording
+from gentta_utils.course.trials import models as shipped
 from gentta_utils.diffusion import (
     entropy,
     error_table,
@@ -43,8 +46,10 @@ from gentta_utils.models import zoo
 from gentta_utils.models.classifier import Classifier
 from gentta_utils.streams import stream as streams
 from gentta_utils.streams.folders import FolderSpec
+from gentta_utils.streams.maps import MapSpec
 from gentta_utils.streams.open_vocabulary import PhotoSpec
 from gentta_utils.streams.photo_maps import PhotoMapSpec
+from gentta_utils.streams.photos import CropSpec
 from gentta_utils.streams.scenes import SceneSpec
 from gentta_utils.streams.stream import Stream
 from gentta_utils.world import corruptions, renditions, scenes, shifts, views
@@ -135,6 +140,8 @@ RIGHT = {
     FolderSpec: dict(
         dataset="imagenet", root="none", n=1, per_class=1, shift="fog", severity=3, size=224, resize=256, seed=0
     ),
+    MapSpec: dict(n=1, shift="fog", severity=3, split="test", start=0, seed=0, target="depth"),
+    CropSpec: dict(crops=1, shift="fog", severity=3, seed=0),
     PhotoMapSpec: dict(dataset="nyu", root="none", n=1, shift="fog", severity=3, seed=0),
     PhotoSpec: dict(dataset="pets", root="none", n=1, shift="fog", severity=3, seed=0),
     Stream: dict(images=images, labels=labels, ids=ids),
@@ -157,6 +164,7 @@ RIGHT = {
 }
 # what is right although it looks wrong: any text; negative seeds; None; and of a function alone ...
 OPEN = {"purpose", "root", "data_root"}
+MET: list[str] = []  # methods whose cases were tried, with the models
 NEGATIVE = {"seed", "step", "view", "image_id", "t"}
 NONE = {"ids", "cond", "n", "per_class", "settings", "s"}
 SINGLE = {"shape", "double", "number"}  # one tensor, of which every size is right
@@ -262,6 +270,39 @@ def is_right(function, name: str, kind: str) -> bool:
     return kind in ALSO_RIGHT.get((function.__qualname__, name), ())
 
 
+def worlds() -> list[tuple[str, Models, torch.Tensor]]:
+    """Models to configure methods with, each with a name and images of their size: a toy, a CLIP, a masked autoencoder.
+
+    The last two are asked beside a toy denoiser: what is wrong is refused before it would be needed."""
+    large, toys = torch.rand(B, 3, 64, 64), GaussianMixture(torch.rand(10, 3, 64, 64))
+    clip = replace(shipped("clip/small", None, wording=Wording()), denoiser=toys)
+    return [("toy", models, images), ("clip", clip, large), ("mae", Models(zoo.load("classifier/mae"), toys), large)]
+
+
+def of_methods(world: str, of: Models, photos: torch.Tensor) -> tuple[list, int]:
+    """What went wrong with every method that these models are enough for, and how many cases were tried."""
+    tried, wrong, right = 0, [], dict(images=photos, ids=ids)
+    for method, module in METHODS.items():
+        more = [lambda images, ids: images[:, None].expand(-1, 2, -1, -1, -1)] if method == "difftpt" else []
+        try:
+            settings = module.Settings(**({"lr": 0.1} if method == "diffusion_tta" else {}))
+            configured = module.configure(of, settings, *more)
+        except (ValueError, TypeError):  # it needs other models
+            continue
+        for name, value in right.items():
+            for _, other in wrong_values(name, value):
+                tried += 1
+                if found := fault(lambda: configured.adapt(**right | {name: other}), other):
+                    wrong.append([f"{method}.adapt ({world})", name, shown(other), found])
+        for other in ("x", 3, object(), {"a": 1}):
+            for arguments in ((other, settings, *more), (of, other, *more)):
+                tried += 1
+                if found := fault(lambda: module.configure(*arguments), other):
+                    wrong.append([f"{method}.configure ({world})", "", shown(other), found])
+        MET.append(f"{method} {world}")
+    return wrong, tried
+
+
 def main() -> None:
     tried, wrong = 0, []
     for function, right in RIGHT.items():
@@ -280,25 +321,12 @@ def main() -> None:
                 tried += 1
                 if found := fault(lambda: call(**right | {name: other}), other):
                     wrong.append([function.__qualname__, name, shown(other), found])
-    for method, module in METHODS.items():
-        try:
-            settings = module.Settings(**({"lr": 0.1} if method == "diffusion_tta" else {}))
-            configured = module.configure(models, settings)
-        except (ValueError, TypeError):  # it needs more than the toy models
-            continue
-        for name, value in dict(images=images, ids=ids).items():
-            for _, other in wrong_values(name, value):
-                tried += 1
-                if found := fault(lambda: configured.adapt(**dict(images=images, ids=ids) | {name: other}), other):
-                    wrong.append([f"{method}.adapt", name, shown(other), found])
-        for other in ("x", 3, object(), {"a": 1}):
-            for arguments in ((other, settings), (models, other)):
-                tried += 1
-                if found := fault(lambda: module.configure(*arguments), other):
-                    wrong.append([f"{method}.configure", "", shown(other), found])
+    for name, of, photos in worlds():
+        some, all_tried = of_methods(name, of, photos)
+        wrong, tried = wrong + some, tried + all_tried
     public = {getattr(gentta_utils, name) for name in gentta_utils.__all__ if callable(getattr(gentta_utils, name))}
     left = sorted(f.__qualname__ for f in public - set(RIGHT) if inspect.isroutine(f))
-    print("\n" + json.dumps({"tried": tried, "wrong": wrong, "left": left}))
+    print("\n" + json.dumps({"tried": tried, "wrong": wrong, "left": left, "met": MET}))
 
 
 if __name__ == "__main__":

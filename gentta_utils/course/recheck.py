@@ -176,6 +176,11 @@ def obstacle(r: Records) -> tuple[str, str] | None:
         return "older than the code", reason
     if r.about["stream"].get("world") == "digits":
         return "digits", "their networks are trained where the table is made: `python -m gentta_utils measure digits`"
+    if r.about["stream"].get("world") == "photographs":
+        return (
+            "photographs",
+            "records keep nine of 1,000 logits: notebook 02 makes some again where the extra is installed",
+        )
     if "pairs" in r.about["stream"]:
         return "pairs of scenes", "each has captions of its own: `python -m gentta_utils measure winoground` makes them"
     if r.about["protocol"]["reset"] == "never":

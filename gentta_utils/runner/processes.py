@@ -214,6 +214,7 @@ def on_cluster(jobs: list[NotebookJob], client, told: Told = lambda *_: None) ->
     """Do the runs on the workers of a cluster, as many at a time as they have threads; one that dies is replaced."""
     from distributed import as_completed
 
+    tell_when_alone(client)
     mine = {job.name for job in jobs}
     client.subscribe_topic(TOPIC, lambda event: told(*event[1]) if event[1][0] in mine else None)
     futures = client.map(run_job, jobs, pure=False, retries=1)
@@ -224,6 +225,33 @@ def on_cluster(jobs: list[NotebookJob], client, told: Told = lambda *_: None) ->
         except Exception as error:  # its worker died again and again, or the scheduler did
             record = failed(job_of[future], f"the cluster lost it ({type(error).__name__}: {str(error)[:300]})")
         yield job_of[future], record
+
+
+def tell_when_alone(client) -> None:
+    """From now on say on standard error when the last worker of a cluster has gone, and when one comes after that.
+
+    Without a worker the scheduler keeps the runs and waits, however long, and nobody would know why."""
+    workers: set[str] = set()
+
+    def heard(event: tuple) -> None:
+        action, worker = event[1].get("action"), event[1].get("worker")
+        if action == "add-worker":
+            if not workers:
+                print("a worker has come: the runs go on", file=sys.stderr, flush=True)
+            workers.add(worker)
+        elif action == "remove-worker" and worker in workers:
+            workers.remove(worker)
+            if not workers:
+                address = client.scheduler.address
+                print(
+                    f"all workers are gone, the runs wait for one: start it with `dask worker {address}`, or stop here "
+                    "with Ctrl-C, and the same command goes on later",
+                    file=sys.stderr,
+                    flush=True,
+                )
+
+    client.subscribe_topic("all", heard)
+    workers.update(client.nthreads())
 
 
 def run_job(job: NotebookJob) -> dict:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..common.paths import DATA
 from ..common.progress import progress
-from . import folders, open_vocabulary, photo_maps
+from . import folders, open_vocabulary, photo_maps, photos
 from .coop_splits import SPLIT_SETS, read_split
 
 ARCHIVES = {  # name -> address and md5 of a tar that holds the folder of folders.LAYOUTS
@@ -40,9 +40,12 @@ def data(name: str, root: Path) -> None:
     """Get a data set under `root`, or print how to; where it is there already, count its images.
 
     Raises ValueError for an unknown name or a folder that is not what it should be, OSError for a failed download."""
-    known = (*ARCHIVES, *guides())
+    known = (*ARCHIVES, *guides(), photos.FOLDER)
     if name not in known:
         raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(known)}")
+    if name == photos.FOLDER:
+        print(f"photos: {len(photos.PHOTOS)} images, their labels and licences in {photos.copy_to(root)}")
+        return
     known_set = (open_vocabulary.SETS | SPLIT_SETS | photo_maps.SETS).get(name)
     here = root / known_set.folder if known_set else None
     if name in PARTIAL or not (here or folders.folder_of(name, root)).is_dir():

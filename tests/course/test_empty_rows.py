@@ -48,6 +48,9 @@ KNOWN["sda_gap"] = {
 KNOWN["digits"] = {
     ("naive ensemble", "reader/48 pairs/150..600"): "the reader is so sure that the other vote hardly counts"
 }
+KNOWN["photographs"] = {
+    ("TENT, batches of 16", "batch statistics of 16"): "four batches at the published rate for ImageNet (notebook 02)"
+}
 KNOWN["grid_streams"] = dict.fromkeys(map(tuple, STREAMS), FEW_IMAGES)
 KNOWN["select_prompt"]["eta 0.2", "eta 0.8"] = "the weight reaches the lower bound only at the end of this stream"
 KNOWN |= {  # table -> {two rows: why they are one}

@@ -216,6 +216,58 @@ def test_workers_of_a_cluster_say_it_too(make, tmp_path):
         assert last.wait(100)
 
 
+class Heard(io.StringIO):
+    """Standard error that sets an event for each of two sentences."""
+
+    def __init__(self):
+        super().__init__()
+        self.alone, self.back = threading.Event(), threading.Event()
+
+    def write(self, text: str) -> int:
+        if "all workers are gone" in text:
+            self.alone.set()
+        if "a worker has come" in text:
+            self.back.set()
+        return super().write(text)
+
+
+BEGUN, GO = threading.Event(), threading.Event()
+
+
+def waits(job):
+    """In the place of `run_job`: a run that ends when it is told to."""
+    BEGUN.set()
+    GO.wait()
+    return {"status": "ok"}
+
+
+def test_workers_that_all_vanish_are_told_of(make, tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="dask is not installed: pip install -e '.[cluster]'")
+    heard, records = Heard(), []
+    monkeypatch.setattr(sys, "stderr", heard)
+    monkeypatch.setattr(processes, "run_job", waits)
+    run = processes.NotebookJob(make(), {}, tmp_path / "run.ipynb")
+    how = dict(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None)
+    with distributed.LocalCluster(**how) as cluster, distributed.Client(cluster) as client:
+        listening = threading.Thread(target=lambda: records.extend(processes.on_cluster([run], client)))
+        listening.start()
+        assert BEGUN.wait(100)
+        (worker,) = client.nthreads()
+
+        async def remove(dask_scheduler):
+            await dask_scheduler.remove_worker(worker, stimulus_id="a test")
+
+        client.run_on_scheduler(remove)
+        assert heard.alone.wait(100)
+        assert not heard.back.is_set()
+        GO.set()  # for the second worker, and for the first one to end
+        cluster.scale(2)
+        assert heard.back.wait(100)
+        listening.join(100)
+    assert [record["status"] for _, record in records] == ["ok"]
+    assert f"start it with `dask worker {cluster.scheduler_address}`" in heard.getvalue()
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

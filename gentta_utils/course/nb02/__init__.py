@@ -9,6 +9,7 @@ from . import (  # noqa: F401
     figures,
     frontier,
     one_by_one,
+    photographs,
     report,
     rivals,
     streams,
@@ -42,4 +43,5 @@ TABLES = {  # name -> (measure it, show its records)
     "phase": (experiments.phase, when_it_helps.phase),
     "phase_output": (experiments.phase_output, when_it_helps.phase),
     "soft": (experiments.soft, report.soft),
+    "photographs": (photographs.photographs, photographs.show),
 }

@@ -9,7 +9,7 @@ from ...evaluation.chosen import chosen_window, rival
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, pick
 from ...evaluation.statistics import protocol_line
-from ...evaluation.tables import table
+from ...evaluation.tables import results, table
 from ...methods import bn_adapt, diffusion_classifier
 from ...streams.scenes import SceneSpec
 from ...world.severities import TEST
@@ -62,3 +62,16 @@ def by_cost(runs: list[Records]) -> str:
             row[name] = "" if label in OURS else str(common(mine, pick(runs, ours)))
         rows.append(row)
     return protocol_line([r for r in runs if r.about["method"] != "source"]) + "\n" + as_table(rows)
+
+
+def reader_or_ours() -> list[dict]:
+    """For each network of `backbones`: the reader and the adapted network on the 600 scenes of `test`, in pairs."""
+    reader = [r for r in results("test") if r.about["method"] == "diffusion_classifier"]
+    rows = []
+    for name in distinct(results("backbones"), "classifier"):
+        row = {"network": name.split("/")[1], "n": sum(map(len, reader)), "reader": f"{accuracy(reader):.1f}"}
+        for view in ("full", "low"):
+            found = common(reader, pick(results("backbones"), f"diffusion_tta/{view}", name))
+            row[f"reader minus Diffusion-TTA, {view} view"] = str(found)
+        rows.append(row)
+    return rows

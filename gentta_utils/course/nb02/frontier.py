@@ -36,7 +36,7 @@ def frontier() -> list[Records]:
         ("tent", rival("tent", RESNET), "tent"),
     ):
         jobs += [method_job(row, settings, RESNET, s, label, batch=50) for s in (*first, *more)]
-    for pairs in (1, 3, 9, 48):
+    for pairs in (1, 3, 48):
         jobs += reader_jobs(first, pairs, window)
     staged = diffusion_classifier.Settings(pairs=STAGES[-1][0], window=window, stages=STAGES)
     parts = [SceneSpec(n, s.shift, s.severity, s.split, s.start + at) for s in first for n, at in ((10, 0), (30, 10))]

@@ -75,6 +75,7 @@ def same_labels(runs: list[Records]) -> str:
     rows = [
         {"row": "ResNet, same 60,000 labels, low view", "n": sum(map(len, first)), "right": f"{accuracy(first):.1f}"}
     ]
+    rows[0]["same labels minus it"] = ""
     for name, mine in others.items():
         rows.append({"row": name, "n": sum(map(len, mine)), "right": f"{accuracy(mine):.1f}"})
         rows[-1]["same labels minus it"] = str(versus(first, mine))

@@ -31,11 +31,11 @@ SHARES = {
 ALONE = (1.0, 3.0, 10.0)  # for one update from the source
 CORRUPTIONS, FEW = 2, 40  # of a choice: validation corruptions, scenes under each
 STREAM = 200  # scenes under each corruption
-OTHERS = {"classifier/vit": 50, "classifier/convnext": 50}  # network -> scenes of it
+OTHERS = {"classifier/vit": 40, "classifier/convnext": 40}  # network -> scenes of it
 REPEATED = 20  # scenes under each corruption, in each of these orders with each of these seeds of draws
 ORDERS = SEEDS = (0, 1, 2)
-BLOCK = 50  # images of a stream, over which the carried state's accuracy is averaged
-LAST = 20  # scenes of a stream on which the chosen episodic settings run too
+BLOCK = 40  # images of a stream, over which the carried state's accuracy is averaged
+LAST = 10  # scenes of a stream on which the chosen episodic settings run too
 ONLINE, EPISODIC, WHOLE = "online", "episodic", "episodic, 96 evaluations"
 
 
@@ -84,9 +84,9 @@ def chosen_step(kind: str, classifier: str = RESNET) -> diffusion_tta.Settings:
 
 
 def one_by_one() -> list[Records]:
-    """The ResNet on 200 scenes under each corruption, ViT and ConvNeXt on 50: source, online, and episodic
+    """The ResNet on 200 scenes under each corruption, ViT and ConvNeXt on 40: source, online, and episodic
     with one update; the first twenty again, in three orders with three seeds; the chosen episodic settings on the last
-    twenty."""
+    ten."""
     jobs = []
     for classifier, n in {RESNET: STREAM, **OTHERS}.items():
         for spec in long_specs(n):

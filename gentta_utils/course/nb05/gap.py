@@ -15,9 +15,9 @@ Written down before any gain was measured:
 - Prediction: over dial A the gain of SDA over DDA, on the projected image alone, rises with what can be recovered (the
   slope is above 0, and above that of the null in `gap_report`); in the control it stays within two points of 0.
 
-Generator (DiT) and purifier differ on both dials; in the control they are one network. Seen before these records: a pass
-with two networks and one seed, and six networks at t 700 and in the control, both at the rates that were chosen in the
-sum (`how_at` says why they are others now). Settings, sets, scenes and the prediction are the same.
+Generator (DiT) and purifier differ on both dials; in the control they are one network. Seen before these records: a
+pass with two networks and one seed, and six networks at t 700 and in the control, both at the rates that were chosen in
+the sum (`how_at` says why they are others now). Settings, sets, scenes and the prediction are the same.
 """
 
 from dataclasses import dataclass, replace

@@ -44,7 +44,7 @@ STARTS = (300, 494, 550, 600, 650, 700)
 SNAPSHOTS = (1000, 2000, 4000)
 PAPER_START, PAPER_GAP = 494, 10.0  # the published start; points that make a gap like the paper's
 PER_CLASS, BATCH, UPDATES = 10, 25, 32  # of every training set; the published set has 50 of each class
-WHOLE = ("t 700", "control, t 300", "t 494", "t 300", "t 600")  # where classifiers are fine-tuned, whatever the gap
+WHOLE = ("t 700", "control, t 300", "t 494", "t 300")  # where classifiers are fine-tuned, whatever the gap
 SETS = {"sda": {}, "own scenes": dict(kind="own")}  # what the second classifier is fine-tuned on, with every seed
 MORE = {  # with the first seed, where the paper's order is asked for and at the ends
     "unaligned": dict(aligned=False),
@@ -156,7 +156,8 @@ def gap() -> list[Records]:
     for name, dial in found.items():
         jobs += read_jobs(name, dial, specs)
     gaps = clean_gaps(small_table("sda_gap", jobs, decided))
-    for name in dict.fromkeys([*WHOLE[:3], *paper_like(gaps), *WHOLE, *(k for k, d in found.items() if d.kind == "B")]):
+    later = [k for k, d in found.items() if d.kind == "B"]
+    for name in dict.fromkeys([*WHOLE, *paper_like(gaps), *later]):
         for seed in SEEDS:
             jobs += tuned_jobs(name, found[name], specs, seed)
         small_table("sda_gap", jobs, decided)

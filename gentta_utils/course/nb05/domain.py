@@ -27,6 +27,7 @@ FOLDS, RIDGE = 5, 0.1  # of the two-sample classifier
 GUIDED = (1.0, 4.0)  # guidance of the synthesis: the ends of `measure sda_cfg`
 SIDES = {"synthetic": {}, "own": dict(kind="own")}  # the two samples
 EACH = len(SEEDS) * PER_CLASS  # images per class: all that the seeds of the dial are fine-tuned on
+FEW = 5  # images per class of each guidance
 
 
 @torch.no_grad()
@@ -69,7 +70,7 @@ def spread(found: np.ndarray) -> float:
 
 def measure(settings: list[str]) -> dict:
     """Synthetic and real images as they are and at each of these settings of the dial, told apart; then the synthesis
-    at each guidance beside real images, `PER_CLASS` of each class."""
+    at each guidance beside real images, `FEW` of each class."""
     sets = {name: {k: set_at(dials()[name], per_class=EACH, **c) for k, c in SIDES.items()} for name in settings}
     bare = {k: replace(data, aligned=False) for k, data in sets[settings[0]].items()}
     real = Data(kind="real", per_class=EACH, aligned=False)
@@ -78,10 +79,10 @@ def measure(settings: list[str]) -> dict:
     apart["real and other real ones"] = told_apart(known["real"], known["own"])
     for name, pair in sets.items():
         apart[name] = told_apart(*(features(images_of(data)[0]) for data in pair.values()))
-    few = PER_CLASS * len(CLASSES)
+    few = FEW * len(CLASSES)
     rows = {"real": known["real"][:few]}
     for cfg in GUIDED:
-        data = Data(per_class=PER_CLASS, aligned=False, synthesis=replace(SYNTHESIS, cfg=cfg))
+        data = Data(per_class=FEW, aligned=False, synthesis=replace(SYNTHESIS, cfg=cfg))
         rows[f"synthetic, cfg {cfg:g}"] = features(images_of(data)[0])
     content = {
         "told apart": {k: [v.mean, v.low, v.high] for k, v in apart.items()},

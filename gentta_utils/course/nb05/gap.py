@@ -46,7 +46,7 @@ PAPER_START, PAPER_GAP = 494, 10.0  # the published start; points that make a ga
 PER_CLASS, BATCH, UPDATES = 10, 25, 32  # of every training set; the published set has 50 of each class
 WHOLE = ("t 700", "control, t 300", "t 494", "t 300")  # where classifiers are fine-tuned, whatever the gap
 SETS = {"sda": {}, "own scenes": dict(kind="own")}  # what the second classifier is fine-tuned on, with every seed
-MORE = {  # with the first seed, where the paper's order is asked for and at the ends
+MORE = {  # with the first seed, where the paper's order is asked for and at the end of dial A
     "unaligned": dict(aligned=False),
     "real": dict(kind="real"),
     "read labels": dict(labels="source"),
@@ -148,7 +148,7 @@ def paper_like(gaps: dict[str, float]) -> list[str]:
 def gap() -> list[Records]:
     """First the gap at every setting; then, setting by setting, the training sets with every seed: where the paper's
     order is asked for, over dial A, in the control of the larger gap, and on dial B; last `MORE`, where the order is
-    asked for and at the ends."""
+    asked for and at the end of dial A."""
     specs, found = gap_specs(), dials()
     jobs = source_jobs(specs, NETWORKS)
     pure = diffpure.Settings(start=diffpure.PUBLISHED_IMAGENET["start"], steps=20)
@@ -161,6 +161,6 @@ def gap() -> list[Records]:
         for seed in SEEDS:
             jobs += tuned_jobs(name, found[name], specs, seed)
         small_table("sda_gap", jobs, decided)
-    for name in dict.fromkeys([*paper_like(gaps), "t 700", "control, t 300"]):
+    for name in dict.fromkeys(["t 700", *paper_like(gaps)]):
         jobs += tuned_jobs(name, found[name], specs, 0, MORE)
     return small_table("sda_gap", jobs, decided)

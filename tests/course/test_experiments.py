@@ -65,7 +65,7 @@ def tables():
         patch.setattr(module, "selection", sda_selection)
     for module in (rivals, nb02_choose, trials):
         patch.setattr(module, "tuned", lambda c, *a: diffusion_tta.Settings(lr=0.1), raising=False)
-    patch.setattr(nb05.domain, "measure", dict)  # of images, which are no jobs
+    patch.setattr(nb05.domain, "measure", list)  # of images, which are no jobs
     for name, (measure, _) in (nb02.TABLES | nb05.TABLES).items():
         if name != "photographs":  # which has no scenes
             measure()

@@ -32,18 +32,19 @@ SCENES = dict(tuned=3000, fitted=3400)  # first selection scene of each
 CLEAN = -0.5  # points that may be lost on clean scenes, in each score
 START = {
     "classes": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), temperature=3.0, noise="antithetic", trust=24),
-    "depth": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), noise="antithetic", trust=24),
+    "depth": dict(
+        lr=1.0, updates=6, pairs=12, window=(250, 600), noise="antithetic", view="low", statistics=0.3, trust=24
+    ),
 }
 RATES = {"classes": (0.3, 1.0), "depth": (0.01, 0.1)}
 STAGES: dict[str, list[list[dict]]] = {  # each changes what the one before it left; "times" is of the rate
     "classes": [
         [dict(trust=0)],
-        [dict(view="low"), dict(statistics=0.3), dict(view="low", statistics=0.3)],
-        [dict(temperature=1.0), dict(pairs=24), dict(tail=0.5)],
-        [dict(param_set="norm", times=30.0), dict(param_set="head", times=3.0)],
+        [dict(view="low"), dict(view="low", statistics=0.3)],
+        [dict(tail=0.5), dict(param_set="norm", times=30.0)],
         [dict(trust=0)],
     ],
-    "depth": [[dict(view="low"), dict(view="low", statistics=0.3)], [dict(trust=0)]],
+    "depth": [[dict(view="full", statistics=0.0)]],
 }
 FREE_RATES = {"classes": (30_000.0, 100_000.0), "depth": (300.0, 1000.0)}  # of a free map
 
@@ -60,7 +61,7 @@ def selection(target: str, n: int = 3, clean: int = 6) -> list[MapSpec]:
 def few(target: str) -> list[MapSpec]:
     """The scenes on which what asks the diffusion model is chosen, at a hundred times the cost of a control: fewer
     corrupted ones, and more clean ones, since the rule asks these first."""
-    return selection(target, 2, 12)
+    return selection(target, *{"classes": (2, 12), "depth": (1, 6)}[target])
 
 
 def described(s: diffusion_tta.Settings) -> str:

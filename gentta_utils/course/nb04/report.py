@@ -155,7 +155,8 @@ def claims(runs: list[Records]) -> list[dict]:
                 if at(label, False) and at(other, False):
                     part = minus(at(label, False), at(other, False), metric)
                     row[head] = f"{part}, {verdict(part)}"
-            row["always taken, clean"] = str(minus(at(rows.ALWAYS, True), at(rows.SOURCE, True), metric))
+            if always := at(rows.ALWAYS, True):
+                row["always taken, clean"] = str(minus(always, at(rows.SOURCE, True), metric))
             placebo = minus(at(rows.OURS, False), at(rows.ANOTHER, False), metric)
             found.append(row | {"minus another image's": f"{placebo}, {verdict(placebo)}"})
     return aligned_rows(found)
@@ -193,6 +194,21 @@ def k8(runs: list[Records]) -> str:
             parts.append(f"{metric}, {short(network)}\n" + as_table(rivals(mine, network, metric)))
             parts.append(as_table(by_shift(mine, network, metric)))
     return "\n\n".join(parts)
+
+
+def in_short(runs: list[Records], network: str, metric: str) -> dict:
+    """One line for the README: scores under the corruptions of the source, the best control and ours, what ours gains
+    over each and over its own start, and the change on clean scenes."""
+    control = maps_choice()["best"][network][metric]
+    at = lambda label, clean: [r for r in of_network(runs, network, label) if is_clean(r) == clean]  # noqa: E731
+    us, line = at(rows.OURS, False), {"network": network, "score": metric}
+    for head, label in (("source", rows.SOURCE), ("best control", control), ("Diffusion-TTA", rows.OURS)):
+        line[head] = f"{mean_score(at(label, False), metric):.1f}"
+    line["minus source"] = str(minus(us, at(rows.SOURCE, False), metric))
+    line["minus best control"] = f"{minus(us, at(control, False), metric)} ({control})"
+    line["minus its start"] = str(minus(us, at(rows.START, False) or at(rows.SOURCE, False), metric))
+    line["clean"] = str(minus(at(rows.OURS, True), at(rows.SOURCE, True), metric))
+    return line
 
 
 # --- all fifteen ------------------------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ PURIFIER = "unconditional/unet-unshuffle"  # notebook 05's, which saw scenes of 
 
 SOURCE, LOW, OURS = "source", "low view", "Diffusion-TTA"
 ALWAYS, STORED = "Diffusion-TTA, always taken", "Diffusion-TTA, stored statistics"
-FULL = "Diffusion-TTA from the full view"
 START, CHOICE = "its start, no feedback", "its start, judged alone"
 ANOTHER, RANDOM = "placebo: another image", "placebo: random direction"
 CEILING, INFORMED = "ceiling: trained on corruptions", "trained on 60,000 maps"
@@ -27,10 +26,9 @@ BN, TENT, CONSISTENCY, VIEWS, DDA = "BN", "TENT", "consistency", "mean of views"
 CONTROLS = (LOW, DILATE, BIAS, MEDIAN, GUIDED, BLEND)  # which change the image or the map, and understand nothing
 RIVALS = (BN, TENT, CONSISTENCY, VIEWS, DDA)  # other methods of adaptation
 PLACEBOS = (ANOTHER, RANDOM)
-PARTS = {  # of ours: without the judge, with the stored statistics, on the full view too, without updates
+PARTS = {  # of ours: without the judge, with the stored statistics, without updates and judge, without updates
     ALWAYS: dict(trust=0),
     STORED: dict(statistics=0.0),
-    FULL: dict(view="full", statistics=0.0),
     START: dict(updates=0, trust=0),
     CHOICE: dict(updates=0),
 }

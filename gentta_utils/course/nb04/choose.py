@@ -32,21 +32,21 @@ SCENES = dict(tuned=3000, fitted=3400)  # first selection scene of each
 CLEAN = -0.5  # points that may be lost on clean scenes, in each score
 START = {
     "classes": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), temperature=3.0, noise="antithetic", trust=24),
-    "depth": dict(
-        lr=1.0, updates=6, pairs=12, window=(250, 600), noise="antithetic", view="low", statistics=0.3, trust=24
-    ),
+    "depth": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), noise="antithetic"),
 }
-RATES = {"classes": (0.3, 1.0), "depth": (0.01, 0.1)}
+RATES = {"classes": (0.3, 1.0), "depth": (0.01, 0.03, 0.1, 0.3)}
+BOTH = dict(view="low", statistics=0.3, times=0.3)
 STAGES: dict[str, list[list[dict]]] = {  # each changes what the one before it left; "times" is of the rate
     "classes": [
         [dict(trust=0)],
-        [dict(view="low"), dict(view="low", statistics=0.3)],
-        [dict(tail=0.5), dict(param_set="norm", times=30.0)],
-        [dict(trust=0)],
+        [dict(view="low"), dict(view="low", statistics=0.3), BOTH, BOTH | dict(margin=0.02)],
     ],
-    "depth": [[dict(view="full", statistics=0.0)]],
+    "depth": [
+        [dict(window=(300, 700))],
+        [dict(view="low")],
+    ],
 }
-FREE_RATES = {"classes": (30_000.0, 100_000.0), "depth": (300.0, 1000.0)}  # of a free map
+FREE_RATES = {"classes": (30_000.0,), "depth": (300.0, 1000.0, 3000.0)}  # of a free map
 
 
 def selection(target: str, n: int = 3, clean: int = 6) -> list[MapSpec]:
@@ -68,7 +68,11 @@ def described(s: diffusion_tta.Settings) -> str:
     """A row's label from what the stages change, so that settings that two stages meet are one row."""
     parts = [f"lr {s.lr:g}", f"t {s.window[0]}..{s.window[1]}", f"T {s.temperature:g}", s.param_set]
     parts += [f"{s.updates} x {s.pairs}", s.view]
-    parts += [f"{what} {v:g}" for what, v in (("BN", s.statistics), ("tail", s.tail), ("trust", s.trust)) if v]
+    parts += [
+        f"{what} {v:g}"
+        for what, v in (("BN", s.statistics), ("tail", s.tail), ("trust", s.trust), ("margin", s.margin))
+        if v
+    ]
     return ", ".join(parts)
 
 

@@ -181,8 +181,9 @@ class DiffusionTTA(Method):
     @torch.no_grad()
     def lower(self, before: Tensor, after: Tensor, x0: Tensor, ids: Tensor) -> Tensor:
         """Of each image the adapted map (B, K, h, w) where its loss is lower than under the source's map, by more than
-        `margin` of that, on pairs that no update has met; else the source's. Both are told as they would be scored, with the best class of each pixel alone: the loss
-        of a soft map falls as soon as it grows sharper, right or wrong."""
+        `margin` of that, on pairs that no update has met; else the source's. Both are told as they would be scored,
+        with the best class of each pixel alone: the loss of a soft map falls as soon as it grows sharper, right or
+        wrong."""
         s, denoiser = self.settings, self.models.denoiser
         t, eps = draw_pairs(ids, s.trust, denoiser.shape, s.window, s.timesteps, s.noise, s.seed, "trust")
         told_of = lambda z: z if denoiser.target == "depth" else one_hot_map(z.argmax(1).to(torch.uint8), z.shape[1])  # noqa: E731

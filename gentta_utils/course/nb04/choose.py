@@ -49,31 +49,29 @@ STAGES: dict[str, list[list[dict]]] = {  # each changes what the one before it l
 FREE_RATES = {"classes": (30_000.0,), "depth": (300.0, 1000.0, 3000.0)}  # of a free map
 
 
-def selection(target: str, n: int = 3, clean: int = 6) -> list[MapSpec]:
-    """The scenes on which all is chosen: under each validation corruption at both severities, and clean ones."""
-    first, block = SCENES["tuned"], 6
-    starts = range(first + 100, first + 100 + clean, block)
-    return validation_specs(target, n, first) + [
-        MapSpec(block, split="select", start=start, target=target) for start in starts
+def selection(
+    target: str, n: int = 3, clean: int = 6, severities: tuple[int, ...] = (3, 5), block: int = 6
+) -> list[MapSpec]:
+    """The scenes on which the controls are chosen: under each validation corruption, and clean ones in blocks."""
+    first, shifted = SCENES["tuned"], validation_specs(target, n, SCENES["tuned"], severities)
+    starts = range(0, clean, block)
+    return shifted + [
+        MapSpec(min(block, clean - k), split="select", start=first + 100 + k, target=target) for k in starts
     ]
 
 
 def few(target: str) -> list[MapSpec]:
-    """The scenes on which what asks the diffusion model is chosen, at a hundred times the cost of a control: fewer
-    corrupted ones, and more clean ones, since the rule asks these first."""
-    return selection(target, *{"classes": (2, 12), "depth": (1, 6)}[target])
+    """The scenes on which what asks the diffusion model is chosen, at a hundred times the cost of a control; of classes
+    more clean ones, which the rule asks first."""
+    return selection(target, 2, 12) if target == "classes" else selection(target, 2, 4, (3,))
 
 
 def described(s: diffusion_tta.Settings) -> str:
     """A row's label from what the stages change, so that settings that two stages meet are one row."""
     parts = [f"lr {s.lr:g}", f"t {s.window[0]}..{s.window[1]}", f"T {s.temperature:g}", s.param_set]
     parts += [f"{s.updates} x {s.pairs}", s.view]
-    parts += [
-        f"{what} {v:g}"
-        for what, v in (("BN", s.statistics), ("tail", s.tail), ("trust", s.trust), ("margin", s.margin))
-        if v
-    ]
-    return ", ".join(parts)
+    more = dict(BN=s.statistics, tail=s.tail, trust=s.trust, margin=s.margin)
+    return ", ".join([*parts, *(f"{what} {v:g}" for what, v in more.items() if v)])
 
 
 def merit(runs: list[Records], source: list[Records]) -> tuple[float, float]:

@@ -54,12 +54,11 @@ def ours(network: str, spec: MapSpec, label: str = rows.OURS, **changes) -> Job:
 
 
 def parts(network: str) -> dict[str, diffusion_tta.Settings]:
-    """Row -> settings of what ours is made of; without what it does not have."""
+    """Row -> settings of what ours is made of, where it starts from anything but the source."""
     now = tuned_maps(network)
-    found = {row: replace(now, **changes) for row, changes in rows.PARTS.items()}
     if now.view == "full" and not now.statistics:  # it starts from the source
-        del found[rows.START], found[rows.CHOICE]
-    return {row: s for row, s in found.items() if s != now}
+        return {}
+    return {row: replace(now, **changes) for row, changes in rows.PARTS.items()}
 
 
 def k8_rows(network: str, spec: MapSpec) -> list[Job]:

@@ -42,9 +42,7 @@ PAPER = {
 
 PARTS_HELD = (  # what each part adds: head, row, row that it is held against
     ("minus its start", rows.OURS, rows.START),
-    ("updates: always taken minus start", rows.ALWAYS, rows.START),
-    ("judge: minus always taken", rows.OURS, rows.ALWAYS),
-    ("stored statistics: minus low view", rows.STORED, rows.LOW),
+    ("updates: minus the start, judged alone", rows.OURS, rows.CHOICE),
 )
 
 
@@ -155,8 +153,6 @@ def claims(runs: list[Records]) -> list[dict]:
                 if at(label, False) and at(other, False):
                     part = minus(at(label, False), at(other, False), metric)
                     row[head] = f"{part}, {verdict(part)}"
-            if always := at(rows.ALWAYS, True):
-                row["always taken, clean"] = str(minus(always, at(rows.SOURCE, True), metric))
             placebo = minus(at(rows.OURS, False), at(rows.ANOTHER, False), metric)
             found.append(row | {"minus another image's": f"{placebo}, {verdict(placebo)}"})
     return aligned_rows(found)

@@ -17,7 +17,6 @@ MAP_MODEL = {"classes": "maps/classes", "depth": "maps/depth"}
 PURIFIER = "unconditional/unet-unshuffle"  # notebook 05's, which saw scenes of one object alone
 
 SOURCE, LOW, OURS = "source", "low view", "Diffusion-TTA"
-ALWAYS, STORED = "Diffusion-TTA, always taken", "Diffusion-TTA, stored statistics"
 START, CHOICE = "its start, no feedback", "its start, judged alone"
 ANOTHER, RANDOM = "placebo: another image", "placebo: random direction"
 CEILING, INFORMED = "ceiling: trained on corruptions", "trained on 60,000 maps"
@@ -26,9 +25,7 @@ BN, TENT, CONSISTENCY, VIEWS, DDA = "BN", "TENT", "consistency", "mean of views"
 CONTROLS = (LOW, DILATE, BIAS, MEDIAN, GUIDED, BLEND)  # which change the image or the map, and understand nothing
 RIVALS = (BN, TENT, CONSISTENCY, VIEWS, DDA)  # other methods of adaptation
 PLACEBOS = (ANOTHER, RANDOM)
-PARTS = {  # of ours: without the judge, with the stored statistics, without updates and judge, without updates
-    ALWAYS: dict(trust=0),
-    STORED: dict(statistics=0.0),
+PARTS = {  # of ours: what the updates start from, and that judged, without any update
     START: dict(updates=0, trust=0),
     CHOICE: dict(updates=0),
 }

@@ -79,7 +79,7 @@ def test_all_rows_of_the_issue_are_there(tables):
 def test_placebos_and_mixing_share_our_draws(tables):
     """All but what a row is about is the same, the seed of the pairs among it."""
     for name, changes in (
-        ("maps_classes", {"feedback_from", "view", "statistics", "trust", "updates"}),
+        ("maps_classes", {"feedback_from", "view", "statistics", "trust", "margin", "updates", "lr"}),
         ("maps_mixing", {"mixing", "map_classes", "lr"}),
     ):
         by_network = {}

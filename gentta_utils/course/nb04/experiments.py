@@ -54,11 +54,13 @@ def ours(network: str, spec: MapSpec, label: str = rows.OURS, **changes) -> Job:
 
 
 def parts(network: str) -> dict[str, diffusion_tta.Settings]:
-    """Row -> settings of what ours is made of, where it starts from anything but the source."""
-    now = tuned_maps(network)
-    if now.view == "full" and not now.statistics:  # it starts from the source
-        return {}
-    return {row: replace(now, **changes) for row, changes in rows.PARTS.items()}
+    """Row -> settings of the variant that gains most, and of what it is made of where it starts from anything but the
+    source."""
+    bold = tuned_maps(network, "bold")
+    if bold.view == "full" and not bold.statistics:
+        return {rows.BOLD: bold}
+    judged = rows.PARTS if bold.trust else {rows.START: rows.PARTS[rows.START]}
+    return {rows.BOLD: bold} | {row: replace(bold, **changes) for row, changes in judged.items()}
 
 
 def k8_rows(network: str, spec: MapSpec) -> list[Job]:

@@ -31,8 +31,8 @@ def ours(clip: str, spec: SceneSpec, view: str = "full") -> Job:
 
 
 def by_rule(clip: str, changes: dict, wording: Wording = ONE, kind: str = DEFAULT) -> diffusion_tta.Settings:
-    """The chosen candidate, or another kind with its own chosen step, with these changes and the rate of the rule; a CLIP
-    for which nothing was chosen takes the smaller one's."""
+    """The chosen candidate, or another kind with its own chosen step, with these changes and the rate of the rule; a
+    CLIP for which nothing was chosen takes the smaller one's."""
     content = text_choice()
     chosen = clip if clip in content["candidate"] else CLIPS[0]
     values = candidate(content["candidate"][chosen])[0] | KINDS[kind] | changes

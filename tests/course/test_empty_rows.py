@@ -95,6 +95,15 @@ KNOWN |= {  # table -> {two rows: why they are one}
         ("dusa lr 1e-05", OWN): "one of the two lowest rates of the grid, which do nothing",
         ("dusa lr 0.0001", OWN): "one of the two lowest rates of the grid, which do nothing",
     },
+    "select_one_by_one": {
+        (f"online, {row}", OWN): "one of the lowest rates: its one update hardly changes what the carried state says"
+        for row in (
+            "all, 1 x 8, lr 0.00354, share 0.003",
+            "all, 1 x 8, lr 0.0118, share 0.01",
+            "all, 1 x 8, lr 0.0354, share 0.03",
+            "norm, 1 x 8, lr 0.566, share 0.01",
+        )
+    },
     "select_dit": {("DiT lr 0.01", "DiT lr 0.1"): "sixteen scenes; the losses differ, and the higher rate is taken"},
     "online": {
         ("bn_adapt/iid", "tent/iid"): TENT,

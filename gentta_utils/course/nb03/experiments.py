@@ -5,7 +5,6 @@ is the rule's on the same validation images, without labels.
 """
 
 from dataclasses import replace
-from itertools import accumulate
 
 from ...evaluation.chosen import text_choice, text_rival, tuned_text
 from ...evaluation.records import Records
@@ -62,17 +61,13 @@ def clean() -> list[Records]:
     return table("text_clean", [j for spec in specs for j in beside(spec, ("full",))])
 
 
-def set_specs(labels: str, parts: tuple[int, ...] = (8,)) -> list[SceneSpec]:
-    """Clean scenes, the natural shifts that keep these labels, and the six corruptions, so many scenes of each, run in
-    parts."""
+def set_specs(labels: str, n: int = 8) -> list[SceneSpec]:
+    """Clean scenes, the natural shifts that keep these labels, and the six corruptions."""
     keep = () if labels == "count" else NATURAL if labels == "category" else NATURAL[:2]
     shifts = ("clean", *NATURAL, *SIX)
     return [
-        SceneSpec(
-            n, name, 5 if name in SIX else 0, "test", SCENES["sets"] + 100 * shifts.index(name) + first, labels=labels
-        )
+        SceneSpec(n, name, 5 if name in SIX else 0, "test", SCENES["sets"] + 100 * shifts.index(name), labels=labels)
         for name in ("clean", *keep, *SIX)
-        for n, first in zip(parts, accumulate((0, *parts)), strict=False)
     ]
 
 

@@ -58,7 +58,7 @@ def test_every_row_stands_on_the_same_scenes(tables):
 def test_all_rows_of_the_issue_are_there(tables):
     labels = {a["label"] for a, _ in tables["maps_classes"]}
     assert {rows.SOURCE, rows.OURS, *rows.PLACEBOS, *rows.CONTROLS, *rows.RIVALS} <= labels
-    assert {*experiments.parts("segmentor/resnet")} <= labels
+    assert {*experiments.bold_rows("segmentor/resnet")} <= labels
     labels = {a["label"] for a, _ in tables["maps_depth"]}
     assert {
         rows.OURS,

@@ -93,6 +93,14 @@ def test_a_row_of_few_scenes_is_not_ranked():
     assert [row["row"] for row in report.rank_rows(b)] == ["x", "source"]
 
 
+def test_costs_stand_in_the_table_where_they_were_measured():
+    b = made({"source": [0], "x": [1]}, facts={"source": Facts(1.0), "x": Facts(2.0, 0.25, 31)})
+    first, second = report.rows_of(b)
+    assert (first["CPU s"], first["MB"], second["CPU s"], second["MB"]) == ("", "", "0.250", "31")
+    unknown = made({"source": [0]}, facts={"source": Facts(1.0)})
+    assert "CPU s" not in report.rows_of(unknown)[0]
+
+
 def test_the_frontier_holds_what_nothing_beats_at_no_more_cost():
     points = {"a": (1, 50.0), "b": (2, 40.0), "c": (3, 60.0), "d": (3, 61.0), "e": (9, 61.0)}
     assert frontier(points) == ["a", "d"]

@@ -8,7 +8,7 @@ from ...evaluation.statistics import Interval, paired_interval, protocol_line
 from ...evaluation.tables import results
 from ...world.severities import TEST
 from . import guide
-from .board import BLOCKS, CEILING, DRAWS, Board, board, family, ranks
+from .board import BLOCKS, CEILING, DRAWS, Board, Facts, board, family, ranks
 from .experiments import BATCHES, CLEAN_AFTER, LONG, ORDERS
 from .plan import plan
 
@@ -25,7 +25,7 @@ def boards(runs: list[Records]) -> list[Board]:
 
 def rows_of(b: Board) -> list[dict]:
     """One line for each row: accuracy before and after on the scenes that it met, the difference, what it costs."""
-    lines = []
+    lines, alone = [], any(f.seconds is not None for f in b.facts.values())
     for row in b.rows:
         met, f = b.met(row, "source"), b.facts[row]
         fixed, broken = b.changed(row)
@@ -41,12 +41,19 @@ def rows_of(b: Board) -> list[dict]:
                 "ECE": f"{b.calibration_error(row):.1f}",
                 "Brier": f"{b.brier(row):.2f}",
                 "forwards": f"{f.forwards:.0f}",
-                "CPU s": "" if f.seconds is None else f"{f.seconds:.3f}",
-                "MB": "" if f.memory is None else f"{f.memory}",
+                **(_alone(f) if alone else {}),
                 "needs": ", ".join(name for name, value in (needs | {"its classes": f.classes}).items() if value),
             }
         )
     return lines
+
+
+def _alone(f: Facts) -> dict[str, str]:
+    """What a row costs alone, where that was measured."""
+    return {
+        "CPU s": "" if f.seconds is None else f"{f.seconds:.3f}",
+        "MB": "" if f.memory is None else str(f.memory),
+    }
 
 
 def grid(runs: list[Records]) -> str:

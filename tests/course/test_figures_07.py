@@ -125,16 +125,16 @@ def test_who_gains_and_who_loses_is_said():
     assert "Lose: worse -" in text
 
 
-def test_the_cheapest_row_that_is_not_clearly_behind():
+def test_the_cheapest_row_that_is_known_to_lose_little():
     text = says.of_cost(made())
     assert "on the frontier: source (1), cheap (2) and best (300)" in text
-    assert text.endswith("Every cheaper row is clearly behind the best, best.")
-    b = made()
-    b.logits[2, 0] = b.logits[2, 0][::-1]  # `level` is wrong once more than `cheap`, now the best: not clearly behind
+    assert text.endswith("Of no cheaper row is it known that it loses less than 5 points to the best, best.")
+    b = made(each=80)
+    b.logits[2, 0] = b.logits[2, 0][::-1]  # `level` is wrong once more than `cheap`, now the best
     b.logits[3] = b.logits[0]
-    assert says.of_cost(b).endswith("Every cheaper row is clearly behind the best, cheap.")
-    b.facts["level"] = Facts(1.5, 0.1)
-    assert "the cheapest row that is not clearly behind it is level: -1.7 [" in says.of_cost(b)
+    assert says.of_cost(b).endswith("loses less than 5 points to the best, cheap.")  # for `level` costs more
+    b.facts["level"] = Facts(1.5)
+    assert "points to the best, cheap: level, -0.4 [" in says.of_cost(b)
 
 
 def test_rows_that_cannot_be_told_from_the_first_are_counted():

@@ -101,14 +101,14 @@ def test_costs_stand_in_the_table_where_they_were_measured():
     assert "CPU s" not in report.rows_of(unknown)[0]
 
 
-def test_the_frontier_holds_what_nothing_beats_at_no_more_cost():
-    points = {"a": (1, 50.0), "b": (2, 40.0), "c": (3, 60.0), "d": (3, 61.0), "e": (9, 61.0)}
-    assert frontier(points) == ["a", "d"]
-
-
-def test_a_row_with_few_scenes_is_placed_by_its_paired_gain():
-    b = made({"source": [0, 0, 1, 1], "x": [None, None, 1, 1]})
-    assert cost.points_of(b)["x"] == (1.0, 50.0)  # not 100: its two scenes are the source's easy ones
+def test_the_frontier_is_of_pairs_on_shared_scenes():
+    facts = {"source": Facts(1.0), "same": Facts(2.0), "lucky": Facts(3.0), "good": Facts(9.0)}
+    b = made(
+        {"source": [0, 0, 1, 1], "same": [0, 0, 1, 1], "lucky": [0, 1, None, None], "good": [0, 1, 1, 1]}, facts=facts
+    )
+    assert frontier(b) == ["source", "lucky"]  # `good` is no better where both were: their gains are of other scenes
+    assert frontier(b, ("source", "same", "good")) == ["source", "good"]
+    assert frontier(b, ("source", "good"), np.array([True, False, True, True])) == ["source"]
 
 
 def test_published_costs_count_what_the_papers_do():
@@ -191,9 +191,9 @@ def test_regret_against_the_overall_best_row():
     known, s = two_kinds(), guide.Situation(True, "coarse", "any")
     rows = ("source", "slow", "stream")
     found = guide.regret(known, known, rows, NOISE, s)
-    assert found["guide"].mean == 0.0  # it knows both kinds
-    assert found["always"].mean == pytest.approx(25.0)  # half of the scenes, half wrong
-    assert found["guide minus always"].mean == pytest.approx(25.0)
+    assert found["regret of the guide"].mean == 0.0  # it knows both kinds
+    assert found["regret of the best row"].mean == pytest.approx(25.0)  # half of the scenes, half wrong
+    assert found["guide gains"].mean == pytest.approx(25.0)
     assert found["scenes"] == 2 * N
     assert set(guide.candidates(known, known)) == set(rows)
 

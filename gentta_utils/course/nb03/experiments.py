@@ -68,7 +68,9 @@ def set_specs(labels: str, parts: tuple[int, ...] = (8, 12)) -> list[SceneSpec]:
     keep = () if labels == "count" else NATURAL if labels == "category" else NATURAL[:2]
     shifts = ("clean", *NATURAL, *SIX)
     return [
-        SceneSpec(n, name, 5 if name in SIX else 0, "test", SCENES["sets"] + 100 * shifts.index(name) + first, labels=labels)
+        SceneSpec(
+            n, name, 5 if name in SIX else 0, "test", SCENES["sets"] + 100 * shifts.index(name) + first, labels=labels
+        )
         for name in ("clean", *keep, *SIX)
         for n, first in zip(parts, accumulate((0, *parts)), strict=False)
     ]

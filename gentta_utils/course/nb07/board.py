@@ -4,7 +4,7 @@ All rows of a block have one family of classifier, so no rank is taken across fa
 scenes that both met, in pairs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -24,6 +24,7 @@ from .plan import Row, plan
 
 BLOCKS = {"resnet": "ResNet", "vit": "ViT", "clip": "larger CLIP", "mae": "masked autoencoder's ViT"}
 COSTS = DATA / "row_costs.json"  # by block and row, measured by bench/rows.py, each row in a process of its own
+LEAST = 10  # scenes under a shift below which nothing is said of a row there, and of the row as a whole
 DRAWS = 2_000  # of the bootstrap: a page shows hundreds of intervals
 SOURCE, CEILING, ENSEMBLE, READER = "source", "ceiling", "ensemble", "reader"
 
@@ -85,6 +86,10 @@ class Board:
     def met(self, *rows: str) -> np.ndarray:
         """The scenes (N,) that all of these rows met."""
         return self._met[[self.index(row) for row in rows]].all(0)
+
+    def enough(self, row: str) -> bool:
+        """Whether it met `LEAST` scenes of every shift."""
+        return all(self.met(row)[self.shift == shift].sum() >= LEAST for shift in set(self.shift))
 
     def right(self, row: str) -> np.ndarray:
         """Right predictions (N,) bool, False where it met none."""
@@ -154,7 +159,7 @@ def facts_of(row: Row, runs: list[Records], block: str) -> Facts:
         mean([forwards(r.nfe) for r in runs]),
         spent.get("seconds"),
         spent.get("memory_mb"),
-        batch=needs.batch_statistics or (row.method == "tent" and block == "resnet"),
+        batch=needs.batch_statistics or (row.method == "tent" and block != "vit"),
         order=row.online,
         source=trained or "aligned" in about or row.method == "ttt_mae",
         denoiser=own or purifier or "drawn" in about,
@@ -223,33 +228,31 @@ def ranks(b: Board, rows: tuple[str, ...] | None = None, draws: int = 1000, seed
 
 def heat(b: Board) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
     """Rows, shifts, the paired gain (R, S) over the source in points, and whether its interval leaves 0 out (R, S); the
-    gain is NaN where a row did not meet the shift."""
+    gain is NaN where a row did not meet the shift. Of fewer than `LEAST` scenes no interval counts: of three changes,
+    all in one direction, it would have no width."""
     shifts, rows = list(dict.fromkeys(b.shift)), [row for row in b.rows if row != SOURCE]
     gains, clear = np.full((len(rows), len(shifts)), np.nan), np.zeros((len(rows), len(shifts)), bool)
     for j, shift in enumerate(shifts):
         here = b.at([shift])
         for i, row in enumerate(rows):
-            if here.met(row, SOURCE).any():
+            if n := here.met(row, SOURCE).sum():
                 d = here.versus(row)
-                gains[i, j], clear[i, j] = d.mean, d.low > 0 or d.high < 0
+                gains[i, j], clear[i, j] = d.mean, n >= LEAST and (d.low > 0 or d.high < 0)
     return rows, shifts, gains, clear
 
 
 def family(boards: list[Board]) -> dict[str, Number]:
-    """Of all intervals of one row under one shift: how many there are, how many leave 0 out, and how many would by
-    chance if no row helped or harmed: each changed prediction as likely wrong before as after.
-
-    That is more than 5% where a few scenes decide: of four changes all go one way once in eight times."""
+    """Of all intervals of one row under one shift, of `LEAST` scenes or more: how many there are, how many leave 0 out,
+    and how many would by chance if no row helped or harmed: each changed prediction as likely a loss as a gain."""
     sizes: list[tuple[int, int]] = []
     for b in boards:
         for here in map(b.at, ([shift] for shift in dict.fromkeys(b.shift))):
             for row in b.rows:
                 both = here.met(row, SOURCE)
-                if row != SOURCE and both.any():
+                if row != SOURCE and both.sum() >= LEAST:
                     sizes.append((int(both.sum()), int((here.right(row) != here.right(SOURCE))[both].sum())))
-    clear = [c[~np.isnan(g)] for _, _, g, c in map(heat, boards)]
-    chance = sum(by_chance(*size) for size in sizes)
-    return {"intervals": len(sizes), "leave 0 out": int(sum(map(np.sum, clear))), "by chance": chance}
+    clear = sum(int(c.sum()) for _, _, _, c in map(heat, boards))
+    return {"intervals": len(sizes), "leave 0 out": clear, "by chance": sum(by_chance(*size) for size in sizes)}
 
 
 @lru_cache(maxsize=4096)
@@ -264,10 +267,13 @@ def by_chance(n: int, changed: int, draws: int = DRAWS) -> float:
     return found
 
 
-def frontier(points: dict[str, tuple[Number, Number]]) -> list[str]:
-    """Of name -> (cost, accuracy) those that none beats at no more cost, by rising cost."""
-    found, best = [], -np.inf
-    for name, (_, accuracy) in sorted(points.items(), key=lambda item: (item[1][0], -item[1][1])):
-        if accuracy > best:
-            found, best = [*found, name], accuracy
+def frontier(b: Board, rows: Iterable[str] | None = None, where: np.ndarray | None = None) -> list[str]:
+    """By rising cost those of the rows that are right more often than the one before, on the scenes that both met; of
+    `where` (N,) alone, if given. The last one is the best; rows that met other scenes are never compared by them."""
+    by_cost = sorted(rows or b.rows, key=lambda row: b.facts[row].forwards)
+    found, where = by_cost[:1], np.ones(len(b.shift), bool) if where is None else where
+    for row in by_cost[1:]:
+        both = where & b.met(row, found[-1])
+        if b.right(row)[both].sum() > b.right(found[-1])[both].sum():
+            found.append(row)
     return found

@@ -51,13 +51,6 @@ def beside(boards: list[Board]) -> list[dict]:
     ]
 
 
-def points_of(b: Board) -> dict[str, tuple[float, float]]:
-    """Row -> (forward equivalents per image, accuracy of the source over all its scenes plus the row's paired gain)."""
-    start = b.accuracy("source")
-    gains = {row: 0.0 if row == "source" else b.versus(row).mean for row in b.rows}
-    return {row: (b.facts[row].forwards, start + gain) for row, gain in gains.items()}
-
-
 def gpu_hours(images: int = 15 * 1000, classifiers: int = 2, tera: float = 100.0) -> dict[str, float]:
     """Row -> hours of one GPU for `images` photographs of ImageNet-C with the published settings, `classifiers` times
     where the diffusion model is run for each; a GPU that does `tera` trillion multiply-adds a second."""

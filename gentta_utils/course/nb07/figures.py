@@ -34,7 +34,7 @@ def cost(b: Board, published: dict[str, float], rows: tuple[str, ...] | None = N
         rows: those that are drawn; None: all."""
     gains = {row: b.versus(row) for row in rows or b.rows}
     at = {row: max(b.facts[row].forwards, FREE) for row in gains}
-    best = frontier({row: (at[row], g.mean) for row, g in gains.items()})
+    best = frontier(b, gains)
     fig, (ax, names) = plots.figure(1, 2, height=5.2, width_ratios=[2.3, 1])
     names.axis("off")
     for k, row in enumerate(sorted(gains, key=lambda row: (at[row], -gains[row].mean))):

@@ -13,7 +13,7 @@ import numpy as np
 from ...evaluation.records import Records
 from ...evaluation.rows import shift_of
 from ...evaluation.statistics import Interval, paired_interval
-from .board import DRAWS, SOURCE, Board
+from .board import DRAWS, SOURCE, Board, frontier
 from .plan import plan
 
 BUDGETS = {"up to 5": 5.0, "up to 100": 100.0, "any": math.inf}  # forward equivalents per image
@@ -51,14 +51,11 @@ def kinds(rough: dict[str, float], at: float) -> dict[str, str]:
 
 
 def candidates(grid: Board, unseen: Board | None = None) -> tuple[str, ...]:
-    """The rows that may be recommended: methods, not other classifiers; where `unseen` is given, those that met each of
-    its shifts."""
+    """The rows that may be recommended: methods, not other classifiers, that met enough scenes of every shift; where
+    `unseen` is given, of its shifts too."""
     other = {row.row for row in plan() if row.method == "source" and row.row not in (SOURCE, "low view")}
-    shifts = () if unseen is None else dict.fromkeys(unseen.shift)
-    everywhere = lambda row: all(unseen.at([s]).met(row).any() for s in shifts)  # noqa: E731
-    return tuple(
-        row for row in grid.rows if row not in other and (unseen is None or (row in unseen.rows and everywhere(row)))
-    )
+    rows = [row for row in grid.rows if row not in other and grid.enough(row)]
+    return tuple(row for row in rows if unseen is None or (row in unseen.rows and unseen.enough(row)))
 
 
 def allowed(b: Board, rows: tuple[str, ...], s: Situation) -> tuple[str, ...]:
@@ -71,14 +68,8 @@ def allowed(b: Board, rows: tuple[str, ...], s: Situation) -> tuple[str, ...]:
 
 
 def best(b: Board, rows: tuple[str, ...], where: np.ndarray) -> str:
-    """The row with the largest mean gain over the source on the scenes `where` (N,) that it met; the cheaper of two."""
-
-    def merit(row: str) -> tuple[float, float]:
-        both = where & b.met(row, SOURCE)
-        gain = (b.right(row)[both].mean() - b.right(SOURCE)[both].mean()) if both.any() else -np.inf
-        return gain, -b.facts[row].forwards
-
-    return max(rows, key=merit)
+    """The best row on the scenes `where` (N,), as `frontier` finds it: the cheaper of two that are as good."""
+    return frontier(b, rows, where)[-1]
 
 
 def recommended(b: Board, rows: tuple[str, ...], kind_of: dict[str, str]) -> dict[Situation, str]:
@@ -111,7 +102,11 @@ def decision_table(b: Board, rows: tuple[str, ...], kind_of: dict[str, str]) -> 
         shifts = [shift for shift in dict.fromkeys(b.shift) if kind_of[shift] == s.kind]
         lines.append(
             {"batches": "yes" if s.batch else "no", "shift": s.kind, "forward equivalents": s.budget, "use": row}
-            | {"gain": str(b.at(shifts).versus(row)), "cross-fitted": str(cross_fitted(b, rows, s, kind_of))}
+            | {
+                "scenes": int(b.at(shifts).met(row).sum()),
+                "gain": str(b.at(shifts).versus(row)),
+                "cross-fitted": str(cross_fitted(b, rows, s, kind_of)),
+            }
         )
     return lines
 
@@ -131,7 +126,7 @@ def regret(grid: Board, unseen: Board, rows: tuple[str, ...], kind_of: dict[str,
     """On shifts that took no part in any choice: how far the guide, and the overall best row, stay behind the best row
     of each shift. That one is found on one half of a shift's scenes and judged on the other; all on common scenes.
 
-    Returns {"guide", "always", "guide minus always"} as intervals in points, and the scenes."""
+    Returns {"regret of the guide", "regret of the best row", "guide gains"} as intervals in points, and the scenes."""
     left = allowed(grid, rows, s)
     fixed = always(grid, rows, s)
     chosen = {k: recommended(grid, rows, kind_of).get(Situation(s.batch, k, s.budget), fixed) for k in KINDS}
@@ -145,8 +140,8 @@ def regret(grid: Board, unseen: Board, rows: tuple[str, ...], kind_of: dict[str,
                 parts.append(np.stack([unseen.scene[judged], *(unseen.right(row)[judged] for row in by)]))
     scene, oracle, guide, usual = np.concatenate(parts, 1)
     return {
-        "guide": paired_interval(oracle, guide, scene, DRAWS),
-        "always": paired_interval(oracle, usual, scene, DRAWS),
-        "guide minus always": paired_interval(guide, usual, scene, DRAWS),
+        "regret of the guide": paired_interval(oracle, guide, scene, DRAWS),
+        "regret of the best row": paired_interval(oracle, usual, scene, DRAWS),
+        "guide gains": paired_interval(guide, usual, scene, DRAWS),
         "scenes": len(scene),
     }

@@ -8,12 +8,11 @@ from ...evaluation.statistics import Interval, paired_interval, protocol_line
 from ...evaluation.tables import results
 from ...world.severities import TEST
 from . import guide
-from .board import BLOCKS, CEILING, DRAWS, Board, Facts, board, family, ranks
+from .board import BLOCKS, CEILING, DRAWS, LEAST, Board, Facts, board, family, ranks
 from .experiments import BATCHES, CLEAN_AFTER, LONG, ORDERS
 from .plan import plan
 
 TAIL = 0.1  # of the runs, the worst
-LEAST = 10  # scenes of each corruption that a row must have met to be ranked
 
 
 def boards(runs: list[Records]) -> list[Board]:
@@ -68,10 +67,9 @@ def grid(runs: list[Records]) -> str:
 
 
 def ranked(b: Board) -> tuple[str, ...]:
-    """The rows that are ranked: not the ceiling, and none that met fewer than `LEAST` scenes of a corruption, for all
-    are compared on the scenes that all of them met."""
-    least = {row: min(int(b.met(row)[b.shift == s].sum()) for s in set(b.shift)) for row in b.rows}
-    return tuple(row for row in b.rows if row != CEILING and least[row] >= LEAST)
+    """The rows that are ranked: not the ceiling, and none that met too few scenes, for all are compared on the scenes
+    that all of them met."""
+    return tuple(row for row in b.rows if row != CEILING and b.enough(row))
 
 
 def shared(b: Board, other: Board) -> tuple[str, ...]:
@@ -93,8 +91,10 @@ def family_line(made: list[Board]) -> str:
     """How many intervals there are of a row under a shift, and how many would leave 0 out by chance."""
     f = family(made)
     return (
-        f"Of {f['intervals']} intervals of one row under one corruption, {f['leave 0 out']} leave 0 out. If every "
-        f"changed prediction were as likely a loss as a gain, about {f['by chance']:.0f} would."
+        f"Of {f['intervals']} intervals of one row under one corruption, each of {LEAST} scenes or more, "
+        f"{f['leave 0 out']} leave 0 out ({100 * f['leave 0 out'] / f['intervals']:.0f}%). If every changed prediction "
+        f"were as likely a loss as a gain, about {f['by chance']:.0f} would "
+        f"({100 * f['by chance'] / f['intervals']:.0f}%)."
     )
 
 
@@ -180,9 +180,17 @@ def unseen(runs: list[Records]) -> str:
     tests = [shift for shift in rough if shift.rpartition(" ")[0] in TEST]
     at = guide.threshold(rough, tests)
     kind_of, text = guide.kinds(rough, at), [protocol_line([r for r in runs if r.about["method"] != "source"])]
-    text.append(
-        f"Noise, of the unseen shifts: {', '.join(s for s in rough if s not in tests and kind_of[s] == 'noise')}."
-    )
+    for where, shifts in (
+        ("the fifteen corruptions", tests),
+        ("the unseen shifts", [s for s in rough if s not in tests]),
+    ):
+        by_rough = sorted(shifts, key=lambda s: -rough[s])
+        text.append(
+            f"Mean |x - low view of x| of {where}, pixels from 0 to 1: "
+            + ", ".join(
+                f"{s.removesuffix(' 5')} {rough[s]:.3f}{' (noise)' * (kind_of[s] == 'noise')}" for s in by_rough
+            )
+        )
     for block in ("resnet", "vit"):
         known, new = board(grid_runs, block), board(runs, block)
         rows = guide.candidates(known, new)

@@ -11,7 +11,7 @@ from .plan import plan
 from .report import by_order
 from .report import of_streams as streams_of
 
-LOW = "low view"
+LOW, LITTLE = "low view", 5.0  # points
 
 
 def listed(names: list[str]) -> str:
@@ -87,19 +87,18 @@ def combinations(b: Board) -> list[dict]:
 
 
 def of_cost(b: Board) -> str:
-    """The frontier, and the cheapest row that is not clearly behind the best."""
-    rows = methods(b)
-    points = {row: (b.facts[row].forwards, b.versus(row).mean) for row in [SOURCE, *rows]}
-    best = max(rows, key=lambda row: points[row][1])
-    by_cost = sorted(rows, key=lambda row: points[row][0])
-    enough = next(row for row in by_cost if row == best or b.versus(row, best).high >= 0)
-    on = [f"{row} ({points[row][0]:.0f})" for row in frontier(points)]
-    line = f"**{BLOCKS[b.block]}**, on the frontier: {listed(on)}. "
-    if enough == best:
-        return line + f"Every cheaper row is clearly behind the best, {best}."
+    """The frontier, and the cheapest row that is known to lose little to the best."""
+    rows, spent = methods(b), {row: f"{b.facts[row].forwards:.0f}" for row in b.rows}
+    on = frontier(b, [SOURCE, *rows])
+    best = on[-1]
+    line = f"**{BLOCKS[b.block]}**, on the frontier: {listed([f'{row} ({spent[row]})' for row in on])}. "
+    by_cost = sorted((row for row in rows if row != best), key=lambda row: b.facts[row].forwards)
+    near = next((row for row in by_cost if b.versus(row, best).low > -LITTLE), None)
+    if near is None or b.facts[near].forwards >= b.facts[best].forwards:
+        return line + f"Of no cheaper row is it known that it loses less than {LITTLE:.0f} points to the best, {best}."
     return line + (
-        f"The best is {best}; the cheapest row that is not clearly behind it is {enough}: "
-        f"{b.versus(enough, best)} points at {points[enough][0]:.0f} instead of {points[best][0]:.0f} forwards."
+        f"The cheapest row of which it is known that it loses less than {LITTLE:.0f} points to the best, {best}: "
+        f"{near}, {b.versus(near, best)} at {spent[near]} instead of {spent[best]} forwards."
     )
 
 
@@ -132,7 +131,7 @@ def of_regret(pairs: list[tuple[Board, Board]], kind_of: dict[str, str]) -> str:
         rows, lines = guide.candidates(known, new), []
         for s in guide.SITUATIONS:
             if s.kind == guide.KINDS[0]:
-                d = guide.regret(known, new, rows, kind_of, s)["guide minus always"]
+                d = guide.regret(known, new, rows, kind_of, s)["guide gains"]
                 said = "better" if d.low > 0 else "worse" if d.high < 0 else "undecided"
                 said = "no difference" if d.low == d.high == 0 else f"{said}, {d}"
                 lines.append(f"{'batches' if s.batch else 'single images'}, {s.budget} forwards: {said}")

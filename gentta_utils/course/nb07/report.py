@@ -163,10 +163,11 @@ def streams(runs: list[Records]) -> str:
         at = {f"batch {n}": [r for r in mine if r.about["label"].endswith(f", batch {n}")] for n in BATCHES}
         sizes += [head | {n: str(_pooled(v)) for n, v in at.items()}] if all(at.values()) else []
         long = [r for r in mine if r.about["label"].endswith(" images")]
+        head.pop("images")  # the long stream is the same for all
         curves += [head | {k: f"{v:+.1f}" for k, v in positions(long[0]).items()}] if long else []
     parts = [protocol_line(runs), "Gain over the source in points, each order with its seeds:\n", as_table(orders)]
     parts += ["\nBy batch size, in the usual order:\n", as_table(sizes)] if sizes else []
-    parts += ["\nBy the number of images met, five corruptions mixed:\n", as_table(curves)] if curves else []
+    parts += [f"\nBy the number of images met, five corruptions of {LONG} images mixed:\n", as_table(curves)] if curves else []
     return "\n".join(parts)
 
 

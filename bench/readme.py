@@ -8,7 +8,7 @@ import re
 from gentta_utils.common.files import atomic_write
 from gentta_utils.common.paths import ROOT
 from gentta_utils.common.text import as_table
-from gentta_utils.course import nb07
+from gentta_utils.course import nb04, nb07
 from gentta_utils.evaluation.rows import accuracy, distinct, is_clean, over_classifiers, pick
 from gentta_utils.evaluation.statistics import gain
 from gentta_utils.evaluation.tables import results
@@ -55,7 +55,17 @@ def changed_images() -> list[dict]:
     return lines
 
 
-TABLES = {"answer": answer, "backbones": backbones, "changed images": changed_images}
+def maps() -> list[dict]:
+    """Maps under the paper's six corruptions and on clean scenes: ours, and the variant that gains most."""
+    lines = []
+    for runs in (results("maps_classes"), results("maps_depth")):
+        for network in nb04.report.networks_of(runs):
+            for metric in nb04.report.METRICS[nb04.rows.target_of(network)]:
+                lines += nb04.report.in_short(runs, network, metric)
+    return lines
+
+
+TABLES = {"answer": answer, "backbones": backbones, "changed images": changed_images, "maps": maps}
 
 
 def filled(text: str, names: tuple[str, ...] = tuple(TABLES)) -> str:

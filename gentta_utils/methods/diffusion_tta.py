@@ -75,6 +75,7 @@ class Settings(Checked):
     statistics: Fraction = field(default=0.0, metadata={"later": True})
     # pairs on which a map is judged in the end, see `lower`; 0: it is always taken
     trust: Natural = field(default=0, metadata={"later": True})
+    margin: Fraction = field(default=0.0, metadata={"later": True})  # share of the loss by which it must be lower there
 
 
 # The "adam" settings of their code: classifier and diffusion model together; the other is SGD 5e-3 with momentum .9
@@ -179,14 +180,16 @@ class DiffusionTTA(Method):
 
     @torch.no_grad()
     def lower(self, before: Tensor, after: Tensor, x0: Tensor, ids: Tensor) -> Tensor:
-        """Of each image the map, of the source (B, K, h, w) or the adapted one, under which its loss is lower, on pairs
-        that no update has met. Both are told as they would be scored, with the best class of each pixel alone: the loss
-        of a soft map falls as soon as it grows sharper, right or wrong."""
+        """Of each image the adapted map (B, K, h, w) where its loss is lower than under the source's map, by more than
+        `margin` of that, on pairs that no update has met; else the source's. Both are told as they would be scored,
+        with the best class of each pixel alone: the loss of a soft map falls as soon as it grows sharper, right or
+        wrong."""
         s, denoiser = self.settings, self.models.denoiser
         t, eps = draw_pairs(ids, s.trust, denoiser.shape, s.window, s.timesteps, s.noise, s.seed, "trust")
         told_of = lambda z: z if denoiser.target == "depth" else one_hot_map(z.argmax(1).to(torch.uint8), z.shape[1])  # noqa: E731
         was, now = (map_errors(denoiser, x0, told_of(z), t, eps, s.micro_batch).mean(1) for z in (before, after))
-        return torch.where((now < was).view(-1, 1, 1, 1).to(after.device), after, before)
+        taken = now < (1 - s.margin) * was
+        return torch.where(taken.view(-1, 1, 1, 1).to(after.device), after, before)
 
 
 NEEDS = Needs(denoiser=True)

@@ -9,7 +9,7 @@ import torch
 import gentta_utils  # noqa: F401
 from gentta_utils.common import cache
 from gentta_utils.course import side_by_side, trials
-from gentta_utils.course.nb02 import choose, experiments, frontier, one_by_one, report, streams, trust, when_it_helps
+from gentta_utils.course.nb02 import choose, experiments, one_by_one, report, trust, when_it_helps
 from gentta_utils.evaluation import records, tables
 from gentta_utils.methods import diffusion_tta, source
 from gentta_utils.models import lora
@@ -182,23 +182,9 @@ def test_a_network_that_forgot_all_is_the_same_each_time():
 
 def test_a_row_of_a_stream_is_compared_on_its_own_scenes():
     one, other = record("tent batch 1", [0, 1], [1, 1]), record("bn_adapt batch 1", [1, 1, 0], [1, 1, 1])
-    assert streams.common([one], [other]).mean == 50.0  # the first two scenes alone
+    assert one_by_one.common([one], [other]).mean == 50.0  # the first two scenes alone
     with pytest.raises(ValueError, match="did not meet 1 scenes"):
-        streams.common([other], [one])
-
-
-@pytest.mark.parametrize("method", streams.GRIDS)
-def test_no_rate_of_a_stream_is_chosen_at_the_edge_of_its_grid(method):
-    rates = sorted({s.lr for s in streams.GRIDS[method]})
-    chosen = {size: streams.chosen_for(method, size).lr for size in streams.SIZES}
-    assert not {size: lr for size, lr in chosen.items() if lr in (rates[0], rates[-1])}, chosen
-
-
-def test_a_backward_pass_costs_two_forward_ones():
-    r = record("row", [0], [0])
-    r.nfe.clear()
-    r.nfe.update({"classifier fwd": 1.0, "denoiser fwd+bwd": 96.0})
-    assert frontier.forwards(r) == 289
+        one_by_one.common([other], [one])
 
 
 def test_the_carried_state_is_scored_before_it_sees_an_image():

@@ -57,7 +57,8 @@ def test_every_row_stands_on_the_same_scenes(tables):
 
 def test_all_rows_of_the_issue_are_there(tables):
     labels = {a["label"] for a, _ in tables["maps_classes"]}
-    assert {rows.SOURCE, rows.OURS, *rows.PARTS, *rows.PLACEBOS, *rows.CONTROLS, *rows.RIVALS} <= labels
+    assert {rows.SOURCE, rows.OURS, *rows.PLACEBOS, *rows.CONTROLS, *rows.RIVALS} <= labels
+    assert {*experiments.bold_rows("segmentor/resnet")} <= labels
     labels = {a["label"] for a, _ in tables["maps_depth"]}
     assert {
         rows.OURS,
@@ -78,7 +79,7 @@ def test_all_rows_of_the_issue_are_there(tables):
 def test_placebos_and_mixing_share_our_draws(tables):
     """All but what a row is about is the same, the seed of the pairs among it."""
     for name, changes in (
-        ("maps_classes", {"feedback_from", "view", "statistics", "trust", "updates"}),
+        ("maps_classes", {"feedback_from", "view", "statistics", "trust", "margin", "updates", "lr"}),
         ("maps_mixing", {"mixing", "map_classes", "lr"}),
     ):
         by_network = {}

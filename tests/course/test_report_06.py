@@ -89,6 +89,15 @@ def test_the_claim_is_a_share_of_what_was_left():
     )
 
 
+def test_what_tuned_words_read_at_the_end_is_compared_in_pairs():
+    assert report.last_step(table(("fog",), (SMALL,))) == []
+    after = AFTER | {rows.PURIFIED: 15, rows.TUNED_PURIFIED: 9, rows.READ_PURIFIED: 14}
+    (said,) = report.last_step(table(("fog",), (SMALL,), after=after))
+    on_image, on_views = (said.split(f"minus *{row}* ")[1] for row in (rows.TUNED_PURIFIED, rows.PURIFIED))
+    assert on_image.startswith("+25.0 [")  # 14 of 20 instead of 9
+    assert on_views.startswith("-5.0 [")
+
+
 def test_gains_pool_both_clips():
     row = row_of(report.gains_by(table(), report.shift_name, (rows.TPT4,)), set="far")
     assert row["n"] == 40

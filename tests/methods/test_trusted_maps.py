@@ -44,6 +44,21 @@ def test_each_image_gets_the_map_of_lower_loss(kind, images):
         torch.testing.assert_close(out.logits[i], (adapted if now[i] < was[i] else plain)[i])
 
 
+def test_a_margin_asks_for_more(images):
+    both, s = models("pyramid"), replace(S, view="low", trust=6)
+    plain = source.configure(both).adapt(images, IDS).logits
+    taken = [
+        {
+            i
+            for i, z in enumerate(configure(both, replace(s, margin=m)).adapt(images, IDS).logits)
+            if (z != plain[i]).any()
+        }
+        for m in (0.0, 0.9)
+    ]
+    assert taken[0]
+    assert not taken[1]
+
+
 def test_the_choice_alone_spends_no_update(images):
     both = models("pyramid")
     out = configure(both, replace(S, view="low", updates=0, trust=6)).adapt(images, IDS)

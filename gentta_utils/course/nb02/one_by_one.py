@@ -13,31 +13,70 @@ from ...common.validate import frozen
 from ...evaluation.chosen import tuned
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, pick
-from ...evaluation.statistics import protocol_line
-from ...evaluation.tables import Job
+from ...evaluation.statistics import Interval, paired_interval, protocol_line
+from ...evaluation.tables import Job, results, table
 from ...methods import diffusion_tta
+from ...streams.scenes import SceneSpec
+from ...world.severities import VALIDATION
 from ..side_by_side import verdict
-from ..trials import SMALL, job, source_jobs
+from ..trials import CLASSIFIERS, SMALL, coarse, job, right, source_jobs
 from .choose import chosen_rate
-from .streams import RESNET, best_of, common, light_table, long_specs, named, select_specs, stream_job
 
+RESNET = CLASSIFIERS[0]
+LONG = 1000  # scenes kept apart for a stream
+DRAWS = 2_000  # of the bootstrap
 PAIRS = 8  # of an update
 # of the rate that the rule gives for one update; (what is adapted, updates per image) -> candidates
 SHARES = {
     ("all", 1): (0.003, 0.01, 0.03, 0.1),
-    ("norm", 1): (0.01, 0.03, 0.1, 0.3),
-    ("all", 5): (0.003, 0.01),
+    ("norm", 1): (0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
     ("norm", 5): (0.01, 0.03),
 }
 ALONE = (1.0, 3.0, 10.0)  # for one update from the source
-CORRUPTIONS, FEW = 2, 50  # of a choice: validation corruptions, scenes under each
+CORRUPTIONS, FEW = 2, 40  # of a choice: validation corruptions, scenes under each
 STREAM = 200  # scenes under each corruption
-OTHERS = {"classifier/vit": 50, "classifier/convnext": 50}  # network -> scenes of it
-REPEATED = 40  # scenes under each corruption, in each of these orders with each of these seeds of draws
+OTHERS = {"classifier/vit": 20, "classifier/convnext": 20}  # network -> scenes of it
+REPEATED = 10  # scenes under each corruption, in each of these orders with each of these seeds of draws
 ORDERS = SEEDS = (0, 1, 2)
-BLOCK = 50  # images of a stream, over which the carried state's accuracy is averaged
-LAST = 20  # scenes of a stream on which the chosen episodic settings run too
+BLOCK = 20  # images of a stream, over which the carried state's accuracy is averaged
+LAST = 10  # scenes of a stream on which the chosen episodic settings run too
 ONLINE, EPISODIC, WHOLE = "online", "episodic", "episodic, 96 evaluations"
+
+
+def long_specs(n: int = LONG, start: int = 40_000) -> list[SceneSpec]:
+    """The first n of 1,000 scenes under each of the five corruptions."""
+    return [SceneSpec(n, name, 5, "test", start + LONG * i) for i, name in enumerate(SMALL)]
+
+
+def select_specs(n: int, corruptions: int = len(VALIDATION)) -> list[SceneSpec]:
+    """The first n of 400 selection scenes under each of the first validation corruptions."""
+    return [SceneSpec(n, name, 5, "select", 50_000 + 400 * i) for i, name in enumerate(VALIDATION[:corruptions])]
+
+
+def stream_job(method: str, settings, spec: SceneSpec, size: int, label: str, classifier: str = RESNET, **how) -> Job:
+    """A method that carries its state through the stream of one shift, in batches of so many images."""
+    return job(method, settings, classifier, spec, label, reset="per_shift", batch=size, **how)
+
+
+def light_table(name: str, jobs: list[Job]) -> list[Records]:
+    """`tables.table` with coarse logits and without losses, for streams are long; jobs on one corruption one after the
+    other, so that its scenes are rendered once."""
+    none = lambda r: np.zeros((len(r), 0), np.float32)  # noqa: E731
+    mean = lambda r: np.full(len(r), r.seconds.mean(), np.float32)  # noqa: E731
+    kept = lambda r: replace(r, before=coarse(r.before), after=coarse(r.after), loss=none(r), seconds=mean(r))  # noqa: E731
+    return table(name, sorted(jobs, key=lambda j: (j[0]["stream"]["start"], j[0]["stream"]["n"])), kept=kept)
+
+
+def common(one: list[Records], other: list[Records]) -> Interval:
+    """Paired difference of two rows, `one` minus `other`, on the scenes of `one`.
+
+    Raises ValueError where the other did not meet all of them."""
+    met = {int(i): bool(ok) for r in other for i, ok in zip(r.id, r.right_after, strict=True)}
+    scene = np.concatenate([r.id for r in one])
+    if missing := set(scene.tolist()) - set(met):
+        raise ValueError(f"the second row did not meet {len(missing)} scenes of the first: they cannot be paired")
+    right_of = np.concatenate([r.right_after for r in one])
+    return paired_interval(right_of, np.array([met[i] for i in scene.tolist()]), scene, draws=DRAWS)
 
 
 def stepped(classifier: str, param_set: str, updates: int, share: float, online: bool) -> diffusion_tta.Settings:
@@ -52,10 +91,10 @@ def candidates() -> dict[str, diffusion_tta.Settings]:
     for (param_set, updates), shares in SHARES.items():
         for share in shares:
             settings = stepped(RESNET, param_set, updates, share, online=True)
-            found[f"{ONLINE}, {param_set}, {updates} x {PAIRS}, {named(settings)}, share {share:g}"] = settings
+            found[f"{ONLINE}, {param_set}, {updates} x {PAIRS}, lr {settings.lr:g}, share {share:g}"] = settings
     for share in ALONE:
         settings = stepped(RESNET, "all", 1, share, online=False)
-        found[f"{EPISODIC}, {named(settings)}, share {share:g}"] = settings
+        found[f"{EPISODIC}, lr {settings.lr:g}, share {share:g}"] = settings
     return found
 
 
@@ -74,9 +113,12 @@ def select_one_by_one() -> list[Records]:
 
 
 def chosen_step(kind: str, classifier: str = RESNET) -> diffusion_tta.Settings:
-    """The settings of "online" or "episodic" that did best for the ResNet; for another network the same share of the
-    rate that the rule gives for it. Raises as `results`."""
-    best = best_of("select_one_by_one", f"{kind},")
+    """The settings of "online" or "episodic" that did best for the ResNet with one update per image; for another
+    network the same share of the rate that the rule gives for it. Raises as `results`."""
+    runs = results("select_one_by_one")
+    one = [label for label in distinct(runs, "label") if label.startswith(f"{kind},") and "5 x" not in label]
+    label = max(one, key=lambda label: right(runs, label))  # ties go to the earlier one
+    best = pick(runs, label)[0]
     settings = diffusion_tta.Settings(**frozen(best.about["settings"]))
     if classifier == RESNET:
         return settings
@@ -85,9 +127,9 @@ def chosen_step(kind: str, classifier: str = RESNET) -> diffusion_tta.Settings:
 
 
 def one_by_one() -> list[Records]:
-    """The ResNet on 200 scenes under each corruption, ViT and ConvNeXt on 50: source, online, and episodic
-    with one update; the first forty again, in three orders with three seeds; the chosen episodic settings on the last
-    twenty."""
+    """The ResNet on 200 scenes under each corruption, ViT and ConvNeXt on 20: source, online, and episodic
+    with one update; the first ten again, in three orders with three seeds; the chosen episodic settings on the last
+    ten."""
     jobs = []
     for classifier, n in {RESNET: STREAM, **OTHERS}.items():
         for spec in long_specs(n):

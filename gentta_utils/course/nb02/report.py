@@ -57,10 +57,14 @@ def _ensemble(runs: list[Records], other: list[np.ndarray] | None) -> list[np.nd
 
 def _steps(adapted: list[Records]) -> list[str]:
     """The components, each against the row that it adds to, on the scenes that both met: antithetic noise and the DiT
-    are two ways to go on from ours."""
+    are two ways to go on from ours. Then other parameters, each against all of them."""
     labels, lines = [label for label in distinct(adapted, "label") if label.startswith("K10")], []
     ours = [label for label in labels if label.endswith("(ours)")]
-    for before, label in [*zip(labels[:2], labels[1:3], strict=False), *((o, n) for o in ours for n in labels[3:])]:
+    parts = [label for label in distinct(adapted, "label") if label.startswith("K11")]
+    for before, label in [
+        *zip(labels[:2], labels[1:3], strict=False),
+        *((o, n) for o in ours for n in labels[3:] + parts),
+    ]:
         one, other = (
             {int(i): ok for r in pick(adapted, n) for i, ok in zip(r.id, r.right_after, strict=True)}
             for n in (label, before)

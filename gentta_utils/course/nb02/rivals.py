@@ -11,9 +11,10 @@ from ...evaluation.statistics import protocol_line
 from ...evaluation.tables import results, table
 from ...methods import bn_adapt, tta_averaging
 from ...streams.scenes import SceneSpec
+from ...world.severities import TEST
 from ..trials import CLASSIFIERS, ONLINE, clean_spec, effect_jobs, method_job, reader_jobs, small_grid, source_jobs
 from .choose import MAE, choose_rates
-from .frontier import corruption_specs
+from .one_by_one import common
 
 
 def natural() -> list[Records]:
@@ -42,7 +43,7 @@ def online() -> list[Records]:
 def rivals() -> list[Records]:
     """What one would try on a ResNet for a single image, on the small grid: at most 96 evaluations of the diffusion
     model per image, the Diffusion Classifier at five times as many beside it; TTT-MAE on its own network, with 16 masks
-    where 128 are published. Beside them the statistics of a batch of 50; what learns from a stream is in `streams`."""
+    where 128 are published. Beside them the statistics of a batch of 50."""
     specs, resnet = small_grid(), CLASSIFIERS[0]
     choose_rates((MAE,))
     prepared = ("classifier/resnet-augmix", "classifier/resnet-ceiling")
@@ -61,6 +62,12 @@ def rivals() -> list[Records]:
 SAME_LABELS = "classifier/resnet-60000"  # made on demand; it saw the diffusion model's scenes, on the low view
 
 
+def corruption_specs() -> tuple[list[SceneSpec], list[SceneSpec]]:
+    """The fifteen corruptions at severity 5: the 40 scenes of `test` under each, and the 60 more of `backbones`."""
+    first = [SceneSpec(40, name, 5, "test", 40 * i) for i, name in enumerate(TEST)]
+    return first, [SceneSpec(60, name, 5, "test", 27_000 + 60 * i) for i, name in enumerate(TEST)]
+
+
 def information() -> list[Records]:
     """A ResNet with labels and resolution of the diffusion model, on the scenes of `backbones` and clean ones."""
     first, more = corruption_specs()
@@ -75,6 +82,7 @@ def same_labels(runs: list[Records]) -> str:
     rows = [
         {"row": "ResNet, same 60,000 labels, low view", "n": sum(map(len, first)), "right": f"{accuracy(first):.1f}"}
     ]
+    rows[0]["same labels minus it"] = ""
     for name, mine in others.items():
         rows.append({"row": name, "n": sum(map(len, mine)), "right": f"{accuracy(mine):.1f}"})
         rows[-1]["same labels minus it"] = str(versus(first, mine))
@@ -100,4 +108,17 @@ def against(runs: list[Records], ours: str = "diffusion_tta/full") -> list[dict]
         gap = "" if label == ours else str(versus(mine, pick(resnet, ours)))
         row = {"row": label, "right": f"{accuracy(mine):.1f}", "minus Diffusion-TTA": gap}
         rows.append(row | {"forward passes of the diffusion model": f"{spent:g}"})
+    return rows
+
+
+def reader_or_ours() -> list[dict]:
+    """For each network of `backbones`: the reader and the adapted network on the 600 scenes of `test`, in pairs."""
+    reader = [r for r in results("test") if r.about["method"] == "diffusion_classifier"]
+    rows = []
+    for name in distinct(results("backbones"), "classifier"):
+        row = {"network": name.split("/")[1], "n": sum(map(len, reader)), "reader": f"{accuracy(reader):.1f}"}
+        for view in ("full", "low"):
+            found = common(reader, pick(results("backbones"), f"diffusion_tta/{view}", name))
+            row[f"reader minus Diffusion-TTA, {view} view"] = str(found)
+        rows.append(row)
     return rows

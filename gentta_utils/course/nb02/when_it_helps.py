@@ -65,7 +65,7 @@ def draw_phase(ax, cells: list[dict]) -> None:
         face = colour if filled else "none"
         ax.plot(c["ahead"], c["gain"], markers[c["pairs"]], color=colour, mfc=face, ms=5, alpha=0.8)
     ends = np.array([min(c["ahead"] for c in cells) - 5, max(c["ahead"] for c in cells) + 5])
-    ax.plot(ends, ends, ":", color="0.6", lw=1)
+    ax.plot(ends, ends, ":", color="0.6", lw=1, label="gain = lead")
     slope, level = np.polyfit(*np.hstack(shuffled(cells)), 1)
     ax.plot(ends, slope * ends + level, "--", color="0.6", lw=1, label="chance: adapted accuracies shuffled")
     ax.axhline(0, color="0.3", lw=0.8)
@@ -96,8 +96,8 @@ def shuffled(cells: list[dict], times: int = 200, seed: int = 0) -> list[np.ndar
 
 
 def agreement(cells: list[dict], draws: int = 2000, seed: int = 0) -> dict[str, float]:
-    """Correlation of lead and gain with a 95% interval that resamples whole shifts, and what shuffles give for it and
-    for the sign, on average."""
+    """Correlation of lead and gain with a 95% interval that resamples whole shifts, slope of the gain over the lead,
+    and what shuffles give for both and for the sign, on average."""
     rng, shifts = np.random.default_rng(seed), list(dict.fromkeys(c["shift"] for c in cells))
     of = {s: np.array([(c["ahead"], c["gain"]) for c in cells if c["shift"] == s]).T for s in shifts}
     drawn = [np.hstack([of[s] for s in rng.choice(shifts, len(shifts))]) for _ in range(draws)]
@@ -106,6 +106,8 @@ def agreement(cells: list[dict], draws: int = 2000, seed: int = 0) -> dict[str, 
     signs = [predicted_sign([{"ahead": a, "gain": g} for a, g in v.T])["percent"] for v in chance]
     found = {"r": np.corrcoef(np.hstack([*of.values()]))[0, 1], "low": low, "high": high}
     found |= {"r by chance": np.mean([np.corrcoef(v)[0, 1] for v in chance]), "sign by chance": np.mean(signs)}
+    slope = lambda v: np.polyfit(*v, 1)[0]  # noqa: E731
+    found |= {"slope": slope(np.hstack([*of.values()])), "slope by chance": np.mean([slope(v) for v in chance])}
     return {name: float(value) for name, value in found.items()}
 
 

@@ -5,7 +5,6 @@ is the rule's on the same validation images, without labels.
 """
 
 from dataclasses import replace
-from itertools import accumulate
 
 from ...evaluation.chosen import text_choice, text_rival, tuned_text
 from ...evaluation.records import Records
@@ -31,8 +30,8 @@ def ours(clip: str, spec: SceneSpec, view: str = "full") -> Job:
 
 
 def by_rule(clip: str, changes: dict, wording: Wording = ONE, kind: str = DEFAULT) -> diffusion_tta.Settings:
-    """The chosen candidate, or another kind with its own chosen step, with these changes and the rate of the rule; a CLIP
-    for which nothing was chosen takes the smaller one's."""
+    """The chosen candidate, or another kind with its own chosen step, with these changes and the rate of the rule; a
+    CLIP for which nothing was chosen takes the smaller one's."""
     content = text_choice()
     chosen = clip if clip in content["candidate"] else CLIPS[0]
     values = candidate(content["candidate"][chosen])[0] | KINDS[kind] | changes
@@ -62,9 +61,8 @@ def clean() -> list[Records]:
     return table("text_clean", [j for spec in specs for j in beside(spec, ("full",))])
 
 
-def set_specs(labels: str, parts: tuple[int, ...] = (8, 12)) -> list[SceneSpec]:
-    """Clean scenes, the natural shifts that keep these labels, and the six corruptions, so many scenes of each, run in
-    parts."""
+def set_specs(labels: str, n: int = 8) -> list[SceneSpec]:
+    """Clean scenes, the natural shifts that keep these labels, and the six corruptions."""
     keep = () if labels == "count" else NATURAL if labels == "category" else NATURAL[:2]
     shifts = ("clean", *NATURAL, *SIX)
     return [
@@ -72,7 +70,6 @@ def set_specs(labels: str, parts: tuple[int, ...] = (8, 12)) -> list[SceneSpec]:
             n, name, 5 if name in SIX else 0, "test", SCENES["sets"] + 100 * shifts.index(name) + first, labels=labels
         )
         for name in ("clean", *keep, *SIX)
-        for n, first in zip(parts, accumulate((0, *parts)), strict=False)
     ]
 
 
@@ -89,9 +86,9 @@ def label_sets() -> list[Records]:
     return table("text_k7", jobs)
 
 
-def grid_specs(n: int = 15, first: int = 0) -> list[SceneSpec]:
-    """n scenes, from this one on, under each of the five corruptions of the paper's online table."""
-    return [replace(spec, n=n, start=spec.start + first) for spec in small_grid(start=SCENES["grid"])]
+def grid_specs(n: int = 15) -> list[SceneSpec]:
+    """n scenes under each of the five corruptions of the paper's online table."""
+    return [replace(spec, n=n) for spec in small_grid(start=SCENES["grid"])]
 
 
 def grid_clean(n: int = 30) -> SceneSpec:
@@ -108,14 +105,13 @@ ASKED = {  # prompts -> wording, and how one of several is taken
 
 
 def grid() -> list[Records]:
-    """Six kinds of adaptation by four kinds of prompts (K13) of the smaller CLIP, on 15 scenes of each corruption and 10
-    more.
+    """Six kinds of adaptation by four kinds of prompts (K13) of the smaller CLIP.
 
-    Read off the last logits. Where the text model is adapted too, 5 scenes. Reading the floor costs
+    Read off the last logits. Where the text model is adapted too, 5 of the 15 scenes. Reading the floor costs
     evaluations forward, each a third of one with backward: so many updates fewer."""
     clip, jobs = CLIPS[0], []
-    chosen, usual = text_choice()["kinds"][clip], [*grid_specs(), *grid_specs(10, 15)]
-    for spec in usual:
+    chosen = text_choice()["kinds"][clip]
+    for spec in grid_specs():
         jobs += [source_job(clip, spec), source_job(clip, spec, wording=Wording(prompts="templates"))]
     for kind in KINDS:
         heavy = "sd_lora" in kind
@@ -124,7 +120,7 @@ def grid() -> list[Records]:
             values |= {} if how == "drawn" else {"updates": fewer_updates()}
             settings = replace(by_rule(clip, values, wording, kind), wording=how)
             more = {"precision": "fp32"} if heavy else {}
-            for spec in grid_specs(5) if heavy else usual:
+            for spec in grid_specs(5 if heavy else 15):
                 jobs.append(text_job("diffusion_tta", settings, clip, spec, f"{kind}/{prompts}", wording, **more))
     reader = text_rival(clip, "sd_lora")
     jobs += [text_job("adapted_reader", reader, clip, spec, "sd_lora/one", precision="fp32") for spec in grid_specs(5)]

@@ -250,11 +250,8 @@ def no_gain(runs: list[Records]) -> str:
 
 def label_sets(runs: list[Records]) -> str:
     """The table of label sets, whether the larger CLIP gains less, and the cells without a gain."""
-    counts: dict[tuple, int] = {}
-    for r in pick(runs, OURS):
-        at = (column_of(r) == CORRUPTED, r.about["classifier"], labels_of(r), shift_of(r))
-        counts[at] = counts.get(at, 0) + len(r)
-    few, many = (sorted({n for at, n in counts.items() if at[0] == last}) for last in (False, True))
+    ours = pick(runs, OURS)
+    few, many = (sorted({len(r) for r in ours if (column_of(r) == CORRUPTED) == last}) for last in (False, True))
     said = f"each cell: zero-shot percent right, paired gain; {'/'.join(map(str, few))} scenes, in the last column "
     said += f"{'/'.join(map(str, many))} of each corruption; blank: the shift does not keep these labels"
     head = _header(runs) + "\n" + said

@@ -32,43 +32,47 @@ SCENES = dict(tuned=3000, fitted=3400)  # first selection scene of each
 CLEAN = -0.5  # points that may be lost on clean scenes, in each score
 START = {
     "classes": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), temperature=3.0, noise="antithetic", trust=24),
-    "depth": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), noise="antithetic", trust=24),
+    "depth": dict(lr=1.0, updates=6, pairs=12, window=(250, 600), noise="antithetic"),
 }
-RATES = {"classes": (0.3, 1.0), "depth": (0.01, 0.1)}
+RATES = {"classes": (0.3, 1.0), "depth": (0.01, 0.03, 0.1, 0.3)}
+BOTH = dict(view="low", statistics=0.3, times=0.3)
 STAGES: dict[str, list[list[dict]]] = {  # each changes what the one before it left; "times" is of the rate
     "classes": [
         [dict(trust=0)],
-        [dict(view="low"), dict(statistics=0.3), dict(view="low", statistics=0.3)],
-        [dict(temperature=1.0), dict(pairs=24), dict(tail=0.5)],
-        [dict(param_set="norm", times=30.0), dict(param_set="head", times=3.0)],
-        [dict(trust=0)],
+        [dict(view="low"), dict(view="low", statistics=0.3), BOTH]
+        + [BOTH | dict(margin=margin) for margin in (0.02, 0.05)],
     ],
-    "depth": [[dict(view="low"), dict(view="low", statistics=0.3)], [dict(trust=0)]],
+    "depth": [
+        [dict(window=(300, 700))],
+        [dict(view="low")],
+    ],
 }
-FREE_RATES = {"classes": (30_000.0, 100_000.0), "depth": (300.0, 1000.0)}  # of a free map
+FREE_RATES = {"classes": (30_000.0,), "depth": (300.0, 1000.0, 3000.0)}  # of a free map
 
 
-def selection(target: str, n: int = 3, clean: int = 6) -> list[MapSpec]:
-    """The scenes on which all is chosen: under each validation corruption at both severities, and clean ones."""
-    first, block = SCENES["tuned"], 6
-    starts = range(first + 100, first + 100 + clean, block)
-    return validation_specs(target, n, first) + [
-        MapSpec(block, split="select", start=start, target=target) for start in starts
+def selection(
+    target: str, n: int = 3, clean: int = 6, severities: tuple[int, ...] = (3, 5), block: int = 6
+) -> list[MapSpec]:
+    """The scenes on which the controls are chosen: under each validation corruption, and clean ones in blocks."""
+    first, shifted = SCENES["tuned"], validation_specs(target, n, SCENES["tuned"], severities)
+    starts = range(0, clean, block)
+    return shifted + [
+        MapSpec(min(block, clean - k), split="select", start=first + 100 + k, target=target) for k in starts
     ]
 
 
 def few(target: str) -> list[MapSpec]:
-    """The scenes on which what asks the diffusion model is chosen, at a hundred times the cost of a control: fewer
-    corrupted ones, and more clean ones, since the rule asks these first."""
-    return selection(target, 2, 12)
+    """The scenes on which what asks the diffusion model is chosen, at a hundred times the cost of a control; of classes
+    more clean ones, which the rule asks first."""
+    return selection(target, 2, 12) if target == "classes" else selection(target, 2, 4, (3,))
 
 
 def described(s: diffusion_tta.Settings) -> str:
     """A row's label from what the stages change, so that settings that two stages meet are one row."""
     parts = [f"lr {s.lr:g}", f"t {s.window[0]}..{s.window[1]}", f"T {s.temperature:g}", s.param_set]
     parts += [f"{s.updates} x {s.pairs}", s.view]
-    parts += [f"{what} {v:g}" for what, v in (("BN", s.statistics), ("tail", s.tail), ("trust", s.trust)) if v]
-    return ", ".join(parts)
+    more = dict(BN=s.statistics, tail=s.tail, trust=s.trust, margin=s.margin)
+    return ", ".join([*parts, *(f"{what} {v:g}" for what, v in more.items() if v)])
 
 
 def merit(runs: list[Records], source: list[Records]) -> tuple[float, float]:
@@ -102,13 +106,18 @@ class Chooser:
 
 
 def staged(choose: Chooser, network: str, start: diffusion_tta.Settings, stages: list[list[dict]]):
-    """Settings of Diffusion-TTA after the rates and these stages."""
-    rates = [replace(start, lr=lr) for lr in RATES[target_of(network)]]
-    _, now = choose.best(network, {described(s): ("diffusion_tta", s) for s in rates}, few(target_of(network)))
-    for stage in stages:
-        tried = [now, *(changed(now, **change) for change in stage)]
-        _, now = choose.best(network, {described(s): ("diffusion_tta", s) for s in tried}, few(target_of(network)))
-    return now
+    """Settings of Diffusion-TTA after the rates and these stages; and those of all tried that gain most under the
+    corruptions, whatever clean scenes lose."""
+    specs, tried = few(target_of(network)), {}
+    options = [replace(start, lr=lr) for lr in RATES[target_of(network)]]
+    for stage in [*stages, []]:
+        found = {described(s): ("diffusion_tta", s) for s in options}
+        tried |= found
+        _, now = choose.best(network, found, specs)
+        options = [now, *(changed(now, **change) for change in stage)]
+    source = pick(choose.runs, rows.SOURCE, network)
+    bold = max(tried, key=lambda label: merit(pick(choose.runs, label, network), source)[1])
+    return now, tried[bold][1]
 
 
 def changed(s: diffusion_tta.Settings, times: float = 1.0, **change) -> diffusion_tta.Settings:
@@ -214,7 +223,7 @@ def select_maps() -> list[Records]:
     """Choose and write down: settings for each network that is here, of a free map, of output mixing, of each control
     and rival, and which of these is best in each score. The second network takes the first one's settings at a rate of
     its own."""
-    choose, content = Chooser(), {"settings": {}, "free": {}, "mixing": {}, "controls": {}, "best": {}, "rival": {}}
+    choose, content = Chooser(), {k: {} for k in ("settings", "bold", "free", "mixing", "controls", "best", "rival")}
     for target in METRICS:
         if MAP_MODEL[target] not in zoo.names():
             continue
@@ -224,8 +233,8 @@ def select_maps() -> list[Records]:
                 place(a): (a, w) for spec in selection(target) + few(target) for a, w in [source_job(network, spec)]
             }
             choose.jobs += specs.values()  # the same clean scenes are in both
-            now = staged(choose, network, base, stages)
-            content["settings"][network] = stated(now)
+            now, bold = staged(choose, network, base, stages)
+            content["settings"][network], content["bold"][network] = stated(now), stated(bold)
             if network == here(target)[0]:
                 base, stages = now, []
                 content["free"][network] = stated(_free(choose, network, now))

@@ -53,10 +53,20 @@ def ours(network: str, spec: MapSpec, label: str = rows.OURS, **changes) -> Job:
     return map_job("diffusion_tta", tuned_maps(network, **changes), network, spec, label)
 
 
+def bold_rows(network: str) -> dict[str, diffusion_tta.Settings]:
+    """Row -> settings of the variant that gains most, and of what it is made of where it starts from anything but the
+    source."""
+    bold = tuned_maps(network, "bold")
+    if bold.view == "full" and not bold.statistics:
+        return {rows.BOLD: bold}
+    judged = rows.PARTS if bold.trust else {rows.START: rows.PARTS[rows.START]}
+    return {rows.BOLD: bold} | {row: replace(bold, **changes) for row, changes in judged.items()}
+
+
 def k8_rows(network: str, spec: MapSpec) -> list[Job]:
     """Every row on one stream: the source, ours and its parts, the controls, placebos, who knows more."""
     jobs = [source_job(network, spec), ours(network, spec)]
-    jobs += [ours(network, spec, label, **changes) for label, changes in rows.PARTS.items()]
+    jobs += [map_job("diffusion_tta", s, network, spec, label) for label, s in bold_rows(network).items()]
     jobs += [map_job(m, s, network, spec, row) for row, (m, s) in map_controls(network).items()]
     jobs += [ours(network, spec, label, feedback_from=label.split(": ")[1].split()[0]) for label in rows.PLACEBOS]
     for label in (rows.CEILING, rows.INFORMED):

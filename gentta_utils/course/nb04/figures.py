@@ -31,7 +31,7 @@ def gains(runs: list[Records]) -> Figure:
 def controls(runs: list[Records], network: str) -> Figure:
     """Gain of every row of a network over its source under the corruptions, with intervals, both scores."""
     mine = [r for r in pick(runs, classifier=network) if not is_clean(r)]
-    known = (rows.OURS, *rows.PARTS, *rows.PLACEBOS, *rows.CONTROLS, *rows.RIVALS)
+    known = (rows.OURS, rows.BOLD, *rows.PARTS, *rows.PLACEBOS, *rows.CONTROLS, *rows.RIVALS)
     labels, source = [label for label in known if pick(mine, label)], pick(mine, rows.SOURCE)
     fig, axes = plots.figure(1, 2, height=0.9 + 0.24 * len(labels), sharey=True)
     for ax, metric in zip(axes, metrics_of(mine), strict=True):

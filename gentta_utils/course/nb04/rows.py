@@ -17,8 +17,7 @@ MAP_MODEL = {"classes": "maps/classes", "depth": "maps/depth"}
 PURIFIER = "unconditional/unet-unshuffle"  # notebook 05's, which saw scenes of one object alone
 
 SOURCE, LOW, OURS = "source", "low view", "Diffusion-TTA"
-ALWAYS, STORED = "Diffusion-TTA, always taken", "Diffusion-TTA, stored statistics"
-FULL = "Diffusion-TTA from the full view"
+BOLD = "Diffusion-TTA, clean scenes ignored"
 START, CHOICE = "its start, no feedback", "its start, judged alone"
 ANOTHER, RANDOM = "placebo: another image", "placebo: random direction"
 CEILING, INFORMED = "ceiling: trained on corruptions", "trained on 60,000 maps"
@@ -27,11 +26,8 @@ BN, TENT, CONSISTENCY, VIEWS, DDA = "BN", "TENT", "consistency", "mean of views"
 CONTROLS = (LOW, DILATE, BIAS, MEDIAN, GUIDED, BLEND)  # which change the image or the map, and understand nothing
 RIVALS = (BN, TENT, CONSISTENCY, VIEWS, DDA)  # other methods of adaptation
 PLACEBOS = (ANOTHER, RANDOM)
-PARTS = {  # of ours: without the judge, with the stored statistics, on the full view too, without updates
-    ALWAYS: dict(trust=0),
-    STORED: dict(statistics=0.0),
-    FULL: dict(view="full", statistics=0.0),
-    START: dict(updates=0, trust=0),
+PARTS = {  # of `BOLD`: what its updates start from, and that judged, without any update
+    START: dict(updates=0, trust=0, margin=0.0),
     CHOICE: dict(updates=0),
 }
 

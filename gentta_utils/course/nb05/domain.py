@@ -19,13 +19,15 @@ from ...models import zoo
 from ...recipes.aligned import Data, images_of
 from ...world.labels import CLASSES
 from .experiments import SYNTHESIS
-from .gap import PER_CLASS, SEEDS, WHOLE, dials, gap, set_at
+from .gap import PER_CLASS, SEEDS, dials, gap, set_at
+from .gap_report import settings_of
 
 FILE, TOWER = RESULTS / "sda_domain.json", "clip/small"
 FOLDS, RIDGE = 5, 0.1  # of the two-sample classifier
 GUIDED = (1.0, 4.0)  # guidance of the synthesis: the ends of `measure sda_cfg`
 SIDES = {"synthetic": {}, "own": dict(kind="own")}  # the two samples
 EACH = len(SEEDS) * PER_CLASS  # images per class: all that the seeds of the dial are fine-tuned on
+FEW = 5  # images per class of each guidance
 
 
 @torch.no_grad()
@@ -66,22 +68,21 @@ def spread(found: np.ndarray) -> float:
     return float(diversity(torch.from_numpy(found).unflatten(0, (-1, len(CLASSES))).transpose(0, 1)).mean())
 
 
-def measure() -> dict:
-    """Synthetic and real images as they are and at every setting of the dial that was trained at, told apart; then the
-    synthesis at each guidance beside real images, `PER_CLASS` of each class."""
-    found = {name: dial for name, dial in dials().items() if name in WHOLE}
-    sets = {name: {k: set_at(found[name], per_class=EACH, **c) for k, c in SIDES.items()} for name in found}
-    bare = {k: replace(data, aligned=False) for k, data in sets["t 300"].items()}
+def measure(settings: list[str]) -> dict:
+    """Synthetic and real images as they are and at each of these settings of the dial, told apart; then the synthesis
+    at each guidance beside real images, `FEW` of each class."""
+    sets = {name: {k: set_at(dials()[name], per_class=EACH, **c) for k, c in SIDES.items()} for name in settings}
+    bare = {k: replace(data, aligned=False) for k, data in sets[settings[0]].items()}
     real = Data(kind="real", per_class=EACH, aligned=False)
     known = {k: features(images_of(data)[0]) for k, data in (bare | {"real": real}).items()}
     apart = {"as they are": told_apart(known["synthetic"], known["own"])}
     apart["real and other real ones"] = told_apart(known["real"], known["own"])
     for name, pair in sets.items():
         apart[name] = told_apart(*(features(images_of(data)[0]) for data in pair.values()))
-    few = PER_CLASS * len(CLASSES)
+    few = FEW * len(CLASSES)
     rows = {"real": known["real"][:few]}
     for cfg in GUIDED:
-        data = Data(per_class=PER_CLASS, aligned=False, synthesis=replace(SYNTHESIS, cfg=cfg))
+        data = Data(per_class=FEW, aligned=False, synthesis=replace(SYNTHESIS, cfg=cfg))
         rows[f"synthetic, cfg {cfg:g}"] = features(images_of(data)[0])
     content = {
         "told apart": {k: [v.mean, v.low, v.high] for k, v in apart.items()},
@@ -95,7 +96,7 @@ def measure() -> dict:
 def gap_and_domain() -> list[Records]:
     """The table of the dial, and with its images both measures of their domain."""
     runs = gap()
-    measure()
+    measure(settings_of(runs))
     return runs
 
 

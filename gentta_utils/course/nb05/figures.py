@@ -59,7 +59,7 @@ def against_control(runs: list[Records], labels: tuple[str, ...]) -> list[str]:
         for label in labels:
             d = report.minus(mine, label, "source/low")
             how = "above" if d.mean > 0 else "below" if d.mean < 0 else "level with"
-            said.append(f"{label} {d}, {how} it{'' if report.clear(d) else ', within the interval'}")
+            said.append(f"{label} {d}, {how if report.clear(d) else 'undecided'}{' it' if report.clear(d) else ''}")
         lines.append(
             f"{family}: best of all is {report.ROW_NAMES.get(best, best)} ({each[best]:.1f}); against the source "
             f"on the low view: {'; '.join(said)}."

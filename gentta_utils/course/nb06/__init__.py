@@ -6,7 +6,6 @@ from . import choose, exercises, experiments, figures, report, rows  # noqa: F40
 TABLES = {  # name -> (measure it, show its records)
     "select_prompt": (choose.select_prompt, plain),
     "prompt_s1": (experiments.natural, report.natural),
-    "prompt_many": (experiments.many, report.sets),
     "prompt_s2": (experiments.label_sets, report.label_sets),
     "prompt_test": (experiments.corruptions, report.corruptions),
     "prompt_views": (experiments.views, report.precision),

@@ -134,15 +134,6 @@ def natural(n: int = 20) -> list[Records]:
     return table("prompt_s1", jobs)
 
 
-def many(n: int = 80) -> list[Records]:
-    """More scenes of the natural shifts, for what takes many predictions: calibration, the gain of TPT by itself."""
-    jobs, kept = [], (rows.TPT4, rows.CTPT)
-    for shift in NATURAL:
-        spec = replace(spec_of(shift, n), start=spec_of(shift, 0).start + 20)
-        jobs += [zero_shot_job(SMALL, spec), *(j for j in tuned(SMALL, spec) if j[0]["label"] in kept)]
-    return table("prompt_many", jobs)
-
-
 def label_sets(n: int = 20) -> list[Records]:
     """Ten label sets over the clean scenes of the natural shifts, whose views are drawn already."""
     jobs = []

@@ -16,7 +16,21 @@ from ...evaluation.rows import accuracy, distinct, over_classifiers, pick, versu
 from ...evaluation.statistics import Interval, calibration_bins, calibration_error, gain, protocol_line
 from ...world.words import label_set
 from ..side_by_side import verdict
-from .rows import DIFFTPT, LOW, ON_THEIRS, QUANTITIES, TPT1, TPT4, TPT_MANY, TRUE, VIEWS, ZERO_SHOT
+from .rows import (
+    DIFFTPT,
+    LOW,
+    ON_THEIRS,
+    PURIFIED,
+    QUANTITIES,
+    READ_PURIFIED,
+    TPT1,
+    TPT4,
+    TPT_MANY,
+    TRUE,
+    TUNED_PURIFIED,
+    VIEWS,
+    ZERO_SHOT,
+)
 
 VARIATION = DIFFTPT["variation"]
 CLAIM = 5.13  # points that DiffTPT's authors name as its lead over TPT
@@ -114,15 +128,11 @@ AHEAD = "DiffTPT with variations minus other rows, in points, and as a share of 
 BY_COLUMN = "The same by column, CLIPs pooled:"
 
 
-def sets(runs: list[Records]) -> str:
-    """Natural shifts: all rows."""
-    return "\n\n".join([_header(runs), ALL_ROWS, as_table(by_column(runs, shift_name))])
-
-
 def natural(runs: list[Records]) -> str:
     """Natural shifts: all rows, what DiffTPT is ahead of, gains by set."""
-    by_set = as_table(gains_by(runs, shift_name, (TPT4, VARIATION)))
-    return "\n\n".join([sets(runs), AHEAD, as_table(claim(runs)), BY_COLUMN, by_set])
+    rows = as_table(gains_by(runs, shift_name, (TPT4, VARIATION)))
+    head = [_header(runs), ALL_ROWS, as_table(by_column(runs, shift_name))]
+    return "\n\n".join([*head, AHEAD, as_table(claim(runs)), BY_COLUMN, rows])
 
 
 def by_question(runs: list[Records]) -> list[Records]:
@@ -159,7 +169,18 @@ def corruptions(runs: list[Records]) -> str:
     for shift in dict.fromkeys(map(shift_name, runs)):
         here = [r for r in runs if shift_name(r) == shift]
         by_shift.append({"corruption": shift} | {label: f"{accuracy(pick(here, label)):.0f}" for label in shown})
-    return _header(runs) + "\n" + as_table(rows) + "\n\n" + as_table(by_shift)
+    parts = [_header(runs) + "\n" + as_table(rows), *last_step(runs), as_table(by_shift)]
+    return "\n\n".join(parts)
+
+
+def last_step(runs: list[Records]) -> list[str]:
+    """A sentence, where it was measured: what words tuned on purified views are worth on them instead of on the image,
+    and beside these views untuned."""
+    read, others = pick(runs, READ_PURIFIED), (TUNED_PURIFIED, PURIFIED)
+    if not read:
+        return []
+    said = (f"minus *{other}* {versus(read, pick(runs, other))}" for other in others)
+    return [f"*{READ_PURIFIED}*: {', '.join(said)}"]
 
 
 # --- which views help -------------------------------------------------------------------------------------------------

@@ -51,6 +51,8 @@ KNOWN["photographs"] = {
     ("TENT, batches of 16", "batch statistics of 16"): "four batches at the published rate for ImageNet (notebook 02)"
 }
 KNOWN["grid_streams"] = dict.fromkeys(map(tuple, STREAMS), FEW_IMAGES)
+LONGEST = [("BN-adapt", f"{row}, 1000 images") for row in ("BN-adapt", "tent")] + [("BN-adapt, 1000 images", "tent")]
+KNOWN["grid_streams"] |= dict.fromkeys(LONGEST, "the long stream is the one of 200 images of each corruption, mixed")
 KNOWN["select_prompt"]["eta 0.2", "eta 0.8"] = "the weight reaches the lower bound only at the end of this stream"
 KNOWN |= {  # table -> {two rows: why they are one}
     "select_text": {

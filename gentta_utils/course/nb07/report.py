@@ -162,11 +162,13 @@ def streams(runs: list[Records]) -> str:
         orders.append(head | line | worst | {"clean after 15 corruptions": str(_pooled(clean)) if clean else ""})
         at = {f"batch {n}": [r for r in mine if r.about["label"].endswith(f", batch {n}")] for n in BATCHES}
         sizes += [head | {n: str(_pooled(v)) for n, v in at.items()}] if all(at.values()) else []
-        long = [r for r in mine if r.about["label"].endswith(" images")]
-        curves += [head | {k: f"{v:+.1f}" for k, v in positions(long[0]).items()}] if long else []
+        lasting = [r for r in mine if r.about["label"].endswith(" images")]
+        head.pop("images")  # the long stream is the same for all
+        curves += [head | {k: f"{v:+.1f}" for k, v in positions(lasting[0]).items()}] if lasting else []
     parts = [protocol_line(runs), "Gain over the source in points, each order with its seeds:\n", as_table(orders)]
     parts += ["\nBy batch size, in the usual order:\n", as_table(sizes)] if sizes else []
-    parts += ["\nBy the number of images met, five corruptions mixed:\n", as_table(curves)] if curves else []
+    long = f"\nBy the number of images met, five corruptions of {LONG} images mixed:\n"
+    parts += [long, as_table(curves)] if curves else []
     return "\n".join(parts)
 
 

@@ -15,7 +15,9 @@ LOW, LITTLE = "low view", 5.0  # points
 
 
 def listed(names: list[str]) -> str:
-    """ "a, b and c", or "none"."""
+    """ "a, b and c", or "none"; semicolons where a name has a comma."""
+    if any("," in name for name in names):
+        return "; ".join(names)
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]])) or "none"
 
 
@@ -57,7 +59,7 @@ def of_grid(b: Board) -> str:
     return (
         f"**{BLOCKS[b.block]}**: of {len(gains)} rows {len(up)} clearly gain over all corruptions, {len(down)} clearly "
         f"lose. Most: {named(up)}. Lose: {named(down)}. "
-        f"Clearly behind the low view, which costs nothing: {listed(behind)}."
+        f"Clearly behind the low view, which costs no more than the source: {listed(behind)}."
     )
 
 

@@ -142,7 +142,7 @@ def test_the_published_ensemble_is_with_the_reading_of_the_diffusion_model():
     (q, *_) = report._readings([mine])
     assert q.shape == mine.after.shape
     np.testing.assert_allclose(q.sum(1), 1)
-    assert text.count(" minus components: ") == 4 + 6  # each component against the one before, other parameters against all
+    assert text.count(" minus components: ") == 4 + 6  # components and other parameters
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ Written down before any gain was measured:
 
 Generator (DiT) and purifier differ on both dials; in the control they are one network. Seen before these records: a
 pass with two networks and one seed, and six networks at t 700 and in the control, both at the rates that were chosen in
-the sum (`how_at` says why they are others now). The batch is
-25 instead of 50, the precision bf16, and t 600 is left out, for time; scenes and the prediction are the same.
+the sum (`how_at` says why they are others now). The batch is 25 instead of 50, the precision bf16, and t 600 is left
+out, for time; scenes and the prediction are the same.
 """
 
 from dataclasses import dataclass, replace

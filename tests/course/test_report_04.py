@@ -126,6 +126,21 @@ def test_corruptions_that_gain_are_counted(runs):
     assert "| fog " in text
 
 
+def test_the_choice_shows_the_source_on_the_scenes_of_the_rows_beside_it():
+    """The source met the controls' scenes too, where it is better: a gain is still the difference of two cells."""
+    found = []
+    for shift in ("clean", "fog"):
+        found += [record(row, v, shift=shift) for row, v in ((rows.SOURCE, 50), (rows.OURS, 60))]
+        found += [record(row, v, shift=shift, n=3) for row, v in ((rows.SOURCE, 90), (rows.DILATE, 92))]
+    for r in found:
+        r.about["stream"]["n"] = len(r)
+    table = [[c.strip() for c in line.split("|")] for line in report.selection(found).splitlines()]
+    corrupted = {cells[2]: cells[4] for cells in table if cells[1:2] == ["resnet"]}
+    assert corrupted[rows.SOURCE] == "50.0 (+0.0)"
+    assert corrupted[rows.OURS] == "60.0 (+10.0)"
+    assert corrupted[rows.DILATE] == "92.0 (+2.0)"
+
+
 def test_ablations_are_held_against_the_chosen_row(runs):
     found = {row["row"]: row for row in report.against(runs, rows.OURS)}
     assert found[rows.ANOTHER][f"mean IoU, corrupted, minus {rows.OURS}"].startswith("-")

@@ -16,6 +16,7 @@ from ...evaluation.map_rows import (
     mean_score,
     metrics_of,
     minus,
+    place,
     set_minus,
     set_score,
 )
@@ -90,14 +91,17 @@ def parts_of(runs: list[Records]) -> dict[str, list[Records]]:
 
 def selection(runs: list[Records]) -> str:
     """What the choice was between: both scores, clean and under the validation corruptions, and the gain over the
-    source's row in them."""
+    source on the same scenes. The source met those of the controls as well: its own row is over the scenes of
+    Diffusion-TTA, so that the gains of those rows are differences to it."""
     found = []
     for network in distinct(runs, "classifier"):
+        met = {place(r.about) for r in pick(runs, classifier=network) if r.about["method"] == "diffusion_tta"}
         for label in distinct(pick(runs, classifier=network), "label"):
             mine, row = pick(runs, label, network), {"network": short(network), "row": label}
             for metric in metrics_of(mine):
                 for head, clean in (("clean", True), ("corrupted", False)):
                     part = [r for r in mine if is_clean(r) == clean]
+                    part = [r for r in part if label != rows.SOURCE or not met or place(r.about) in met]
                     over = gained(part, pick(runs, rows.SOURCE, network), metric)
                     row[f"{metric}, {head}"] = f"{mean_score(part, metric):.1f} ({over:+.1f})"
             found.append(row)

@@ -74,7 +74,9 @@ def files_of(name: str) -> list[str]:
 def fingerprint(name: str, profile: str = "scenes") -> str:
     """For records: the first 12 digits of the checksum of a model's weights (of all checksums, where it has several
     parts), or of its revision on the hub."""
-    return hub.fingerprint(name) if check_profile(profile) == "imagenet" else _fingerprint(name, _state())
+    if check_profile(profile) == "imagenet":
+        return hub.fingerprint(name)
+    return _fingerprint(name, _state()) if isinstance(name, str) else files_of(name)[0]  # which refuses what is no name
 
 
 @lru_cache(maxsize=256)

@@ -203,7 +203,7 @@ def test_what_is_made_on_demand_is_named_and_left_out(asked, monkeypatch, tmp_pa
     assert (found.equal, found.different) == (4, [])
     other = replace(r, about=r.about | {"denoiser": zoo.ON_DEMAND[1]})
     (line,) = str(recheck.recheck([r, other])).splitlines()[1:]
-    assert line.startswith(f"  left out: 8 records of {', '.join(zoo.ON_DEMAND)}: made on demand (")
+    assert line.startswith(f"  left out: 8 records of {', '.join(zoo.ON_DEMAND[:2])}: made on demand (")
     for file in zoo.files_of(zoo.ON_DEMAND[0]):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
@@ -289,4 +289,5 @@ def test_what_a_record_costs_is_known_of_every_table(name):
     costs = {r.about["label"]: recheck.cost(r) for r in evaluation_tables.results(name)}
     assert min(costs.values()) > 0
     assert max(costs.values()) < 120
-    assert any(c < 3 for label, c in costs.items() if "source" not in label)  # a notebook makes some again
+    unadapted = name == "information"  # there networks are compared, the cheap ones without a method
+    assert any(c < 3 for label, c in costs.items() if unadapted or "source" not in label)  # a notebook makes some again

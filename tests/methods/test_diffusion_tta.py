@@ -591,7 +591,7 @@ def test_learning_rate_refuses_what_it_has_no_meaning_for(tiny, images):
 @pytest.mark.parametrize(
     "change",
     [
-        {"lr": 0.0}, {"updates": 0}, {"pairs": -1}, {"temperature": 0.0}, {"window": (600, 150)},
+        {"lr": 0.0}, {"updates": -1}, {"pairs": -1}, {"temperature": 0.0}, {"window": (600, 150)},
         {"timesteps": "random"}, {"noise": "pink"}, {"mixing": "both"}, {"view": "half"}, {"optimizer": "adam"},
         {"param_set": "most"},
     ],

@@ -126,7 +126,7 @@ def resolve(words: tuple[str, ...]) -> None:
     known = {
         "train": recipes.names,
         "measure": lambda: tables.TABLES,
-        "data": lambda: (*downloads.ARCHIVES, *downloads.guides()),
+        "data": lambda: ("photos", *downloads.ARCHIVES, *downloads.guides()),
     }.get(args.command, lambda: tables.TABLES)()
     given = getattr(args, "names", None) or [v for v in (getattr(args, "name", None),) if v]
     for name in given:

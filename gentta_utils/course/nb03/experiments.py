@@ -66,9 +66,7 @@ def set_specs(labels: str, n: int = 8) -> list[SceneSpec]:
     keep = () if labels == "count" else NATURAL if labels == "category" else NATURAL[:2]
     shifts = ("clean", *NATURAL, *SIX)
     return [
-        SceneSpec(
-            n, name, 5 if name in SIX else 0, "test", SCENES["sets"] + 100 * shifts.index(name) + first, labels=labels
-        )
+        SceneSpec(n, name, 5 if name in SIX else 0, "test", SCENES["sets"] + 100 * shifts.index(name), labels=labels)
         for name in ("clean", *keep, *SIX)
     ]
 

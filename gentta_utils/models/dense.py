@@ -16,6 +16,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import GLPNForDepthEstimation, PreTrainedModel, SegformerForSemanticSegmentation
+from transformers.utils.logging import disable_progress_bar
 
 from ..common.validate import check_choice
 from ..world.maps import FAR, NEAR
@@ -109,6 +110,7 @@ def load(path: Path, name: str = "") -> DenseModel:
 
 def _of_transformers(folder: Path, kind: str | None, name: str, *shown) -> DenseModel:
     check_choice("kind of network", str(kind), KINDS)
+    disable_progress_bar()  # it would stand in every committed notebook
     network = Answers(KINDS[kind].from_pretrained(folder, dtype=torch.float32, attn_implementation="eager"))
     return dense_model(network, "depth" if kind == "glpn" else "classes", name, *shown)
 

@@ -205,7 +205,7 @@ def main(runs: list[Records], each: bool = True) -> str:
     parts.append("clean scenes alone lose, projected: " + ", ".join(f"{k} {v:+.1f}" for k, v in gaps.items()) + ".")
     parts += [slope_line(runs), control_line(runs)]
     for name in (name for name in paper_like(gaps) if name in settings_of(runs)):
-        what = "the paper's start" if name == paper_like(gaps)[0] else f"the first gap of {PAPER_GAP:g} points"
+        what = "the paper's start" if name == paper_like(gaps)[0] else f"the first clean loss of {PAPER_GAP:g} points"
         for c in [*(distinct(runs, "classifier") if each else ()), None]:
             parts.append(f"- {name} ({what}), {short(c)}: {order_line(order_at(runs, name, c))}.")
     return "\n".join(parts)

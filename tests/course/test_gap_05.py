@@ -114,7 +114,7 @@ def test_differences_are_named_for_what_they_subtract():
     text = gap_report.main(runs)
     assert re.search(r"control, t 300: SDA - DDA \+0.0 \[-\S+, \+\S+\], within two points of 0", text)
     assert "t 494 (the paper's start), all: the order: reversed (DiffPure < source" in text
-    assert text.count("the first gap of 10 points") == 3
+    assert text.count("the first clean loss of 10 points") == 3
 
 
 def test_the_two_axes_share_no_scene():

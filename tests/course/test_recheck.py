@@ -58,6 +58,7 @@ def asked(monkeypatch, tmp_path):
         return named[name]
 
     recheck._is_here.cache_clear()
+    purified_images._second.cache_clear()  # another test's, in a folder that is gone
     monkeypatch.setattr(zoo, "cached", cached)
     monkeypatch.setattr(zoo, "fingerprint", lambda name: f"of {name}")
     monkeypatch.setattr(zoo, "IMAGE_SIZE", 16)

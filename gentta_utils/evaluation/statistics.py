@@ -116,8 +116,7 @@ def calibration_error(runs: Runs, bins: Count = 15) -> float:
     return 100 * sum(abs(sure - right) * count for sure, right, count in found) / n
 
 
-ON_VALIDATION = "held-out"  # what records say of settings that were chosen on the four validation corruptions
-SELECT = {ON_VALIDATION: "validation"}  # stored, as printed
+ON_VALIDATION = "validation"  # what records say of settings that were chosen on the four validation corruptions
 
 
 @checked
@@ -131,7 +130,7 @@ def protocol_line(runs: Runs) -> str:
 
     scenes = len(np.unique(np.concatenate([r.id for r in runs])))
     splits = {r.about["stream"].get("split") for r in runs}
-    select = all_of(SELECT.get(s, s) for s in (r.about.get("select", "none") for r in runs))
+    select = all_of(r.about.get("select", "none") for r in runs)
     seeds = len({(r.about.get("settings") or {}).get("seed", 0) for r in runs})
     nfe = {f"{k.replace(' ', ':')}:{v:g}" for r in runs for k, v in r.nfe.items()}
     seconds = np.concatenate([r.seconds for r in runs]).mean()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import sqrtm
 
 from gentta_utils.course.nb05 import domain, gap
 
@@ -33,6 +34,10 @@ def test_frechet_distance_of_known_gaussians():
     one, other = drawn(20_000), drawn(20_000, 1.0, 2.0, seed=1)
     assert domain.frechet(one, one) == pytest.approx(0, abs=1e-9)
     assert domain.frechet(one, other) == pytest.approx(6 + 6 * (1 - 2) ** 2, rel=0.05)
+    mixed, turned = (v @ np.random.default_rng(seed).normal(size=(6, 6)) for seed, v in ((2, one), (3, other)))
+    c, c_ = np.cov(mixed.T), np.cov(turned.T)  # covariances that do not commute
+    expected = ((mixed.mean(0) - turned.mean(0)) ** 2).sum() + np.trace(c + c_ - 2 * sqrtm(c @ c_).real)
+    assert domain.frechet(mixed, turned) == pytest.approx(expected)
 
 
 def test_spread_is_within_a_class():

@@ -78,18 +78,21 @@ def test_all_rows_of_the_issue_are_there(tables):
 
 def test_placebos_and_mixing_share_our_draws(tables):
     """All but what a row is about is the same, the seed of the pairs among it."""
-    for name, changes in (
-        ("maps_classes", {"feedback_from", "view", "statistics", "trust", "margin", "updates", "lr"}),
-        ("maps_mixing", {"mixing", "map_classes", "lr"}),
-    ):
+    bold = {"view", "statistics", "trust", "margin", "updates", "lr"}  # of the row that gains most, and of its parts
+    of_bold = {rows.BOLD, *rows.PARTS}
+    for name, changes in (("maps_classes", {"feedback_from"}), ("maps_mixing", {"mixing", "map_classes", "lr"})):
         by_network = {}
         for a, _ in tables[name]:
             if a["method"] == "diffusion_tta":
-                by_network.setdefault(a["classifier"], []).append(a["settings"])
+                by_network.setdefault(a["classifier"], []).append((a["label"], a["settings"]))
+        assert by_network
         for settings in by_network.values():
-            for s in settings[1:]:
-                keys = {k for k in {*s, *settings[0]} if s.get(k) != settings[0].get(k)}
-                assert keys <= changes, name
+            first, ours = settings[0]
+            assert name != "maps_classes" or first == rows.OURS
+            assert len({label for label, _ in settings}) > 1
+            for label, s in settings[1:]:
+                keys = {k for k in {*s, *ours} if s.get(k) != ours.get(k)}
+                assert keys <= (bold if label in of_bold else changes), (name, label)
 
 
 def test_no_control_that_was_chosen_leaves_the_answer_as_it_is():

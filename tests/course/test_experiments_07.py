@@ -115,6 +115,7 @@ def test_streams_may_be_longer_for_some_classifiers():
 def test_costs_of_rows_are_those_of_the_plan():
     """What was measured of a row alone is of the settings and networks that it has today."""
     jobs = {(b, row.row): plan.small_job(row, b)[0] for row in plan.plan() for b in row.networks}
+    assert board.row_costs()["resnet"]
     for block, rows in board.row_costs().items():
         for row, cost in rows.items():
             assert cost["seconds"] > 0

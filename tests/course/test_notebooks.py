@@ -104,7 +104,7 @@ def test_no_cell_asks_which_profile_it_has(path):
 def test_cells_are_short(path):
     lengths = [len(rules.source(c).splitlines()) for c in rules.code_cells(rules.load(path))]
     assert max(lengths) <= 40
-    assert statistics.median(lengths) <= 9
+    assert statistics.median(lengths) <= (9 if path.name[:2] == "05" else 8)
     if path.name[:2] not in TOURS:
         assert 25 <= len(lengths) <= 50
 
@@ -161,9 +161,8 @@ def test_cost_is_measured_and_prose_is_there(path):
     measured = costs.read().get(path.stem, {}).get("default")  # by bench/precisions.py
     assert measured is None or costs.line(measured) in text
     if path.name[:2] not in TOURS:
-        most = {"02": 4700, "05": 3500}.get(
-            path.name[:2], 3250
-        )  # 02 asks of four rivals, equal labels and photographs too
+        # 02 asks of four rivals, equal labels and photographs too
+        most = {"02": 4600, "04": 3250, "05": 3450}.get(path.name[:2], 3200)
         assert 1500 <= len(text.split()) <= most
         for heading in ("Before you start", "Parameters", "Set-up", "The smallest version", "The method", "Check it"):
             assert f"## {heading}" in text
@@ -264,6 +263,10 @@ def test_every_cell_runs_again_with_the_same_output(path, tmp_path, monkeypatch)
     for name, cell in cells.items():
         if "NBVAL_CHECK_OUTPUT" in cell.source and name not in SMALLER:
             assert texts(ran[name]) == texts(cell), cell.source
+
+
+def test_all_notebooks_but_the_last_have_marked_numbers():
+    assert [p.name[:2] for p in MARKED] == ["00", "01", "02", "03", "05", "06"]
 
 
 @pytest.mark.long

@@ -23,10 +23,11 @@ def test_it_knows_a_cat_a_cup_and_a_tripod():
     network = lite0.load()
     assert (network.image_size, network.resize, network.classes) == (224, 256, 1000)
     chosen = [p for p in photos.PHOTOS if p.name in ("chelsea", "coffee", "camera")]
+    assert len(chosen) == 3
     how = Image.Resampling.BICUBIC
     images = torch.stack([folders.read_image(p.path, 224, network.resize, how) for p in chosen])
     said = network(images).softmax(1)
-    assert all(float(row[list(p.classes)].sum()) > 0.8 for p, row in zip(chosen, said))
+    assert all(float(row[list(p.classes)].sum()) > 0.8 for p, row in zip(chosen, said, strict=True))
     assert not any(p.requires_grad for p in network.parameters())
 
 

@@ -24,13 +24,15 @@ each = pytest.mark.parametrize("path", PRESETS, ids=lambda p: p.stem)
 
 def test_every_published_table_of_a_notebook_has_its_preset():
     """By name, so that none is missed when a file is; papers' tables are numbered K (Diffusion-TTA) and S (SDA)."""
-    tables = {re.match(r"\d\d_[ks]\d+", p.stem)[0] for p in PRESETS if p.stem[3] in "ks"}  # some have one for each row
-    assert {t for t in tables if t[3] == "k"} == {f"02_k{i}" for i in (4, 5, 10, 11, 12)} | {
-        "03_k7",
-        "03_k13",
-        "04_k8",
+    rows = {  # a preset for each row, or for each task
+        "02_k4": ("resnet18", "vit", "convnext"),
+        "02_k5": ("resnet50", "vit", "convnext", "convnext_large"),
+        "04_k8": ("classes", "depth"),
     }
-    assert {t for t in tables if t[3] == "s"} == {f"05_s{i}" for i in (1, 3, 6, 7, 8, 10)}
+    expected = {f"{table}_{row}" for table, names in rows.items() for row in names}
+    expected |= {"02_k10", "02_k11", "02_k11_logits", "02_k12", "03_k7", "03_k13"}
+    assert {p.stem for p in PRESETS if p.stem[3] == "k"} == expected
+    assert {p.stem for p in PRESETS if p.stem[3] == "s"} == {f"05_s{i}" for i in (1, 3, 6, 7, 8, 10)}
 
 
 @each

@@ -71,7 +71,7 @@ class Trial:
             with suppress(psutil.Error):
                 if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
-        return [p for p in found if p.pid != os.getpid()]
+        return found
 
     def kill(
         self,
@@ -149,7 +149,7 @@ def swept(trial: Trial, *more: str) -> psutil.Popen:
 def check_sweep(trial: Trial, before: dict[str, bytes], *more: str) -> None:
     """The same command again completes, keeps the records of `before` to the byte, and repeats none of their runs."""
     if trial.wait(swept(trial, *more), "the rerun"):
-        trial.wrong.append(f"the rerun failed: {(trial.folder / 'sweep.log').read_text(encoding='utf-8')[-200:]}")
+        trial.wrong.append(f"the rerun failed: {trial.said('sweep')}")
     after = records(trial.folder)
     if len(after) != len(RUNS):
         trial.wrong.append(f"{len(after)} of {len(RUNS)} runs are there")
@@ -231,7 +231,7 @@ def worker(trial: Trial) -> None:
         process = swept(trial, "--scheduler", str(file))
         trial.kill(SWEEP, process, lambda: below(nanny, "spawn_main"))
         if trial.wait(process, "the sweep"):
-            trial.wrong.append(f"the sweep failed: {(trial.folder / 'sweep.log').read_text(encoding='utf-8')[-200:]}")
+            trial.wrong.append(f"the sweep failed: {trial.said('sweep')}")
         check_sweep(trial, records(trial.folder), "--scheduler", str(file))
 
 
@@ -290,7 +290,7 @@ def training(trial: Trial) -> None:
     begun = step_of(trial.folder)
     steps.unlink(missing_ok=True)
     if trial.wait(trial.start(*command), "the rerun"):
-        trial.wrong.append(f"the rerun failed: {(trial.folder / 'main.log').read_text(encoding='utf-8')[-200:]}")
+        trial.wrong.append(f"the rerun failed: {trial.said('main')}")
         return
     again = steps.read_text(encoding="utf-8").split() if steps.is_file() else []
     if again != [str(k) for k in range(begun, STEPS)]:
@@ -345,7 +345,7 @@ def download(trial: Trial) -> None:
         kept, whole = part.stat().st_size if part.is_file() else 0, path.is_file()
         server.asked.clear()
         if trial.wait(trial.start(*command), "the rerun"):
-            trial.wrong.append(f"the rerun failed: {(trial.folder / 'main.log').read_text(encoding='utf-8')[-200:]}")
+            trial.wrong.append(f"the rerun failed: {trial.said('main')}")
         server.shutdown()
         if not path.is_file() or path.read_bytes() != CONTENT:
             trial.wrong.append("the file is not whole")

@@ -1,6 +1,10 @@
 """How often a network was evaluated."""
 
+from collections.abc import Mapping
+
 import torch
+
+from .types import Number
 
 
 class Evaluations(dict[str, int]):
@@ -13,3 +17,8 @@ class Evaluations(dict[str, int]):
         """Count n images; with a backward pass where gradients are on and one of these inputs asks for one."""
         asked = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in inputs)
         self["fwd+bwd" if asked else "fwd"] += n
+
+
+def together(one: Mapping[str, Number], other: Mapping[str, Number]) -> dict[str, Number]:
+    """The sum of two counts, by kind; a kind that one of them lacks counts as 0 there."""
+    return {kind: one.get(kind, 0) + other.get(kind, 0) for kind in {**one, **other}}

@@ -19,7 +19,7 @@ from ..common.paths import DATA
 from ..evaluation.generated import Generated, generated, model_of
 from ..evaluation.records import Records
 from ..methods.base import Models
-from ..methods.variations import CHOSEN_TOLD, PUBLISHED, Settings, usual
+from ..methods.variations import PUBLISHED, Settings, usual
 from ..models import zoo
 
 SHIPPED = DATA / "scenes" / "variations.webp"  # a row of views for each image; what they are of is in the .json there
@@ -55,7 +55,7 @@ class Drawn:
         if self.kind == "variation":
             return Settings(**PUBLISHED if self.profile == "imagenet" else PUBLISHED | dict(steps=STEPS))
         if self.start is None:
-            return CHOSEN_TOLD if self.generator == "prompted_own" else usual(self.kind)
+            return usual(self.kind, captions=self.generator == "prompted_own")
         chosen = usual(self.kind)
         steps = max(1, round(chosen.steps * (self.start + 1) / (chosen.start + 1)))
         return replace(chosen, start=self.start, steps=steps)

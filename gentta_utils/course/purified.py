@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ..common.cache import ImageSet, fingerprint, make_images
+from ..common.evaluations import together
 from ..common.paths import CACHE
 from ..common.types import Index
 from ..common.validate import frozen
@@ -100,8 +101,7 @@ def _second(classifier: str, data: Data, how: FineTune) -> Classifier:
 
 def _with_cost(r: Records, made: ImageSet) -> Records:
     """A run with what its purified images cost."""
-    nfe = {kind: made.nfe.get(kind, 0) + r.nfe.get(kind, 0) for kind in {**made.nfe, **r.nfe}}
-    return replace(r, seconds=r.seconds + np.float32(made.seconds), nfe=nfe)
+    return replace(r, seconds=r.seconds + np.float32(made.seconds), nfe=together(made.nfe, r.nfe))
 
 
 def _joined(parts: list[ImageSet], ids: Index) -> ImageSet:

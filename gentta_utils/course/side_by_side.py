@@ -34,10 +34,10 @@ def compared(runs: list[Records]) -> str:
     rows = []
     for classifier in dict.fromkeys(r.about["classifier"] for r in runs):
         mine = [r for r in runs if r.about["classifier"] == classifier]
-        source = _by_scene([r for r in mine if r.about["label"] == "source/full"])
+        source = by_scene([r for r in mine if r.about["label"] == "source/full"])
         for label in dict.fromkeys(r.about["label"] for r in mine):
             here = [r for r in mine if r.about["label"] == label]
-            rows.append(_compared(label, classifier, here, _by_scene(here), source, shift, names))
+            rows.append(_compared(label, classifier, here, by_scene(here), source, shift, names))
         readers = dict.fromkeys(r.about["label"] for r in mine if r.about["method"] == "diffusion_classifier")
         for label in readers:
             here = [r for r in mine if r.about["label"] == label]
@@ -48,7 +48,7 @@ def compared(runs: list[Records]) -> str:
     return protocol_line(ours) + "\n" + as_table(rows)
 
 
-def _by_scene(runs: list[Records]) -> dict[int, bool]:
+def by_scene(runs: list[Records]) -> dict[int, bool]:
     """Scene id -> right after adaptation."""
     return {int(i): bool(ok) for r in runs for i, ok in zip(r.id, r.right_after, strict=True)}
 

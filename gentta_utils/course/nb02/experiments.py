@@ -24,7 +24,7 @@ from ...models.classifier import Classifier
 from ...recipes.dit import SOFT, WEAK
 from ...streams.scenes import SceneSpec
 from ...streams.stream import stream
-from ...world.severities import TEST, VALIDATION
+from ...world.severities import VALIDATION
 from ..trials import (
     CLASSIFIERS,
     DIT,
@@ -41,6 +41,7 @@ from ..trials import (
     validation_specs,
 )
 from .choose import WINDOWS, choose_rates, chosen_rate, select_specs, with_rate
+from .rivals import corruption_specs
 
 BACKBONES = (*CLASSIFIERS, "classifier/swin", "classifier/convnext")
 RESNETS = ("classifier/resnet-300", "classifier/resnet", "classifier/resnet-3000")  # one network, three amounts of them
@@ -49,9 +50,8 @@ RESNETS = ("classifier/resnet-300", "classifier/resnet", "classifier/resnet-3000
 def backbones() -> list[Records]:
     """Four families, the 15 corruptions at severity 5, 100 scenes each: the very scenes of `test` and 60 more."""
     choose_rates(BACKBONES)
-    specs = [SceneSpec(40, name, 5, "test", 40 * i) for i, name in enumerate(TEST)]
-    specs += [SceneSpec(60, name, 5, "test", 27_000 + 60 * i) for i, name in enumerate(TEST)]
-    return table("backbones", effect_jobs(specs, BACKBONES))
+    first, more = corruption_specs()
+    return table("backbones", effect_jobs([*first, *more], BACKBONES))
 
 
 # --- ablations -------------------------------------------------------------------------------------------------------
@@ -308,7 +308,7 @@ def heldout() -> list[Records]:
 
 def test_corruptions() -> list[Records]:
     """The effect where nothing was chosen: the 15 test corruptions at severity 5, everything frozen."""
-    specs = [SceneSpec(40, name, 5, "test", 40 * i) for i, name in enumerate(TEST)]
+    specs, _ = corruption_specs()
     return table("test", effect_jobs(specs) + reader_jobs(specs, 48, chosen_window()))
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.special import softmax
 
+from ...common.evaluations import together
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, is_clean, pick, versus
 from ...evaluation.statistics import gain, summary
@@ -16,9 +17,8 @@ def with_reader(runs: dict[str, list[Records]]) -> dict[str, list[Records]]:
     cost of both."""
 
     def mean(a: Records, b: Records) -> Records:
-        spent = {kind: a.nfe.get(kind, 0) + b.nfe.get(kind, 0) for kind in {**a.nfe, **b.nfe}}
         p = (softmax(a.after, axis=1) + softmax(b.after, axis=1)) / 2
-        return replace(a, after=np.log(p), nfe=spent, seconds=a.seconds + b.seconds)
+        return replace(a, after=np.log(p), nfe=together(a.nfe, b.nfe), seconds=a.seconds + b.seconds)
 
     both = zip(runs.get("diffusion_tta", []), runs.get("diffusion_classifier", []), strict=False)
     found = [mean(a, b) for a, b in both]

@@ -18,7 +18,7 @@ from ...evaluation.tables import Job, results, table
 from ...methods import diffusion_tta
 from ...streams.scenes import SceneSpec
 from ...world.severities import VALIDATION
-from ..side_by_side import verdict
+from ..side_by_side import by_scene, verdict
 from ..trials import CLASSIFIERS, SMALL, coarse, job, right, source_jobs
 from .choose import chosen_rate
 
@@ -43,19 +43,14 @@ LAST = 10  # scenes of a stream on which the chosen episodic settings run too
 ONLINE, EPISODIC, WHOLE = "online", "episodic", "episodic, 96 evaluations"
 
 
-def long_specs(n: int = LONG, start: int = 40_000) -> list[SceneSpec]:
+def long_specs(n: int) -> list[SceneSpec]:
     """The first n of 1,000 scenes under each of the five corruptions."""
-    return [SceneSpec(n, name, 5, "test", start + LONG * i) for i, name in enumerate(SMALL)]
+    return [SceneSpec(n, name, 5, "test", 40_000 + LONG * i) for i, name in enumerate(SMALL)]
 
 
-def select_specs(n: int, corruptions: int = len(VALIDATION)) -> list[SceneSpec]:
-    """The first n of 400 selection scenes under each of the first validation corruptions."""
-    return [SceneSpec(n, name, 5, "select", 50_000 + 400 * i) for i, name in enumerate(VALIDATION[:corruptions])]
-
-
-def stream_job(method: str, settings, spec: SceneSpec, size: int, label: str, classifier: str = RESNET, **how) -> Job:
-    """A method that carries its state through the stream of one shift, in batches of so many images."""
-    return job(method, settings, classifier, spec, label, reset="per_shift", batch=size, **how)
+def select_specs() -> list[SceneSpec]:
+    """The first `FEW` of 400 selection scenes under each of the first `CORRUPTIONS` validation corruptions."""
+    return [SceneSpec(FEW, name, 5, "select", 50_000 + 400 * i) for i, name in enumerate(VALIDATION[:CORRUPTIONS])]
 
 
 def light_table(name: str, jobs: list[Job]) -> list[Records]:
@@ -71,12 +66,11 @@ def common(one: list[Records], other: list[Records]) -> Interval:
     """Paired difference of two rows, `one` minus `other`, on the scenes of `one`.
 
     Raises ValueError where the other did not meet all of them."""
-    met = {int(i): bool(ok) for r in other for i, ok in zip(r.id, r.right_after, strict=True)}
-    scene = np.concatenate([r.id for r in one])
-    if missing := set(scene.tolist()) - set(met):
+    there, scene = by_scene(other), np.concatenate([r.id for r in one])
+    if missing := set(scene.tolist()) - set(there):
         raise ValueError(f"the second row did not meet {len(missing)} scenes of the first: they cannot be paired")
     right_of = np.concatenate([r.right_after for r in one])
-    return paired_interval(right_of, np.array([met[i] for i in scene.tolist()]), scene, draws=DRAWS)
+    return paired_interval(right_of, np.array([there[i] for i in scene.tolist()]), scene, draws=DRAWS)
 
 
 def stepped(classifier: str, param_set: str, updates: int, share: float, online: bool) -> diffusion_tta.Settings:
@@ -101,23 +95,23 @@ def candidates() -> dict[str, diffusion_tta.Settings]:
 def met(classifier: str, settings: diffusion_tta.Settings, spec, label: str, **how) -> Job:
     """A run online, image by image, or episodic, many at once."""
     if settings.online:
-        return stream_job("diffusion_tta", settings, spec, 1, label, classifier, **how)
+        return job("diffusion_tta", settings, classifier, spec, label, reset="per_shift", batch=1, **how)
     return job("diffusion_tta", settings, classifier, spec, label, batch=20)
 
 
 def select_one_by_one() -> list[Records]:
     """Parameters, updates and rate online, and the rate of one update from the source, on streams of validation
     corruptions; `chosen_step` reads what did best."""
-    specs = select_specs(FEW, CORRUPTIONS)
+    specs = select_specs()
     return light_table("select_one_by_one", [met(RESNET, s, at, k) for k, s in candidates().items() for at in specs])
 
 
 def chosen_step(kind: str, classifier: str = RESNET) -> diffusion_tta.Settings:
     """The settings of "online" or "episodic" that did best for the ResNet with one update per image; for another
     network the same share of the rate that the rule gives for it. Raises as `results`."""
-    runs = results("select_one_by_one")
-    one = [label for label in distinct(runs, "label") if label.startswith(f"{kind},") and "5 x" not in label]
-    label = max(one, key=lambda label: right(runs, label))  # ties go to the earlier one
+    runs = [r for r in results("select_one_by_one") if r.about["settings"]["updates"] == 1]
+    mine = [label for label in distinct(runs, "label") if label.startswith(f"{kind},")]
+    label = max(mine, key=lambda label: right(runs, label))  # ties go to the earlier one
     best = pick(runs, label)[0]
     settings = diffusion_tta.Settings(**frozen(best.about["settings"]))
     if classifier == RESNET:
@@ -179,7 +173,7 @@ def _row(name: str, label: str, mine: list[Records], source: list[Records]) -> d
     return row | {"minus source": "" if label == "source/full" else str(common(mine, source))}
 
 
-def carried(runs: list[Records], block: int = BLOCK) -> list[float]:
-    """Percent right of the carried state before it has seen an image, by blocks of images along the streams."""
-    right_of = np.stack([r.right_before[: len(r) // block * block].reshape(-1, block).mean(1) for r in runs])
+def carried(runs: list[Records]) -> list[float]:
+    """Percent right of the carried state before it has seen an image, by `BLOCK` images along the streams."""
+    right_of = np.stack([r.right_before[: len(r) // BLOCK * BLOCK].reshape(-1, BLOCK).mean(1) for r in runs])
     return (100 * right_of.mean(0)).tolist()

@@ -5,7 +5,6 @@ No diffusion model of photographs comes with a package that may be passed on, so
 all others. So a prediction is right there where it was right among 1,000.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -133,8 +132,7 @@ def _job(label: str, spec: CropSpec) -> Job:
         "how": how,
         "select": "none" if method == "source" else "published",
     }
-    work: Callable[[], Records] = lambda: _run(label, cached(), spec, about)  # noqa: E731
-    return about, work
+    return about, lambda: _run(label, cached(), spec, about)
 
 
 def photographs() -> list[Records]:

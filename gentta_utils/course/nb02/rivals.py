@@ -60,6 +60,7 @@ def rivals() -> list[Records]:
 
 
 SAME_LABELS = "classifier/resnet-60000"  # made on demand; it saw the diffusion model's scenes, on the low view
+ADAPTED = ("source/full", "source/low", "diffusion_tta/full", "diffusion_tta/low")  # rows of `backbones`
 
 
 def corruption_specs() -> tuple[list[SceneSpec], list[SceneSpec]]:
@@ -77,25 +78,27 @@ def information() -> list[Records]:
 def same_labels(runs: list[Records]) -> str:
     """What labels alone buy: that ResNet on the low view, beside the ResNet with 1,500 labels, adapted or not, on the
     scenes of `backbones`, and beside the reader on those that it met; paired differences to the first."""
+
+    def row(name: str, mine: list[Records], gap: str) -> dict:
+        n = sum(map(len, mine))
+        return {"row": name, "n": n, "right": f"{accuracy(mine):.1f}", "same labels minus it": gap}
+
     first = [r for r in pick(runs, "source/low") if not is_clean(r)]
-    others = {f"ResNet, {label}": pick(results("backbones"), label, CLASSIFIERS[0]) for label in ADAPTED}
-    rows = [
-        {"row": "ResNet, same 60,000 labels, low view", "n": sum(map(len, first)), "right": f"{accuracy(first):.1f}"}
-    ]
-    rows[0]["same labels minus it"] = ""
-    for name, mine in others.items():
-        rows.append({"row": name, "n": sum(map(len, mine)), "right": f"{accuracy(mine):.1f}"})
-        rows[-1]["same labels minus it"] = str(versus(first, mine))
-    reader = [r for r in results("test") if r.about["method"] == "diffusion_classifier"]
+    rows = [row("ResNet, same 60,000 labels, low view", first, "")]
+    for label in ADAPTED:
+        mine = pick(results("backbones"), label, CLASSIFIERS[0])
+        rows.append(row(f"ResNet, {label}", mine, str(versus(first, mine))))
+    reader = readers()
     met = {int(i) for r in reader for i in r.id}
     gap = versus([r for r in first if set(r.id.tolist()) <= met], reader)
-    rows.append({"row": "the reader, 480 evaluations", "n": len(met), "right": f"{accuracy(reader):.1f}"})
-    rows[-1]["same labels minus it"] = str(gap)
+    rows.append(row(f"the reader, {reader[0].nfe['denoiser fwd']:g} evaluations", reader, str(gap)))
     clean = accuracy([r for r in pick(runs, "source/low") if is_clean(r)])
     return f"{protocol_line(first)}\n{as_table(rows)}\n\nclean scenes, low view: {clean:.1f}"
 
 
-ADAPTED = ("source/full", "source/low", "diffusion_tta/full", "diffusion_tta/low")
+def readers() -> list[Records]:
+    """The runs of `test` that ask the diffusion model which class it sees."""
+    return [r for r in results("test") if r.about["method"] == "diffusion_classifier"]
 
 
 def against(runs: list[Records], ours: str = "diffusion_tta/full") -> list[dict]:
@@ -113,8 +116,7 @@ def against(runs: list[Records], ours: str = "diffusion_tta/full") -> list[dict]
 
 def reader_or_ours() -> list[dict]:
     """For each network of `backbones`: the reader and the adapted network on the 600 scenes of `test`, in pairs."""
-    reader = [r for r in results("test") if r.about["method"] == "diffusion_classifier"]
-    rows = []
+    reader, rows = readers(), []
     for name in distinct(results("backbones"), "classifier"):
         row = {"network": name.split("/")[1], "n": sum(map(len, reader)), "reader": f"{accuracy(reader):.1f}"}
         for view in ("full", "low"):

@@ -4,6 +4,8 @@ Small functions return numbers, for figures and for sentences; the tables are wr
 paired; "clear" is one whose 95% interval leaves out 0.
 """
 
+from itertools import pairwise
+
 import numpy as np
 
 from ...common.text import as_table
@@ -69,14 +71,7 @@ def order_of(runs: list[Records], classifier: str | None = None, ensemble: str =
 
     `ensemble` is "sum" or "chosen"; without a classifier all are pooled."""
     chain = {"DiffPure": "diffpure", "source": SOURCE, "DDA": f"dda, {ensemble}", "SDA": f"sda, {ensemble}"}
-    return chain_of(runs, chain, classifier)
-
-
-def chain_of(runs: list[Records], chain: dict[str, str], classifier: str | None = None) -> dict[str, Interval]:
-    """Of rows in the order that was claimed (name -> label), each minus the one before it, as "one < other"."""
-    names = list(chain)
-    links = list(zip(names, names[1:], strict=False))
-    return {f"{a} < {b}": minus(runs, chain[b], chain[a], classifier) for a, b in links}
+    return {f"{a} < {b}": minus(runs, chain[b], chain[a], classifier) for a, b in pairwise(chain)}
 
 
 def order_line(links: dict[str, Interval]) -> str:

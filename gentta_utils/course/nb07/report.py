@@ -120,9 +120,9 @@ def of_streams(runs: list[Records]) -> list[tuple[str, str, list[Records]]]:
     """Row, classifier and records of each row with a state."""
     found = []
     for row in plan():
-        for model in row.networks.values():
+        for model in row.networks.values() if row.stream else ():
             mine = [r for r in runs if r.about["classifier"] == model and _base(r.about["label"]) == row.label]
-            found += [(row.row, model, mine)] if mine and row.stream else []
+            found += [(row.row, model, mine)] if mine else []
     return found
 
 
@@ -151,10 +151,10 @@ def streams(runs: list[Records]) -> str:
     number of images, and on clean scenes afterwards."""
     orders, sizes, curves = [], [], []
     for row, model, mine in of_streams(runs):
-        head = {"row": row, "classifier": model.split("/")[-1]}
+        named = {"row": row, "classifier": model.split("/")[-1]}
         label = next(r.label for r in plan() if r.row == row)
         found = by_order(mine, label)
-        head["images"] = max(map(len, found["iid"]), default="")
+        head = named | {"images": max(map(len, found["iid"]), default="")}
         line = {o: str(_pooled(v)) if v else "" for o, v in found.items()}
         every = [r for v in found.values() for r in v]
         worst = {"runs": len(every), "worst tenth": f"{tail(every):.1f}"}
@@ -163,8 +163,7 @@ def streams(runs: list[Records]) -> str:
         at = {f"batch {n}": [r for r in mine if r.about["label"].endswith(f", batch {n}")] for n in BATCHES}
         sizes += [head | {n: str(_pooled(v)) for n, v in at.items()}] if all(at.values()) else []
         lasting = [r for r in mine if r.about["label"].endswith(" images")]
-        head.pop("images")  # the long stream is the same for all
-        curves += [head | {k: f"{v:+.1f}" for k, v in positions(lasting[0]).items()}] if lasting else []
+        curves += [named | {k: f"{v:+.1f}" for k, v in positions(lasting[0]).items()}] if lasting else []
     parts = [protocol_line(runs), "Gain over the source in points, each order with its seeds:\n", as_table(orders)]
     parts += ["\nBy batch size, in the usual order:\n", as_table(sizes)] if sizes else []
     long = f"\nBy the number of images met, five corruptions of {LONG} images mixed:\n"
@@ -182,17 +181,8 @@ def unseen(runs: list[Records]) -> str:
     tests = [shift for shift in rough if shift.rpartition(" ")[0] in TEST]
     at = guide.threshold(rough, tests)
     kind_of, text = guide.kinds(rough, at), [protocol_line([r for r in runs if r.about["method"] != "source"])]
-    for where, shifts in (
-        ("the fifteen corruptions", tests),
-        ("the unseen shifts", [s for s in rough if s not in tests]),
-    ):
-        by_rough = sorted(shifts, key=lambda s: -rough[s])
-        text.append(
-            f"Mean |x - low view of x| of {where}, pixels from 0 to 1: "
-            + ", ".join(
-                f"{s.removesuffix(' 5')} {rough[s]:.3f}{' (noise)' * (kind_of[s] == 'noise')}" for s in by_rough
-            )
-        )
+    text.append(_roughness("the fifteen corruptions", {s: rough[s] for s in tests}, kind_of))
+    text.append(_roughness("the unseen shifts", {s: v for s, v in rough.items() if s not in tests}, kind_of))
     for block in ("resnet", "vit"):
         known, new = board(grid_runs, block), board(runs, block)
         rows = guide.candidates(known, new)
@@ -201,6 +191,12 @@ def unseen(runs: list[Records]) -> str:
         text.append(as_table(regret_rows(known, new, rows, kind_of)))
         text += ["\nAll rows on the unseen shifts:\n", as_table(rows_of(new))]
     return "\n".join(text)
+
+
+def _roughness(where: str, rough: dict[str, float], kind_of: dict[str, str]) -> str:
+    by_rough = sorted(rough, key=lambda s: -rough[s])
+    said = (f"{s.removesuffix(' 5')} {rough[s]:.3f}{' (noise)' * (kind_of[s] == 'noise')}" for s in by_rough)
+    return f"Mean |x - low view of x| of {where}, pixels from 0 to 1: " + ", ".join(said)
 
 
 def regret_rows(known: Board, new: Board, rows: tuple[str, ...], kind_of: dict[str, str]) -> list[dict]:

@@ -74,16 +74,14 @@ CONTROL = hub.REPOSITORIES["maps/classes-control"][1]
 IMAGE_VARIATIONS += ["image_encoder/model.safetensors"]
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """An HF_HOME with every repository of the profile."""
-    return fake_hub.write_hub(tmp_path_factory.mktemp("hub"))
+@pytest.fixture
+def home(hub_home):
+    return hub_home
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """A data root with every data set of the profile."""
-    return fake_hub.write_images(tmp_path_factory.mktemp("images"))
+@pytest.fixture
+def root(image_root):
+    return image_root
 
 
 @pytest.fixture

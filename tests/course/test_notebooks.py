@@ -234,12 +234,14 @@ def test_trees_are_made_whatever_is_collected_meanwhile():
 
 @pytest.mark.long
 @each
-def test_every_cell_runs_again_with_the_same_output(path, tmp_path, monkeypatch):
+def test_every_cell_runs_again_with_the_same_output(path, forked, tmp_path, monkeypatch):
     """In fast mode by the course's own runner, in float32 on one thread: quick cells run twice in a row, and after the
     whole notebook all cells come once more in a shuffled order. All leave the same text; cells whose numbers are
     checked, the committed one. `.ci/run` has both precisions on all threads, `make course` the full size."""
     monkeypatch.setenv("GENTTA_PRECISION", "fp32")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name, value in forked.items():
+        monkeypatch.setenv(name, value)
     nb = nbformat.read(path, as_version=4)
     cells = {c["id"]: c for c in nb.cells if c.cell_type == "code"}
     shuffled = list(cells)

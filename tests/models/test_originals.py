@@ -22,9 +22,9 @@ from gentta_utils.models import dense, hub, zoo
 CLOSE = dict(atol=1e-5, rtol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return fake_hub.write_hub(tmp_path_factory.mktemp("hub"))
+@pytest.fixture
+def home(hub_home):
+    return hub_home
 
 
 @pytest.fixture

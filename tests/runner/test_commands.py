@@ -16,7 +16,6 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
-import fake_hub
 import nbformat
 import pytest
 import yaml
@@ -224,29 +223,24 @@ def test_parameters_reach_the_runner(command):
             assert name in axes or all(parameters[name] == value for _, parameters in settings)
 
 
-@pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory):
-    """A fake hub and noise images where a command names real ones."""
-    home = fake_hub.write_hub(tmp_path_factory.mktemp("hub"))
-    return home, fake_hub.write_images(tmp_path_factory.mktemp("images"))
-
-
 @pytest.mark.long
 @pytest.mark.timeout(LIMIT)
 @pytest.mark.parametrize("key", SHARED, ids="-".join)
-def test_notebooks_run(key, elsewhere, tmp_path):
-    """One run of each kind, smallest sizes, the first value of each axis of a grid."""
-    home, root = elsewhere
+def test_notebooks_run(key, hub_home, image_root, forked, tmp_path):
+    """One run of each kind, smallest sizes, the first value of each axis of a grid, with a fake hub and noise images in
+    the place of real ones. Kernels are forked but of notebooks that nbval does not start in test_notebooks."""
     words = words_of(SHARED[key])
-    change = {"DIR": str(root), "cuda": "cpu", "out.ipynb": str(tmp_path / "out.ipynb")}
+    variables = environment() | {"HF_HOME": str(hub_home)}
+    if "NBVAL_CHECK_OUTPUT" in notebook.find(key[0]).read_text(encoding="utf-8"):
+        variables |= forked
+    change = {"DIR": str(image_root), "cuda": "cpu", "out.ipynb": str(tmp_path / "out.ipynb")}
     words = [re.sub(r"^(\w+=[^,]+),.*", r"\1", change.get(w, w)) for w in words]
     asked = notebook.parameters_of(notebook.find(key[0]))
     words += [w for name in asked if name in FEWER for w in ("-p", name, FEWER[name])]
     words += ["-p", "fast", "True"] if words[0] == "papermill" else ["--fast", "--out", str(tmp_path / "out")]
     done = subprocess.run(
-        here(tuple(words)), cwd=ROOT, env=environment() | {"HF_HOME": str(home)}, capture_output=True, encoding="utf-8",
-        timeout=LIMIT, check=False,
-    )  # fmt: skip
+        here(tuple(words)), cwd=ROOT, env=variables, capture_output=True, encoding="utf-8", timeout=LIMIT, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     (made,) = tmp_path.rglob("*.ipynb")
     content = json.loads(made.read_text(encoding="utf-8"))

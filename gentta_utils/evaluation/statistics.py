@@ -1,6 +1,7 @@
 """Paired intervals over scenes, summaries, and the protocol line of a table."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated
@@ -8,6 +9,8 @@ from typing import Annotated
 import numpy as np
 from scipy.special import softmax
 
+from ..common.files import DAMAGE, atomic_write
+from ..common.paths import CACHE
 from ..common.validate import Count, Natural, Rule, checked
 from .records import Records
 
@@ -15,6 +18,7 @@ from .records import Records
 
 
 Runs = Annotated[list[Records], Rule("one record or more", bool)]
+KEPT = 500_000  # draws times scenes: from 20 milliseconds on
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,19 @@ def _resampled(n: int, draws: int, seed: int) -> np.ndarray:
 
 @lru_cache(maxsize=64)  # tables mix many n, and to draw takes ten times as long as to convert
 def _drawn(n: int, draws: int, seed: int) -> np.ndarray:
-    """The same in an eighth of the memory; that a scene is drawn more than 255 times does not happen."""
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(np.uint8)
+    """The same in an eighth of the memory; that a scene is drawn more than 255 times does not happen.
+
+    Kept in files too: what all tables of a notebook draw takes two seconds, and every notebook draws the same."""
+    path = CACHE / "draws" / f"{n}-{draws}-{seed}-numpy-{np.__version__}.npy"
+    with suppress(*DAMAGE):
+        kept = np.load(path)
+        if kept.dtype == np.uint8 and kept.shape == (draws, n) and (kept.sum(1) == n).all():
+            return kept
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(np.uint8)
+    if drawn.size >= KEPT:
+        with suppress(OSError):  # a disk that is full, or for reading alone
+            atomic_write(path, lambda temporary: np.save(temporary, drawn))
+    return drawn
 
 
 @checked

@@ -92,9 +92,11 @@ def kernel(line: socket.socket, size: int, streams: list[int]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     sys.argv[1:] = [*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"]  # it says nothing then, and ends with it
+    import numpy as np
     import torch
     from ipykernel import kernelapp
 
+    np.random.seed()  # noqa: NPY002  (of each kernel its own, as ever)
     if "OMP_NUM_THREADS" in os.environ:  # read as torch was loaded
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     kernelapp.launch_new_instance()

@@ -8,7 +8,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from ..evaluation.stale import stale
 from ..evaluation.tables import results
 from ..methods import METHODS, diffusion_tta, from_table
 from ..models import zoo
-from ..recipes.aligned import from_description
+from ..recipes.aligned import from_description, recorded
 from ..streams.stream import Stream
 from ..world.words import label_set
 from .drawn import Drawn
@@ -203,11 +203,11 @@ def obstacle(r: Records) -> tuple[str, str] | None:
     return None
 
 
-@lru_cache(maxsize=256)
+@cache
 def _is_here(name: str, about: str) -> bool:
     """Whether the fine-tuned form of a classifier is here, or was of other networks."""
     try:
-        from_description(name, json.loads(about))
+        recorded(name, json.loads(about))
     except FileNotFoundError:
         return False
     except ValueError:

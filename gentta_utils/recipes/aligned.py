@@ -182,6 +182,14 @@ def _kept(name: str, data: Data, how: FineTune) -> Path:
 def from_description(name: str, about: dict) -> Classifier:
     """The fine-tuned form of a classifier that `describe` wrote this of: shipped, or from the cache; none is trained.
 
+    Raises as `recorded`."""
+    data, how = recorded(name, about)
+    return shipped(name, data, how) or aligned_classifier(name, data, how)
+
+
+def recorded(name: str, about: dict) -> tuple[Data, FineTune]:
+    """The set and the settings that `describe` wrote this of, where the classifier is shipped or in the cache.
+
     Raises ValueError where the models that it was made with are others now, FileNotFoundError where it is not here."""
     content = dict(about["data"])
     data = Data(
@@ -199,14 +207,12 @@ def from_description(name: str, about: dict) -> Classifier:
         raise ValueError(
             f"the records name a fine-tuned {name} of other models than those that are here: measure again"
         )
-    if (ready := shipped(name, data, how)) is not None:
-        return ready
-    if data.per_class and not _kept(name, data, how).is_file():
+    if data.per_class and shipped(name, data, how) is None and not _kept(name, data, how).is_file():
         raise FileNotFoundError(
             f"the {name} that was fine-tuned on this set is neither shipped nor in {CACHE / 'fine-tuned'}: measure its "
             f"table again, or, for the chosen set, run `python -m gentta_utils train {name}-sda`"
         )
-    return aligned_classifier(name, data, how)
+    return data, how
 
 
 def chosen(name: str) -> tuple[Data, FineTune]:

@@ -25,7 +25,7 @@ from ..evaluation.stale import stale
 from ..evaluation.tables import results
 from ..methods import METHODS, diffusion_tta, from_table
 from ..models import zoo
-from ..recipes.aligned import from_description, recorded
+from ..recipes.aligned import from_description, read_description
 from ..streams.stream import Stream
 from ..world.words import label_set
 from .drawn import Drawn
@@ -207,7 +207,7 @@ def obstacle(r: Records) -> tuple[str, str] | None:
 def _is_here(name: str, about: str) -> bool:
     """Whether the fine-tuned form of a classifier is here, or was of other networks."""
     try:
-        recorded(name, json.loads(about))
+        read_description(name, json.loads(about))
     except FileNotFoundError:
         return False
     except ValueError:

@@ -182,12 +182,12 @@ def _kept(name: str, data: Data, how: FineTune) -> Path:
 def from_description(name: str, about: dict) -> Classifier:
     """The fine-tuned form of a classifier that `describe` wrote this of: shipped, or from the cache; none is trained.
 
-    Raises as `recorded`."""
-    data, how = recorded(name, about)
+    Raises as `read_description`."""
+    data, how = read_description(name, about)
     return shipped(name, data, how) or aligned_classifier(name, data, how)
 
 
-def recorded(name: str, about: dict) -> tuple[Data, FineTune]:
+def read_description(name: str, about: dict) -> tuple[Data, FineTune]:
     """The set and the settings that `describe` wrote this of, where the classifier is shipped or in the cache.
 
     Raises ValueError where the models that it was made with are others now, FileNotFoundError where it is not here."""

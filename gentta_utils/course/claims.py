@@ -14,16 +14,14 @@ import numpy as np
 from ..common.paths import RESULTS, ROOT
 from ..evaluation.records import Records
 from ..evaluation.rows import distinct, paired, pick
-from ..evaluation.statistics import Interval, paired_interval
+from ..evaluation.statistics import DRAWS, LEAST, Interval, paired_interval
 from ..evaluation.tables import results
 from .nb03.report import on_shared
 from .side_by_side import verdict
 
 PAGE = ROOT / "docs" / "claims.md"
-DRAWS = 2000  # of the bootstrap
 VERDICTS = ("holds", "reversed", "undecided", "out of reach here")
 NOTHING = 1.0  # points that still count as no gain
-FEWEST = 5  # scenes behind an interval that may decide
 Differences = dict[str, Interval]  # what is compared -> points
 
 
@@ -135,9 +133,9 @@ def minus(
 
 
 def enough(difference: Interval, ids: np.ndarray) -> Interval:
-    """The difference, without bounds where fewer than `FEWEST` scenes (N,) stand behind it: resampling one scene gives
+    """The difference, without bounds where fewer than `LEAST` scenes (N,) stand behind it: resampling one scene gives
     an interval without width, which would decide anything."""
-    few = len(np.unique(ids)) < FEWEST
+    few = len(np.unique(ids)) < LEAST
     return Interval(difference.mean, -np.inf, np.inf) if few else difference
 
 
@@ -179,7 +177,7 @@ def page(findings: dict[str, list[Finding]]) -> str:
     tally = tally.replace("holds", "hold", 1)
     rules = {rule.__name__: _sentence(rule.__doc__) for rule in (above, below, no_gain, all_but_one)}
     n = sum(len(f.differences) for group in findings.values() for f in group)
-    lines = [HEAD.format(draws=DRAWS, fewest=FEWEST, n=count.total(), tally=tally, differences=n, **rules)]
+    lines = [HEAD.format(draws=DRAWS, fewest=LEAST, n=count.total(), tally=tally, differences=n, **rules)]
     for document, group in findings.items():
         lines += [
             f"\n## {document}\n",

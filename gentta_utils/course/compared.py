@@ -4,8 +4,8 @@ import numpy as np
 
 from ..evaluation.records import Records
 from ..evaluation.rows import accuracy, distinct, pick, shift_of
-from ..evaluation.statistics import Interval, paired_interval
-from .claims import DRAWS, Differences, enough, gained, minus
+from ..evaluation.statistics import DRAWS, Interval, paired_interval
+from .claims import Differences, enough, gained, minus
 from .nb03.composition import scores_of
 from .nb03.report import labels_of
 from .nb06.report import by_question, shift_name
@@ -44,6 +44,12 @@ def of_gain(label: str, **where):
     return lambda runs: {
         c.split("/")[-1]: gained(pick(runs, label, c, **where)) for c in distinct(pick(runs, label), "classifier")
     }
+
+
+def gains_of(rows: dict[str, str], classifier: str):
+    """For `Claim.compare`: after minus before of a classifier's rows, each under its words; also of mixed streams,
+    whose scenes stand under no shift of their own."""
+    return lambda runs: {said: gained(pick(runs, label, classifier)) for said, label in rows.items()}
 
 
 def of_maps(metric: str, shifts):

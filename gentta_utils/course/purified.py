@@ -27,7 +27,7 @@ from ..recipes.aligned import ALIGNER, Data, aligned_classifier, describe, shipp
 from ..streams.scenes import SceneSpec
 from ..streams.stream import stream
 from ..world.views import view_of
-from .trials import DIT, Wording, coarse, job, models
+from .trials import DIT, Wording, coarse, job, models, ordered
 
 CHANGE = {"diffpure": diffpure.purify, "ilvr": ilvr.purify, "dda": dda.align, "sda": dda.align}
 ENSEMBLES = {
@@ -114,7 +114,12 @@ def _joined(parts: list[ImageSet], ids: Index) -> ImageSet:
 
 
 def then_job(
-    change: str, changed_by: Settings | None, then: Job, source: str, spec: SceneSpec, kept: Iterable[SceneSpec]
+    change: str,
+    changed_by: Settings | None,
+    then: Job,
+    source: str,
+    spec: SceneSpec | tuple[SceneSpec, ...],
+    kept: Iterable[SceneSpec],
 ) -> Job:
     """Another method's run, on images that were purified first.
 
@@ -122,6 +127,7 @@ def then_job(
         change: the method that purifies, with its settings; or "low" for the low view, without any.
         then: the run to make on them, of a job for the same scenes as they come.
         source: the classifier whose answers to these, as they come, are the record's `before`.
+        spec: of these scenes; several are one stream, one after the other.
         kept: parts of scenes whose purified images are kept, those of `spec` among them.
 
     The record's label and costs are of both together."""
@@ -131,16 +137,20 @@ def then_job(
         about["purified"] |= {"settings": what_changes(changed_by), **network}
 
     def work() -> Records:
-        s, settings = stream(spec), METHODS[about["method"]].Settings
+        s = ordered(spec, "continual") if isinstance(spec, tuple) else stream(spec)
+        images = s.images[:]  # those of several scenes are read when they are asked for
+        settings, wording = METHODS[about["method"]].Settings, Wording(**about["text"]) if "text" in about else None
         if changed_by is None:
-            made = ImageSet(s.ids, view_of(s.images, change), 0.0, {})
+            made = ImageSet(s.ids, view_of(images, change), 0.0, {})
         else:
-            shared = [k for k in kept if k.start < spec.start + spec.n and spec.start < k.start + k.n]
+            asked = spec if isinstance(spec, tuple) else (spec,)
+            shared = [k for k in kept if any(k.start < a.start + a.n and a.start < k.start + k.n for a in asked)]
             made = _joined([purified(change, changed_by, part) for part in shared], s.ids)
-        both = models(about["classifier"], about.get("denoiser", DIT) if "denoiser" in about["models"] else None)
+        denoiser = about.get("denoiser", DIT) if "denoiser" in about["models"] else None
+        both = models(about["classifier"], denoiser, wording=wording)
         configured = METHODS[about["method"]].configure(both, settings(**frozen(about["settings"])))
         r = run(configured, replace(s, images=made.images), about=about, **about["how"])
-        before = source_logits(models(source, None), s.images)
+        before = source_logits(models(source, None, wording=wording), images)
         return _with_cost(replace(r, before=before.numpy()), made)
 
     return about, work

@@ -10,7 +10,7 @@ import torch
 from .dense import DEPTH_SCORES, mean_class_accuracy, mean_iou
 from .records import Records
 from .rows import shift_of
-from .statistics import Interval, paired_interval
+from .statistics import DRAWS, Interval, paired_interval
 
 METRICS = {  # what is predicted -> its two headline scores
     "classes": ("mean class accuracy", "mean IoU"),
@@ -18,7 +18,6 @@ METRICS = {  # what is predicted -> its two headline scores
 }
 OF_COUNTS = {"mean class accuracy": mean_class_accuracy, "mean IoU": mean_iou}
 LOWER_IS_BETTER = ("AbsRel", "RMSE", "DEE")
-DRAWS = 2000
 
 
 def metrics_of(runs: list[Records]) -> tuple[str, str]:

@@ -17,6 +17,9 @@ from .records import Records
 # --- statistics ------------------------------------------------------------------------------------------------------
 
 
+DRAWS = 2_000  # of the bootstrap on pages that show hundreds of intervals; elsewhere 10,000
+LEAST = 10  # scenes below which an interval decides nothing: of three changes, all in one direction, it has no width
+
 Runs = Annotated[list[Records], Rule("one record or more", bool)]
 KEPT = 500_000  # draws times scenes: from 20 milliseconds on
 

@@ -53,8 +53,8 @@ def test_a_few_scenes_decide_nothing():
     one = claims.enough(UP, np.array([3, 3, 3]))
     assert above({"a": one}) == below({"a": one}) == no_gain({"a": one}) == "undecided"
     assert one.mean == UP.mean
-    assert claims.enough(UP, np.arange(20) % (claims.FEWEST - 1)) == one  # of many rows, but a scene too few
-    assert claims.enough(UP, np.arange(claims.FEWEST)) == UP
+    assert claims.enough(UP, np.arange(20) % (claims.LEAST - 1)) == one  # of many rows, but a scene too few
+    assert claims.enough(UP, np.arange(claims.LEAST)) == UP
 
 
 def record(label: str, right: list[bool], ids: list[int], classifier: str = "classifier/a") -> Records:

@@ -10,9 +10,12 @@ import yaml
 from gentta_utils.common.cache import ImageSet, fingerprint
 from gentta_utils.course import purified as purifying
 from gentta_utils.course import trials
+from gentta_utils.course.nb05 import gap
 from gentta_utils.course.nb07 import board, choose, experiments, plan
 from gentta_utils.evaluation.tables import missing_jobs
 from gentta_utils.methods import METHODS
+from gentta_utils.methods.base import source_logits
+from gentta_utils.recipes.aligned import describe
 from gentta_utils.streams.scenes import SceneSpec
 from gentta_utils.world.severities import TEST, VALIDATION
 
@@ -20,8 +23,8 @@ from gentta_utils.world.severities import TEST, VALIDATION
 @pytest.fixture(autouse=True)
 def chosen(monkeypatch):
     """Settings for the CLIP, whether or not `select_grid` was run."""
-    options = {m: next(iter(of.values())) for m, of in choose.OPTIONS.items()}
-    monkeypatch.setattr(choose, "clip_rival", lambda m, clip: options.get(m) or METHODS[m].Settings())
+    found = {m: next(iter(of.values())) for m, of in choose.options().items()}
+    monkeypatch.setattr(choose, "clip_rival", lambda m, clip: found.get(m) or METHODS[m].Settings())
 
 
 def scenes(about: dict) -> list[int]:
@@ -101,6 +104,25 @@ def test_changed_images_come_from_the_parts_that_hold_them(monkeypatch):
     assert r.seconds.mean() > (2 * 1 + 1 * 2) / 3
     tent = METHODS["tent"].configure(trials.models("classifier/resnet"), plan.settings_of(row, "classifier/resnet"))
     np.testing.assert_allclose(r.after, tent.adapt(s.images.flip(-1), s.ids).logits.numpy(), atol=1e-3)
+    made.clear()
+    ((about, work),) = plan.jobs_of(row, "clip", "fog", (2, 2))  # one stream, and of a CLIP
+    r, s = work(), plan.spec_of("fog", 0, 4).load()
+    assert (made, r.id.tolist()) == ([2, 2], s.ids.tolist())
+    assert (about["stream"]["n"], about["text"]["labels"]) == (4, "category")
+    clip = trials.models("clip/large", None, wording=plan.CATEGORIES)
+    tent = METHODS["tent"].configure(clip, plan.settings_of(row, "clip/large"))
+    np.testing.assert_allclose(r.after, tent.adapt(s.images.flip(-1), s.ids).logits.numpy(), atol=1e-2)
+    np.testing.assert_allclose(r.before, source_logits(clip, s.images).numpy(), atol=1e-3)
+
+
+def test_a_row_from_the_papers_start_has_a_classifier_of_its_own():
+    """It reads images projected from t 494, by a network that was fine-tuned on such: that of notebook 05's dial."""
+    (row,) = (r for r in plan.plan() if r.row == "SDA, the paper's start")
+    (about, _), dial = plan.jobs_of(row, "vit", "fog", (10,))[0], gap.dials()[f"t {plan.PAPER_START}"]
+    assert about["settings"]["start"] == about["aligned"]["data"]["alignment"]["start"] == plan.PAPER_START
+    assert about["aligned"] == describe("classifier/vit", gap.set_at(dial), gap.how_at("classifier/vit"))
+    usual = next(r for r in plan.plan() if r.row == "SDA")
+    assert plan.jobs_of(usual, "vit", "fog", (10,))[0][0]["aligned"] != about["aligned"]
 
 
 def test_streams_may_be_longer_for_some_classifiers():
@@ -120,6 +142,18 @@ def test_costs_of_rows_are_those_of_the_plan():
         for row, cost in rows.items():
             assert cost["seconds"] > 0
             assert cost["job"] == fingerprint(jobs[block, row]), f"run `python bench/rows.py {block}`"
+
+
+def test_the_estimate_counts_changed_images_once():
+    """DDA and SDA read the same images, and so do all classifiers."""
+    rows = [row for row in plan.plan() if row.row in ("DDA", "DDA, projected alone", "SDA")]
+    left = [replace(row, grid=(10,)) for row in rows]
+    found = [about for row in left for b in row.networks for about, _ in plan.jobs_of(row, b, "fog", row.grid)]
+    (alone,) = {row.seconds for row in rows}
+    assert len(found) == 8
+    assert experiments.expected(found) == pytest.approx(10 * (alone + 7 * experiments.READ))
+    other = [about | {"stream": about["stream"] | {"start": 0}} for about in found[:1]]
+    assert experiments.expected(found + other) - experiments.expected(found) == pytest.approx(10 * alone)
 
 
 def test_a_line_of_the_plan_that_is_wrong_is_named(monkeypatch, tmp_path):

@@ -121,7 +121,7 @@ def test_a_row_that_needs_a_batch_is_no_answer_for_single_images():
 
 def test_who_gains_and_who_loses_is_said():
     text = says.of_grid(made())
-    assert "of 4 rows 3 clearly gain over all corruptions, 1 clearly lose. Most: best +50.0 [" in text
+    assert "of 4 methods 3 clearly gain over all corruptions, 1 clearly lose. Most: best +50.0 [" in text
     assert "Lose: worse -" in text
 
 
@@ -139,11 +139,11 @@ def test_the_cheapest_row_that_is_known_to_lose_little():
 
 def test_rows_that_cannot_be_told_from_the_first_are_counted():
     first = [
-        {"row": name, "rank": r, "low": r - w, "high": r + w}
-        for name, r, w in (("a", 1, 0.5), ("b", 2, 0.7), ("c", 5, 1))
+        {"row": name, "rank": r, "behind": (low, low + 3)} for name, r, low in (("a", 1, 0), ("b", 2, -0.2), ("c", 5, 1))
     ]
     text = says.of_ranks(first, [{"row": "c", "rank": 1}, {"row": "b", "rank": 2}, {"row": "a", "rank": 3}])
-    assert "First: a. Of the other 2 rows 1 have an interval that meets its own: b." in text
+    assert "First: a. Of the other 2 rows 1 cannot be told from it (the interval of the difference" in text
+    assert "reaches 0): b. Kendall" in text
     assert text.endswith("-1.00.")
 
 

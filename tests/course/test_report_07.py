@@ -1,5 +1,7 @@
 """Notebook 07's reports: pairs on common scenes, ranks, the family of intervals, the guide and its regret."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -62,6 +64,9 @@ def test_ranks_are_over_common_scenes_and_know_ties():
     assert (found["x"]["rank"], found["y"]["rank"], found["z"]["rank"], found["source"]["rank"]) == (1.5, 1.5, 3.0, 4.0)
     assert found["z"]["scenes"] == 20
     assert found["x"]["low"] <= 1.5 <= found["x"]["high"]
+    assert found["x"]["behind"] == (0.0, 0.0)
+    assert found["y"]["behind"] == (0.0, 0.0)  # the same answers: never apart in any draw, however wide its own interval
+    assert found["source"]["behind"][0] > 0
     noisy = made({"source": [0, 1] * 20, "x": [1, 0] * 20})
     assert all(r["low"] < r["high"] for r in ranks(noisy, draws=200))  # equal rows: either may come first
 
@@ -127,7 +132,8 @@ def test_the_tail_is_the_mean_of_the_worst_tenth():
 
 def test_gains_by_position():
     r = record("x", [0] * 10 + [1] * 5)
-    assert report.positions(r, (0, 10, 30)) == {"1 to 10": -100.0, "11 to 15": 0.0}
+    found = report.positions(r, (0, 10, 30))
+    assert {k: (v.low, v.mean, v.high) for k, v in found.items()} == {"1 to 10": (-100.0,) * 3, "11 to 15": (0.0,) * 3}
 
 
 def test_a_board_takes_the_rows_of_its_block_and_the_naive_ensemble(monkeypatch):
@@ -214,3 +220,18 @@ def test_noise_is_found_by_the_widest_gap():
     text = guide.rule(two_kinds(), ("source", "slow", "stream"), NOISE, at)
     assert f"above {at:.3f}" in text
     assert "Batches, coarse: up to 5 forwards: stream" in text
+    assert "Without labelled images to calibrate on, 0 of 12 situations need another row." in text
+
+
+def test_a_classifier_that_is_not_calibrated_has_rows_of_its_own():
+    b = two_kinds()
+    b = replace(b, facts=b.facts | {"slow": Facts(300.0, 1.0, labels=True)})
+    rows = ("source", "slow", "stream")
+    lines = guide.decision_table(b, rows, NOISE)
+    said = [(x["calibrated"], x["use"]) for x in lines if (x["batches"], x["shift"]) == ("no", "noise")]
+    assert said == [("either", "source"), ("either", "source"), ("yes", "slow"), ("no", "source")]
+    assert "2 of 12 situations need another row; single images, noise, any forwards: source; batches" in guide.rule(
+        b, rows, NOISE, 0.05
+    )
+    assert guide.allowed(b, rows, guide.Situation(False, "noise", "any", calibrated=False)) == ("source",)
+

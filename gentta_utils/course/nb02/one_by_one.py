@@ -13,7 +13,7 @@ from ...common.validate import frozen
 from ...evaluation.chosen import tuned
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, pick
-from ...evaluation.statistics import Interval, paired_interval, protocol_line
+from ...evaluation.statistics import DRAWS, Interval, paired_interval, protocol_line
 from ...evaluation.tables import Job, results, table
 from ...methods import diffusion_tta
 from ...streams.scenes import SceneSpec
@@ -24,7 +24,6 @@ from .choose import chosen_rate
 
 RESNET = CLASSIFIERS[0]
 LONG = 1000  # scenes kept apart for a stream
-DRAWS = 2_000  # of the bootstrap
 PAIRS = 8  # of an update
 # of the rate that the rule gives for one update; (what is adapted, updates per image) -> candidates
 SHARES = {

@@ -5,7 +5,7 @@ scenes that both met, in pairs.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -17,15 +17,13 @@ from ...common.paths import DATA
 from ...common.types import Number
 from ...evaluation.records import Records
 from ...evaluation.rows import shift_of
-from ...evaluation.statistics import Interval, paired_interval
+from ...evaluation.statistics import DRAWS, LEAST, Interval, paired_interval
 from ...methods import METHODS
 from ..side_by_side import ensemble_temperature
 from .plan import Row, plan
 
 BLOCKS = {"resnet": "ResNet", "vit": "ViT", "clip": "larger CLIP", "mae": "masked autoencoder's ViT"}
 COSTS = DATA / "row_costs.json"  # by block and row, measured by bench/rows.py, each row in a process of its own
-LEAST = 10  # scenes under a shift below which nothing is said of a row there, and of the row as a whole
-DRAWS = 2_000  # of the bootstrap: a page shows hundreds of intervals
 SOURCE, CEILING, ENSEMBLE, READER = "source", "ceiling", "ensemble", "reader"
 
 
@@ -37,9 +35,10 @@ class Facts:
         forwards: evaluations of all networks per image, one with a backward pass counted as three.
         seconds: of one CPU thread, per image. memory: MB above the source's, with 8 images at once. Both are None where
             they were not measured.
-        batch, order, source, denoiser, classes: whether it needs a batch of test images, a state carried through a
-            stream, something trained on the source or its generator before, a diffusion model, and of it that it was
-            trained with the classes.
+        batch, order, source, denoiser, classes, labels: whether it needs a batch of test images, a state carried
+            through a stream, something trained on the source or its generator before, a diffusion model, and of it that
+            it was trained with the classes; labelled images, for a temperature of its votes.
+        together: images in its batches, of a row whose answers depend on them.
     """
 
     forwards: float
@@ -50,6 +49,8 @@ class Facts:
     source: bool = False
     denoiser: bool = False
     classes: bool = False
+    labels: bool = False
+    together: int | None = None
 
 
 @dataclass(frozen=True)
@@ -155,15 +156,18 @@ def facts_of(row: Row, runs: list[Records], block: str) -> Facts:
     usual = {b: m for r in plan() if r.row == SOURCE for b, m in r.networks.items()}.get(block)
     spent = row_costs().get(block, {}).get(row.row, {})
     trained = row.networks[block] != usual and row.method != "diffusion_classifier"
+    batch = needs.batch_statistics or (row.method == "tent" and block != "vit")
     return Facts(
         mean([forwards(r.nfe) for r in runs]),
         spent.get("seconds"),
         spent.get("memory_mb"),
-        batch=needs.batch_statistics or (row.method == "tent" and block != "vit"),
+        batch=batch,
         order=row.online,
         source=trained or "aligned" in about or row.method == "ttt_mae",
         denoiser=own or purifier or "drawn" in about,
         classes=own and "unconditional/" not in str(about.get("denoiser", "")),
+        labels=about.get("settings", {}).get("ensemble") == "calibrated",
+        together=max(min(r.about["how"]["batch"], len(r)) for r in runs) if batch or row.online else None,
     )
 
 
@@ -197,31 +201,36 @@ def board(runs: list[Records], block: str, rows: tuple[Row, ...] | None = None) 
         tau = ensemble_temperature(reader[0].label) / reader[1][0].about["settings"]["temperature"]
         both = np.stack([log_softmax(logits[i], 1), log_softmax(logits[j] / tau, 1)])
         logits = np.concatenate([logits, logsumexp(both, 0)[None]])
-        names, facts[ENSEMBLE] = [*names, ENSEMBLE], facts[READER]
+        names, facts[ENSEMBLE] = [*names, ENSEMBLE], replace(facts[READER], labels=True)
     shift, scene = (np.array(v) for v in zip(*places, strict=True))
     return Board(block, tuple(names), shift, scene, np.array(list(scenes.values())), logits, facts)
 
 
 def ranks(b: Board, rows: tuple[str, ...] | None = None, draws: int = 1000, seed: int = 0) -> list[dict]:
     """The mean rank of each row over the shifts, 1 the best, with a 95% bootstrap interval that resamples the scenes of
-    each shift; on the scenes that all of them met, ties shared. Sorted, with their accuracy there."""
+    each shift; on the scenes that all of them met, ties shared. Sorted, with their accuracy there and "behind": the
+    interval of a row's rank minus that of the first, in the same draws."""
     rows = rows or b.rows
     common, rng = b.met(*rows), np.random.default_rng(seed)
     right = np.stack([b.right(row)[common] for row in rows]).astype(float)
     groups = [np.flatnonzero(b.shift[common] == s) for s in np.unique(b.shift[common])]
     again = [[rng.choice(g, len(g)) for g in groups] for _ in range(draws)]
     of = lambda indices: np.mean([rankdata(-right[:, g].mean(2), axis=0) for g in indices], 0)  # noqa: E731
-    low, high = np.percentile(of([np.stack(g) for g in zip(*again, strict=True)]), [2.5, 97.5], 1)
+    drawn = of([np.stack(g) for g in zip(*again, strict=True)])  # (R, draws)
+    here = of([g[None] for g in groups])[:, 0]
+    low, high = np.percentile(drawn, [2.5, 97.5], 1)
+    behind = np.percentile(drawn - drawn[here.argmin()], [2.5, 97.5], 1).T
     found = [
         {
             "row": row,
             "rank": float(r),
             "low": float(lo),
             "high": float(hi),
+            "behind": tuple(by.tolist()),
             "accuracy": 100 * float(a),
             "scenes": right.shape[1],
         }
-        for row, r, lo, hi, a in zip(rows, of([g[None] for g in groups])[:, 0], low, high, right.mean(1), strict=True)
+        for row, r, lo, hi, by, a in zip(rows, here, low, high, behind, right.mean(1), strict=True)
     ]
     return sorted(found, key=lambda row: row["rank"])
 

@@ -15,6 +15,7 @@ from ...streams.scenes import SceneSpec
 from ...streams.stream import stream
 from ...world.severities import TEST
 from ...world.views import view_of
+from ..purified import CHANGE
 from ..trials import DIT, SMALL, Wording, coarse, job, models, ordered
 from .plan import SHIFTS, Row, consecutive, grid_jobs, missing, plan, row_job, settings_of, unique, unseen_jobs
 
@@ -23,6 +24,7 @@ STREAM, GRADUAL, CONTINUAL, CLEAN = 92_000, 95_000, 98_000, 99_900  # first scen
 ORDERS = ("iid", "correlated", "dirichlet", "long-tailed", "mixed", "gradual", "continual")
 BATCHES = (1, 10, 50)
 LONG = 200  # scenes of each of five corruptions in the longest stream
+READ = 0.005  # seconds of a classifier for an image that was changed before
 ROUGH = (20,)  # images of a shift that say how rough it is
 CLEAN_AFTER = "clean after: "
 
@@ -30,7 +32,7 @@ CLEAN_AFTER = "clean after: "
 def measured(name: str, jobs: list[Job]) -> list[Records]:
     """The table, after a line on what is left to do and about how long that takes on one core with bf16."""
     left = missing_jobs(jobs)
-    seconds = sum(seconds_of(about) * about["stream"]["n"] for about in left)
+    seconds = expected(left)
     print(f"{name}: {len(jobs)} runs, {len(left)} to do, about {seconds / 60:.0f} core-minutes with bf16", flush=True)
     for model in missing():
         print(f"{name}: no row of {model}, which is not here")
@@ -43,6 +45,17 @@ def small(r: Records) -> Records:
     if r.about["method"] == "diffusion_classifier":
         return r
     return replace(r, before=coarse(r.before), after=coarse(r.after))
+
+
+def expected(left: list[dict]) -> float:
+    """Seconds that these runs will take. Changed images are made once, however many rows and classifiers read them."""
+    seconds, made = 0.0, set()
+    for about in left:
+        of, by = about["stream"], about["method"].replace("sda", "dda")
+        key = (by, about["settings"].get("start"), of["shift"], of["start"], of["n"])
+        seconds += of["n"] * (READ if by in CHANGE and key in made else seconds_of(about))
+        made.add(key)
+    return seconds
 
 
 def seconds_of(about: dict) -> float:

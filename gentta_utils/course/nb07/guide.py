@@ -1,19 +1,19 @@
 """What to use when: a decision table made from the grid, and what following it costs on shifts that nobody chose on.
 
 A situation is what somebody knows before any label: whether images come in batches, how rough they are, how much may be
-spent. The best row of a situation is found on one half of the scenes and judged on the other, both ways round: the best
-of many noisy rows looks better than it is.
+spent, and whether labelled images are there to calibrate on. The best row of a situation is found on one half of the
+scenes and judged on the other, both ways round: the best of many noisy rows looks better than it is.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ...evaluation.records import Records
 from ...evaluation.rows import shift_of
-from ...evaluation.statistics import Interval, paired_interval
-from .board import DRAWS, SOURCE, Board, frontier
+from ...evaluation.statistics import DRAWS, Interval, paired_interval
+from .board import SOURCE, Board, frontier
 from .plan import plan
 
 BUDGETS = {"up to 5": 5.0, "up to 100": 100.0, "any": math.inf}  # forward equivalents per image
@@ -22,11 +22,13 @@ KINDS = ("coarse", "noise")
 
 @dataclass(frozen=True)
 class Situation:
-    """What is known: whether images come in batches, the kind of shift, the budget in forward equivalents."""
+    """What is known: whether images come in batches, the kind of shift, the budget in forward equivalents, and whether
+    the classifier is calibrated, that is whether there are labelled images for the temperature of a vote."""
 
     batch: bool
     kind: str
     budget: str
+    calibrated: bool = True
 
 
 SITUATIONS = [Situation(batch, kind, budget) for batch in (False, True) for kind in KINDS for budget in BUDGETS]
@@ -60,10 +62,9 @@ def candidates(grid: Board, unseen: Board | None = None) -> tuple[str, ...]:
 
 def allowed(b: Board, rows: tuple[str, ...], s: Situation) -> tuple[str, ...]:
     """Those of the rows that a situation leaves: a row that needs a batch or a stream needs images in batches."""
+    facts = {row: b.facts[row] for row in rows if b.facts[row].forwards <= BUDGETS[s.budget]}
     return tuple(
-        row
-        for row in rows
-        if b.facts[row].forwards <= BUDGETS[s.budget] and (s.batch or not (b.facts[row].batch or b.facts[row].order))
+        row for row, f in facts.items() if (s.batch or not (f.batch or f.order)) and (s.calibrated or not f.labels)
     )
 
 
@@ -72,10 +73,13 @@ def best(b: Board, rows: tuple[str, ...], where: np.ndarray) -> str:
     return frontier(b, rows, where)[-1]
 
 
-def recommended(b: Board, rows: tuple[str, ...], kind_of: dict[str, str]) -> dict[Situation, str]:
-    """Situation -> the best row of the shifts of its kind."""
+def recommended(
+    b: Board, rows: tuple[str, ...], kind_of: dict[str, str], calibrated: bool = True
+) -> dict[Situation, str]:
+    """Situation -> the best row of the shifts of its kind; `calibrated` or not."""
     kind = np.array([kind_of[s] for s in b.shift])
-    return {s: best(b, allowed(b, rows, s), kind == s.kind) for s in SITUATIONS if (kind == s.kind).any()}
+    asked = [replace(s, calibrated=calibrated) for s in SITUATIONS if (kind == s.kind).any()]
+    return {s: best(b, allowed(b, rows, s), kind == s.kind) for s in asked}
 
 
 def always(b: Board, rows: tuple[str, ...], s: Situation) -> str:
@@ -96,18 +100,22 @@ def cross_fitted(b: Board, rows: tuple[str, ...], s: Situation, kind_of: dict[st
 
 
 def decision_table(b: Board, rows: tuple[str, ...], kind_of: dict[str, str]) -> list[dict]:
-    """One line for each situation: what to use, its gain, and the gain on scenes that had no part in choosing it."""
-    lines = []
+    """One line for each situation: what to use, its gain, and the gain on scenes that had no part in choosing it. Two
+    lines where a classifier that is not calibrated needs another row."""
+    lines, plain = [], recommended(b, rows, kind_of, calibrated=False)
     for s, row in recommended(b, rows, kind_of).items():
+        without = replace(s, calibrated=False)
         shifts = [shift for shift in dict.fromkeys(b.shift) if kind_of[shift] == s.kind]
-        lines.append(
-            {"batches": "yes" if s.batch else "no", "shift": s.kind, "forward equivalents": s.budget, "use": row}
-            | {
-                "scenes": int(b.at(shifts).met(row).sum()),
-                "gain": str(b.at(shifts).versus(row)),
-                "cross-fitted": str(cross_fitted(b, rows, s, kind_of)),
-            }
-        )
+        same = plain[without] == row
+        for said, asked, use in [("either", s, row)] if same else [("yes", s, row), ("no", without, plain[without])]:
+            lines.append(
+                {"batches": "yes" if s.batch else "no", "shift": s.kind, "forward equivalents": s.budget}
+                | {"calibrated": said, "use": use, "scenes": int(b.at(shifts).met(use).sum())}
+                | {
+                    "gain": str(b.at(shifts).versus(use)),
+                    "cross-fitted": str(cross_fitted(b, rows, asked, kind_of)),
+                }
+            )
     return lines
 
 
@@ -119,6 +127,15 @@ def rule(b: Board, rows: tuple[str, ...], kind_of: dict[str, str], at: float) ->
         for kind in KINDS:
             steps = [f"{s.budget} forwards: {row}" for s, row in chosen.items() if (s.batch, s.kind) == (batch, kind)]
             lines.append(f"{'Batches' if batch else 'Single images'}, {kind}: " + "; ".join(steps) + ".")
+    other = {s: r for s, r in recommended(b, rows, kind_of, False).items() if r != chosen[replace(s, calibrated=True)]}
+    lines.append(
+        f"Without labelled images to calibrate on, {len(other)} of {len(chosen)} situations need another row"
+        + "".join(
+            f"; {'batches' if s.batch else 'single images'}, {s.kind}, {s.budget} forwards: {row}"
+            for s, row in other.items()
+        )
+        + "."
+    )
     return "\n".join(lines)
 
 

@@ -23,6 +23,7 @@ from ...evaluation.chosen import (
 )
 from ...evaluation.tables import Job
 from ...methods import METHODS, diffusion_classifier
+from ...methods.sda import FineTune, published
 from ...models import zoo
 from ...recipes import aligned
 from ...streams.scenes import SceneSpec
@@ -33,10 +34,12 @@ from ..trials import Wording, how_of, job
 
 GRID = DATA / "grid.yaml"
 CATEGORIES = Wording()  # what a CLIP is asked here: the categories, which the other classifiers were trained on
+PAPER_START = 494  # the noise level that DDA and SDA start from in their papers; here 300 was chosen
 STAGES = ((3, 3), (9, 1))  # of the pruned reader: 48 evaluations for ten classes
 NATURAL = ("v2", "a", "r", "sketch", "stylized")
 UNSEEN = tuple(getattr(severities, "UNSEEN", ()))  # ten corruptions that nothing was chosen on
 SHIFTS = (*NATURAL, "watermark", *UNSEEN)
+GUIDED = ("resnet", "vit", "clip")  # the blocks that have a guide
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,8 @@ def settings_of(row: Row, model: str):
     if row.method in ("tda", "dota"):
         return module.Settings(**frozen(prompt_choice()["online"][row.method]))
     if row.method in ("diffpure", "dda", "sda"):
-        return ours(row.method, "chosen" if row.label.endswith(", chosen") else "sum")
+        how = ours(row.method, "chosen" if row.label.endswith(", chosen") else "sum")
+        return replace(how, start=PAPER_START) if row.label.endswith(f"t {PAPER_START}") else how
     if row.label in ("diffusion_tta/low", "diffusion_tta/full") or (row.method == "diffusion_tta" and row.after):
         return tuned(base, row.label.removeprefix("diffusion_tta/") if "/" in row.label else "full")
     if row.method == "diffusion_classifier":
@@ -132,6 +136,17 @@ def settings_of(row: Row, model: str):
         return text_rival(model, "tent") if row.method == "tent" else clip_rival(row.method, model)
     key = row.label if row.label in chosen_rows(base) else row.method
     return rival(key, base) if key in chosen_rows(base) else module.Settings()
+
+
+def tuned_on(row: Row, model: str) -> tuple[aligned.Data, FineTune]:
+    """The images that SDA's second classifier is fine-tuned on, and how: as chosen, or from the paper's start the set
+    and the published rates of notebook 05's dial, whose networks are kept."""
+    data, how = aligned.chosen(model)
+    if settings_of(row, model).start != PAPER_START:
+        return data, how
+    alignment, how = replace(data.alignment, start=PAPER_START), published(model)
+    few = replace(data, per_class=10, alignment=alignment)
+    return few, replace(how, batch=25, updates=32, frozen_norm=True, half=True)
 
 
 # --- scenes ----------------------------------------------------------------------------------------------------------
@@ -195,22 +210,24 @@ def row_job(row: Row, model: str, spec: SceneSpec | tuple[SceneSpec, ...], label
 def jobs_of(row: Row, block: str, shift: str, sizes: tuple[int, ...]) -> list[Job]:
     """The runs of a row of a block on the first scenes of a shift."""
     model, specs = row.networks[block], consecutive(shift, sizes)
+    several = row.online and len(specs) > 1
     if row.after:
-        return [_after(row, model, spec) for spec in specs]
+        return [_after(row, model, tuple(specs))] if several else [_after(row, model, spec) for spec in specs]
     if row.method in CHANGE:
-        tuned_on = aligned.chosen(model) if row.method == "sda" else None
+        tuned = tuned_on(row, model) if row.method == "sda" else None
         wording = CATEGORIES if model.startswith("clip/") else None
         settings = settings_of(row, model)
-        return [input_job(row.method, settings, model, s, row.label, tuned_on, wording=wording) for s in specs]
-    if row.online and len(specs) > 1:
+        return [input_job(row.method, settings, model, s, row.label, tuned, wording=wording) for s in specs]
+    if several:
         return [row_job(row, model, tuple(specs))]
     return [row_job(row, model, spec) for spec in specs]
 
 
-def _after(row: Row, model: str, spec: SceneSpec) -> Job:
+def _after(row: Row, model: str, spec: SceneSpec | tuple[SceneSpec, ...]) -> Job:
     """A run on images that another row changed; those are kept for all scenes that it meets."""
     by, source = row.changed_by, model.removesuffix("-sda")
-    kept = consecutive(spec.shift, by.grid if spec.shift in severities.TEST else by.unseen)
+    shift = (spec[0] if isinstance(spec, tuple) else spec).shift
+    kept = consecutive(shift, by.grid if shift in severities.TEST else by.unseen)
     if by.method == "source":
         return then_job("low", None, row_job(row, model, spec), source, spec, kept)
     return then_job(by.method, purifier(by.method), row_job(row, model, spec), source, spec, kept)
@@ -233,18 +250,18 @@ def grid_jobs(rows: Iterable[Row] | None = None) -> list[Job]:
 
 
 def unseen_jobs(rows: Iterable[Row] | None = None) -> list[Job]:
-    """Under the shifts that took no part in any choice, the rows that have scenes of them; classifiers alone."""
+    """Under the shifts that took no part in any choice, the rows that have scenes of them."""
     sizes = lambda row, shift: row.natural if row.natural and shift in NATURAL else row.unseen  # noqa: E731
-    return _many(SHIFTS, sizes, rows or plan(), blocks=("resnet", "vit"))
+    return _many(SHIFTS, sizes, rows or plan())
 
 
-def _many(shifts, sizes, rows, blocks: tuple[str, ...] | None = None) -> list[Job]:
+def _many(shifts, sizes, rows) -> list[Job]:
     """Shift by shift, so that each is rendered once."""
     return unique(
         j
         for shift in shifts
         for row in rows
         for block in row.networks
-        if (blocks is None or block in blocks) and sizes(row, shift)
+        if sizes(row, shift)
         for j in jobs_of(row, block, shift, sizes(row, shift))
     )

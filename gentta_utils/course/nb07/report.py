@@ -4,13 +4,13 @@ import numpy as np
 
 from ...common.text import as_table
 from ...evaluation.records import Records
-from ...evaluation.statistics import Interval, paired_interval, protocol_line
+from ...evaluation.statistics import DRAWS, LEAST, Interval, paired_interval, protocol_line
 from ...evaluation.tables import results
 from ...world.severities import TEST
 from . import guide
-from .board import BLOCKS, CEILING, DRAWS, LEAST, Board, Facts, board, family, ranks
+from .board import BLOCKS, CEILING, Board, Facts, board, family, ranks
 from .experiments import BATCHES, CLEAN_AFTER, LONG, ORDERS
-from .plan import plan
+from .plan import GUIDED, plan
 
 TAIL = 0.1  # of the runs, the worst
 
@@ -29,6 +29,7 @@ def rows_of(b: Board) -> list[dict]:
         met, f = b.met(row, "source"), b.facts[row]
         fixed, broken = b.changed(row)
         needs = {"batch": f.batch, "stream": f.order, "trained before": f.source, "diffusion model": f.denoiser}
+        needs |= {"its classes": f.classes, "labels to calibrate": f.labels}
         lines.append(
             {
                 "row": row,
@@ -41,7 +42,8 @@ def rows_of(b: Board) -> list[dict]:
                 "Brier": f"{b.brier(row):.2f}",
                 "forwards": f"{f.forwards:.0f}",
                 **(_alone(f) if alone else {}),
-                "needs": ", ".join(name for name, value in (needs | {"its classes": f.classes}).items() if value),
+                "batch": f.together or "",
+                "needs": ", ".join(name for name, value in needs.items() if value),
             }
         )
     return lines
@@ -57,13 +59,17 @@ def _alone(f: Facts) -> dict[str, str]:
 
 def grid(runs: list[Records]) -> str:
     """Each block: all rows against its source, then the ranks of those that met the same scenes; the family of all."""
-    made = boards(runs)
-    text = [protocol_line([r for r in runs if r.about["method"] != "source"])]
+    made, text = boards(runs), []
     for b in made:
         text += [f"\n{BLOCKS[b.block]}\n", as_table(rows_of(b))]
         if len(b.rows) > 2:
             text += ["", as_table(rank_rows(b))]
-    return "\n".join([*text, "\n" + family_line(made)])
+    return "\n".join([*text, "\n" + family_line(made), "", _protocol(runs)])
+
+
+def _protocol(runs: list[Records]) -> str:
+    """The protocol line of all rows but the source; it stands below the tables, as it says nothing of any one row."""
+    return protocol_line([r for r in runs if r.about["method"] != "source"])
 
 
 def ranked(b: Board) -> tuple[str, ...]:
@@ -136,13 +142,12 @@ def by_order(runs: list[Records], label: str) -> dict[str, list[Records]]:
     return {o: [r for r in usual if r.about["stream"].get("order", "iid") == o] for o in ORDERS}
 
 
-def positions(r: Records, edges=(0, 10, 30, 100, 300, 1000)) -> dict[str, float]:
-    """Gain over the source in points by the number of images met before, in the record of one stream."""
-    gain = 100 * (r.right_after.astype(float) - r.right_before)
+def positions(r: Records, edges=(0, 10, 30, 100, 300, 1000)) -> dict[str, Interval]:
+    """Gain over the source by the number of images met before, in the record of one stream."""
+    parts = [slice(a, b) for a, b in zip(edges, edges[1:], strict=False) if a < len(r)]
     return {
-        f"{a + 1} to {min(b, len(r))}": float(gain[a:b].mean())
-        for a, b in zip(edges, edges[1:], strict=False)
-        if a < len(r)
+        f"{s.start + 1} to {min(s.stop, len(r))}": paired_interval(r.right_after[s], r.right_before[s], r.id[s], DRAWS)
+        for s in parts
     }
 
 
@@ -163,12 +168,12 @@ def streams(runs: list[Records]) -> str:
         at = {f"batch {n}": [r for r in mine if r.about["label"].endswith(f", batch {n}")] for n in BATCHES}
         sizes += [head | {n: str(_pooled(v)) for n, v in at.items()}] if all(at.values()) else []
         lasting = [r for r in mine if r.about["label"].endswith(" images")]
-        curves += [named | {k: f"{v:+.1f}" for k, v in positions(lasting[0]).items()}] if lasting else []
-    parts = [protocol_line(runs), "Gain over the source in points, each order with its seeds:\n", as_table(orders)]
+        curves += [named | {k: str(v) for k, v in positions(lasting[0]).items()}] if lasting else []
+    parts = ["Gain over the source in points, each order with its seeds:\n", as_table(orders)]
     parts += ["\nBy batch size, in the usual order:\n", as_table(sizes)] if sizes else []
     long = f"\nBy the number of images met, five corruptions of {LONG} images mixed:\n"
     parts += [long, as_table(curves)] if curves else []
-    return "\n".join(parts)
+    return "\n".join([*parts, "", protocol_line(runs)])
 
 
 # --- the guide -------------------------------------------------------------------------------------------------------
@@ -180,17 +185,17 @@ def unseen(runs: list[Records]) -> str:
     runs = [r for r in runs if r.about["label"] != "roughness"]
     tests = [shift for shift in rough if shift.rpartition(" ")[0] in TEST]
     at = guide.threshold(rough, tests)
-    kind_of, text = guide.kinds(rough, at), [protocol_line([r for r in runs if r.about["method"] != "source"])]
+    kind_of, text = guide.kinds(rough, at), []
     text.append(_roughness("the fifteen corruptions", {s: rough[s] for s in tests}, kind_of))
     text.append(_roughness("the unseen shifts", {s: v for s, v in rough.items() if s not in tests}, kind_of))
-    for block in ("resnet", "vit"):
+    for block in GUIDED:
         known, new = board(grid_runs, block), board(runs, block)
         rows = guide.candidates(known, new)
         text += [f"\n{BLOCKS[block]}\n", guide.rule(known, rows, kind_of, at), ""]
         text += [as_table(guide.decision_table(known, rows, kind_of)), "\nRegret on unseen shifts:\n"]
         text.append(as_table(regret_rows(known, new, rows, kind_of)))
         text += ["\nAll rows on the unseen shifts:\n", as_table(rows_of(new))]
-    return "\n".join(text)
+    return "\n".join([*text, "", _protocol(runs)])
 
 
 def _roughness(where: str, rough: dict[str, float], kind_of: dict[str, str]) -> str:

@@ -57,8 +57,8 @@ def of_grid(b: Board) -> str:
     up, down = ({row: g for row, g in gains.items() if side(g)} for side in (lambda g: g.low > 0, lambda g: g.high < 0))
     behind = [row for row in gains if row != LOW and b.versus(row, LOW).high < 0] if LOW in b.rows else []
     return (
-        f"**{BLOCKS[b.block]}**: of {len(gains)} rows {len(up)} clearly gain over all corruptions, {len(down)} clearly "
-        f"lose. Most: {named(up)}. Lose: {named(down)}. "
+        f"**{BLOCKS[b.block]}**: of {len(gains)} methods {len(up)} clearly gain over all corruptions, {len(down)} "
+        f"clearly lose. Most: {named(up)}. Lose: {named(down)}. "
         f"Clearly behind the low view, which costs no more than the source: {listed(behind)}."
     )
 
@@ -105,13 +105,15 @@ def of_cost(b: Board) -> str:
 
 
 def of_ranks(first: list[dict], second: list[dict]) -> str:
-    """How many rows cannot be told from the best, and how well the order of another classifier agrees."""
-    level = [row["row"] for row in first[1:] if row["low"] <= first[0]["high"]]
+    """How many rows cannot be told from the first, by the interval of the difference of their ranks, and how well the
+    order of another classifier agrees."""
+    level = [row["row"] for row in first[1:] if row["behind"][0] <= 0]
     others = {row["row"]: row["rank"] for row in second}
     tau = stats.kendalltau([row["rank"] for row in first], [others[row["row"]] for row in first]).statistic
     return (
-        f"First: {first[0]['row']}. Of the other {len(first) - 1} rows {len(level)} have an interval that meets "
-        f"its own: {listed(level)}. Kendall's tau between the orders of the two classifiers: {tau:.2f}."
+        f"First: {first[0]['row']}. Of the other {len(first) - 1} rows {len(level)} cannot be told from it (the "
+        f"interval of the difference of their ranks reaches 0): {listed(level)}. Kendall's tau between the orders "
+        f"of the two classifiers: {tau:.2f}."
     )
 
 

@@ -37,7 +37,7 @@ def test_all_rows_meet_the_first_scenes_of_one_stream():
         whole = [i for s in plan.consecutive(shift, (40, 60)) for i in range(s.start, s.start + s.n)]
         for row in plan.plan():
             for block in row.networks:
-                sizes = row.grid if shift in TEST else row.unseen
+                sizes = row.sizes(block, shift)
                 met = [i for about, _ in plan.jobs_of(row, block, shift, sizes) for i in scenes(about)] if sizes else []
                 assert met == whole[: sum(sizes)], (row.row, shift)
     with pytest.raises(ValueError, match="parts that end at 40"):
@@ -151,9 +151,11 @@ def test_the_estimate_counts_changed_images_once():
     found = [about for row in left for b in row.networks for about, _ in plan.jobs_of(row, b, "fog", row.grid)]
     (alone,) = {row.seconds for row in rows}
     assert len(found) == 8
-    assert experiments.expected(found) == pytest.approx(10 * (alone + 7 * experiments.READ))
+    assert experiments.expected(found) == pytest.approx(10 * (experiments.RENDERED + alone + 7 * experiments.READ))
     other = [about | {"stream": about["stream"] | {"start": 0}} for about in found[:1]]
-    assert experiments.expected(found + other) - experiments.expected(found) == pytest.approx(10 * alone)
+    assert experiments.expected(found + other) - experiments.expected(found) == pytest.approx(
+        10 * (alone + experiments.RENDERED)
+    )
 
 
 def test_a_line_of_the_plan_that_is_wrong_is_named(monkeypatch, tmp_path):

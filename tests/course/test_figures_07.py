@@ -139,7 +139,8 @@ def test_the_cheapest_row_that_is_known_to_lose_little():
 
 def test_rows_that_cannot_be_told_from_the_first_are_counted():
     first = [
-        {"row": name, "rank": r, "behind": (low, low + 3)} for name, r, low in (("a", 1, 0), ("b", 2, -0.2), ("c", 5, 1))
+        {"row": name, "rank": r, "behind": (low, low + 3)}
+        for name, r, low in (("a", 1, 0), ("b", 2, -0.2), ("c", 5, 1))
     ]
     text = says.of_ranks(first, [{"row": "c", "rank": 1}, {"row": "b", "rank": 2}, {"row": "a", "rank": 3}])
     assert "First: a. Of the other 2 rows 1 cannot be told from it (the interval of the difference" in text

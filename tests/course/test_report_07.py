@@ -65,7 +65,7 @@ def test_ranks_are_over_common_scenes_and_know_ties():
     assert found["z"]["scenes"] == 20
     assert found["x"]["low"] <= 1.5 <= found["x"]["high"]
     assert found["x"]["behind"] == (0.0, 0.0)
-    assert found["y"]["behind"] == (0.0, 0.0)  # the same answers: never apart in any draw, however wide its own interval
+    assert found["y"]["behind"] == (0.0, 0.0)  # the same answers: apart in no draw, however wide its own interval
     assert found["source"]["behind"][0] > 0
     noisy = made({"source": [0, 1] * 20, "x": [1, 0] * 20})
     assert all(r["low"] < r["high"] for r in ranks(noisy, draws=200))  # equal rows: either may come first

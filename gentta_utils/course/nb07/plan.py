@@ -49,11 +49,11 @@ class Row:
     row: str
     method: str
     networks: dict[str, str]
-    grid: tuple[int, ...] = ()
+    grid: tuple[int, ...] | dict[str, tuple[int, ...]] = ()
     label: str = ""
     settings: dict | None = None
-    unseen: tuple[int, ...] = ()
-    natural: tuple[int, ...] = ()
+    unseen: tuple[int, ...] | dict[str, tuple[int, ...]] = ()
+    natural: tuple[int, ...] | dict[str, tuple[int, ...]] = ()
     stream: int | dict[str, int] = 0
     after: str = ""
     denoiser: str | None = None
@@ -64,6 +64,13 @@ class Row:
     def online(self) -> bool:
         """Whether its state is carried from batch to batch, with the chosen settings."""
         return METHODS[self.method].NEEDS.online or self.label.endswith(" online")
+
+    def sizes(self, block: str, shift: str) -> tuple[int, ...]:
+        """Scenes of a shift that it meets in a block, in parts; none where the plan has none."""
+        asked = self.grid if shift in severities.TEST else self.unseen
+        if self.natural and shift in NATURAL:
+            asked = self.natural
+        return asked if isinstance(asked, tuple) else asked.get(block, ())
 
     def stream_for(self, model: str) -> int:
         """Scenes of each corruption in the streams of one of its models."""
@@ -90,13 +97,18 @@ def plan() -> tuple[Row, ...]:
         there = {block: name for block, name in asked.items() if name in zoo.names()}
         if line.get("after"):
             check_choice("row", line["after"], found)
-        lists = {key: tuple(line[key]) for key in ("grid", "unseen", "natural") if key in line}
+        lists = {key: _parts(line[key]) for key in ("grid", "unseen", "natural") if key in line}
         try:
             more = {"label": line.get("label", line["row"]), "changed_by": found.get(line.get("after"))}
             found[line["row"]] = Row(**line | lists | more | {"networks": there})
         except TypeError as error:
             raise ValueError(f"{GRID}, row {line['row']!r}: {str(error).split(') ')[-1]}") from error
     return tuple(row for row in found.values() if row.networks)
+
+
+def _parts(value: list | dict) -> tuple | dict:
+    """A list of sizes as a tuple, or one for each block."""
+    return {block: tuple(sizes) for block, sizes in value.items()} if isinstance(value, dict) else tuple(value)
 
 
 def missing() -> list[str]:
@@ -212,7 +224,7 @@ def jobs_of(row: Row, block: str, shift: str, sizes: tuple[int, ...]) -> list[Jo
     model, specs = row.networks[block], consecutive(shift, sizes)
     several = row.online and len(specs) > 1
     if row.after:
-        return [_after(row, model, tuple(specs))] if several else [_after(row, model, spec) for spec in specs]
+        return [_after(row, block, tuple(specs))] if several else [_after(row, block, spec) for spec in specs]
     if row.method in CHANGE:
         tuned = tuned_on(row, model) if row.method == "sda" else None
         wording = CATEGORIES if model.startswith("clip/") else None
@@ -223,11 +235,12 @@ def jobs_of(row: Row, block: str, shift: str, sizes: tuple[int, ...]) -> list[Jo
     return [row_job(row, model, spec) for spec in specs]
 
 
-def _after(row: Row, model: str, spec: SceneSpec | tuple[SceneSpec, ...]) -> Job:
+def _after(row: Row, block: str, spec: SceneSpec | tuple[SceneSpec, ...]) -> Job:
     """A run on images that another row changed; those are kept for all scenes that it meets."""
-    by, source = row.changed_by, model.removesuffix("-sda")
+    by, model = row.changed_by, row.networks[block]
+    source = model.removesuffix("-sda")
     shift = (spec[0] if isinstance(spec, tuple) else spec).shift
-    kept = consecutive(shift, by.grid if shift in severities.TEST else by.unseen)
+    kept = consecutive(shift, by.sizes(block, shift))
     if by.method == "source":
         return then_job("low", None, row_job(row, model, spec), source, spec, kept)
     return then_job(by.method, purifier(by.method), row_job(row, model, spec), source, spec, kept)
@@ -246,22 +259,21 @@ def unique(jobs: Iterable[Job]) -> list[Job]:
 
 def grid_jobs(rows: Iterable[Row] | None = None) -> list[Job]:
     """All rows under the 15 test corruptions."""
-    return _many(severities.TEST, lambda row, shift: row.grid, rows or plan())
+    return _many(severities.TEST, rows or plan())
 
 
 def unseen_jobs(rows: Iterable[Row] | None = None) -> list[Job]:
     """Under the shifts that took no part in any choice, the rows that have scenes of them."""
-    sizes = lambda row, shift: row.natural if row.natural and shift in NATURAL else row.unseen  # noqa: E731
-    return _many(SHIFTS, sizes, rows or plan())
+    return _many(SHIFTS, rows or plan())
 
 
-def _many(shifts, sizes, rows) -> list[Job]:
+def _many(shifts, rows) -> list[Job]:
     """Shift by shift, so that each is rendered once."""
     return unique(
         j
         for shift in shifts
         for row in rows
         for block in row.networks
-        if sizes(row, shift)
-        for j in jobs_of(row, block, shift, sizes(row, shift))
+        if row.sizes(block, shift)
+        for j in jobs_of(row, block, shift, row.sizes(block, shift))
     )

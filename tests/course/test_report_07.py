@@ -234,4 +234,3 @@ def test_a_classifier_that_is_not_calibrated_has_rows_of_its_own():
         b, rows, NOISE, 0.05
     )
     assert guide.allowed(b, rows, guide.Situation(False, "noise", "any", calibrated=False)) == ("source",)
-

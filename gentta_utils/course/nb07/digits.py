@@ -37,6 +37,7 @@ from ..digits import CLASSES, DigitDenoiser, Digits, load, train
 from ..purified import small_table
 from ..side_by_side import ensemble_temperature
 from ..trials import CLASSIFIERS, SMALL, how_of
+from .plan import STAGES
 
 SIDE = 8
 DIGITS = 120  # test digits of the table, the same under every shift
@@ -55,6 +56,7 @@ CONSTANTS = {
 }
 RATE_SHIFTS = {"speckle_noise": 0.8, "gaussian_blur": 0.8}  # where the learning rate is found, on training digits
 AS_IN_THE_GRID = {"TTA-averaging": "tta_averaging", "BN-adapt": "bn_adapt", "MEMO": "memo", "DiffPure": "diffpure"}
+AS_IN_THE_GRID |= {"TEA": "tea", "DUSA": "dusa"}
 PURIFIED = ("diffpure", "dda, sum", "dda, chosen")
 
 
@@ -177,7 +179,10 @@ def rows() -> dict[str, tuple[str, object]]:
         "bn_adapt": ("bn_adapt", bn_adapt.Settings()),
         "tent": ("tent", rival("tent", resnet)),
         "memo": ("memo", replace(rival("memo", resnet), crop="none")),
+        "tea": ("tea", rival("tea", resnet)),
+        "dusa": ("dusa", rival("dusa", resnet)),
         reader: ("diffusion_classifier", read),
+        "reader, pruned": ("diffusion_classifier", replace(read, pairs=STAGES[-1][0], stages=STAGES)),
         "naive ensemble": ("ensemble", naive),
         "diffusion_tta/full": ("diffusion_tta", with_rate(tuned(resnet, "full"))),
         "diffusion_tta/low": ("diffusion_tta", with_rate(tuned(resnet, "low"))),

@@ -45,8 +45,11 @@ KNOWN["sda_gap"] = {
     ("t 494, dda, sum", "t 494, sda, sum, seed 2"): "a sure source outvotes what the copy learned (notebook 05)",
 }
 KNOWN["digits"] = {
-    ("naive ensemble", "reader/48 pairs/150..600"): "the reader is so sure that the other vote hardly counts"
+    ("naive ensemble", "reader/48 pairs/150..600"): "the reader is so sure that the other vote hardly counts",
+    ("bn_adapt", "tea"): "few batches: TEA hardly moves off the batch's statistics",
 }
+LOW_RATES = ("diffusion_tta lr 0.001", "dusa lr 0.0001", "dusa lr 0.001", "dusa lr 1e-05")
+FLAT_CLIP = "DUSA answers few batches before it moves; of Diffusion-TTA it is the lowest rate of the grid"
 NOTHING_MORE = "a depth network starts from the low view alone: it has no batch statistics (notebook 04)"
 KNOWN["maps_depth"] = {("its start, no feedback", row): NOTHING_MORE for row in ("its source", "low view")}
 KNOWN["photographs"] = {
@@ -129,6 +132,8 @@ KNOWN |= {  # table -> {two rows: why they are one}
         ("DUSA", OWN): "one of the two lowest rates of its grid, which do nothing (notebook 02)",
         ("DUSA", "source/full"): "one of the two lowest rates of its grid, which do nothing (notebook 02)",
         ("DOTA", "TDA"): CACHE,
+        ("DOTA", "DUSA"): CACHE,
+        ("DUSA", "TDA"): CACHE,
         **{(row, other): CACHE for row in ("DOTA", "TDA") for other in (OWN, "source/full")},
     },
     "select_grid": {
@@ -136,6 +141,7 @@ KNOWN |= {  # table -> {two rows: why they are one}
         ("cotta lr 0.0001", "cotta lr 0.01"): FLAT,
         ("cotta lr 0.001", "cotta lr 0.01"): FLAT,
         ("tea lr 0.001", "tea lr 0.01"): FLAT,
+        **dict.fromkeys(combinations([*LOW_RATES, OWN], 2), FLAT_CLIP),
     },
     "unseen": {
         **{

@@ -134,8 +134,9 @@ def test_streams_may_be_longer_for_some_classifiers():
     assert sizes >= {7, 5 * 7}  # alone and mixed
 
 
-def test_costs_of_rows_are_those_of_the_plan():
+def test_costs_of_rows_are_those_of_the_plan(monkeypatch):
     """What was measured of a row alone is of the settings and networks that it has today."""
+    monkeypatch.undo()  # the settings that were chosen
     jobs = {(b, row.row): plan.small_job(row, b)[0] for row in plan.plan() for b in row.networks}
     assert board.row_costs()["resnet"]
     for block, rows in board.row_costs().items():

@@ -10,7 +10,7 @@ from gentta_utils.common.paths import RESULTS, ROOT
 from gentta_utils.course import nb02, nb05, purified, trials
 from gentta_utils.course import tables as course_tables
 from gentta_utils.course.nb02 import choose as nb02_choose
-from gentta_utils.course.nb02 import experiments, one_by_one, report, rivals
+from gentta_utils.course.nb02 import experiments, frontier, one_by_one, report, rivals, seeds
 from gentta_utils.course.nb05 import choose
 from gentta_utils.course.nb05 import experiments as nb05_experiments
 from gentta_utils.course.trials import CLASSIFIERS, job, source_jobs
@@ -29,10 +29,12 @@ from gentta_utils.world.severities import TEST, VALIDATION
 ONE_SET_OF_SCENES = [
     {"reading", "clean", "natural", "sda_clean", "information"},
     {f"sda_{name}" for name in ("corruptions", "watermark", "parts", "number", "cfg", "order", "faults", "steps")},
-    {"test", "backbones", "information", "common_draws"},
+    {"test", "backbones", "information", "common_draws", "frontier", "seeds"},
     {"heldout", "trust", "common_draws"},
     {"online", "ablations", "rivals"},
     {"phase", "phase_output", "soft"},
+    {"one_by_one", "streams"},
+    {"select_one_by_one", "select_streams"},
 ]
 
 
@@ -53,18 +55,30 @@ def tables():
         return evaluation_tables.results(name) if name == "select" else []  # it looks at its runs
 
     patch = pytest.MonkeyPatch()
-    for module in (trials, purified, rivals, one_by_one, experiments, nb05_experiments, choose, nb02_choose):
+    measuring = (
+        trials,
+        purified,
+        rivals,
+        one_by_one,
+        frontier,
+        seeds,
+        experiments,
+        nb05_experiments,
+        choose,
+        nb02_choose,
+    )
+    for module in measuring:
         patch.setattr(module, "table", collect, raising=False)
         patch.setattr(module, "write_json", lambda *a: None, raising=False)
         patch.setattr(module, "with_rate", lambda c, s, *a: diffusion_tta.Settings(lr=0.1, **s), raising=False)
     patch.setattr(nb02_choose, "best_window", lambda: (150, 600))
-    for module in (rivals, nb05_experiments):
+    for module in (rivals, frontier, nb05_experiments):
         patch.setattr(module, "rival", lambda row, c: METHODS[row.split(" ")[0]].Settings(lr=0.1))
     patch.setattr(nb05_experiments, "chosen", lambda c: (aligned.Data(), sda.published(c)))
     for module in (purified, nb05_experiments):
         patch.setattr(module, "selection", sda_selection)
-    for module in (rivals, nb02_choose, trials):
-        patch.setattr(module, "tuned", lambda c, *a: diffusion_tta.Settings(lr=0.1), raising=False)
+    for module in (rivals, nb02_choose, seeds, trials):
+        patch.setattr(module, "tuned", lambda c, *a, **more: diffusion_tta.Settings(lr=0.1, **more), raising=False)
     patch.setattr(nb05.domain, "measure", list)  # of images, which are no jobs
     for name, (measure, _) in (nb02.TABLES | nb05.TABLES).items():
         if name != "photographs":  # which has no scenes
@@ -78,7 +92,7 @@ def ids(stream: dict) -> set[int]:
 
 
 def test_choices_are_made_on_validation_corruptions_and_selection_scenes(tables):
-    chosen_on = ("select", "why", "select_rivals", "select_one_by_one", "select_dit", "select_sda")
+    chosen_on = ("select", "why", "select_rivals", "select_one_by_one", "select_streams", "select_dit", "select_sda")
     for name in chosen_on:
         for about, _ in tables[name]:
             assert about["stream"]["split"] == "select"
@@ -231,7 +245,7 @@ def test_committed_tables_can_be_reported(name):
         "protocol: stream="
         if name
         in (
-            *("online", "select_one_by_one", "one_by_one", "sda_order", "prompt_order"),
+            *("online", "select_one_by_one", "one_by_one", "select_streams", "streams", "sda_order", "prompt_order"),
             *("select_grid", "grid", "grid_streams", "unseen"),
         )
         else "protocol: stream=iid reset=per_image"

@@ -33,7 +33,7 @@ def seeds() -> list[Records]:
         jobs += [job("diffusion_tta", settings, RESNET, s, f"{OURS}, draws {seed}", batch=N) for s in specs]
     for name in TRAINED:
         jobs += source_jobs(specs, (name,))
-        jobs += [job("diffusion_tta", chosen_rate(name, {}), name, s, OURS, batch=N) for s in specs]
+        jobs += [job("diffusion_tta", chosen_rate(name, {}), name, s, f"{OURS}, draws 0", batch=N) for s in specs]
     return table("seeds", jobs)
 
 
@@ -47,7 +47,7 @@ def by_seed(runs: list[Records]) -> str:
     rows += [line(f"ResNet, draws {s}", mine, first["source/full"]) for s, mine in zip(DRAWS, drawn, strict=True)]
     trained = [first[OURS]]
     for name in TRAINED:
-        trained.append(pick(runs, OURS, name))
+        trained.append(pick(runs, f"{OURS}, draws 0", name))
         rows.append(line(f"{name.split('/')[1]}, draws 0", trained[-1], pick(runs, "source/full", name)))
     said = [predictions(mine) for mine in (first[OURS], *drawn)]
     apart = [np.mean([a[i] != b[i] for i in a]) for a, b in combinations(said, 2)]

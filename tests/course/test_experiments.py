@@ -55,19 +55,8 @@ def tables():
         return evaluation_tables.results(name) if name == "select" else []  # it looks at its runs
 
     patch = pytest.MonkeyPatch()
-    measuring = (
-        trials,
-        purified,
-        rivals,
-        one_by_one,
-        frontier,
-        seeds,
-        experiments,
-        nb05_experiments,
-        choose,
-        nb02_choose,
-    )
-    for module in measuring:
+    of_02 = (rivals, one_by_one, frontier, seeds, experiments, nb02_choose)
+    for module in (trials, purified, *of_02, nb05_experiments, choose):
         patch.setattr(module, "table", collect, raising=False)
         patch.setattr(module, "write_json", lambda *a: None, raising=False)
         patch.setattr(module, "with_rate", lambda c, s, *a: diffusion_tta.Settings(lr=0.1, **s), raising=False)

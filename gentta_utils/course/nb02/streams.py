@@ -22,11 +22,12 @@ from .one_by_one import LONG, RESNET, common, light_table, long_specs
 SIZES = (1, 10, 50, 200)  # images of a batch
 SHORTER = {1: 10, 10: 100, 50: 200}  # batch size -> scenes under each that CoTTA and TEA meet
 GRIDS = {  # method -> its candidates, the published ones among them; TENT is chosen for each batch size
-    "tent": [tent.Settings(lr=lr) for lr in (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)],
+    "tent": [tent.Settings(lr=lr) for lr in (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)],
     "cotta": [
         cotta.Settings(),
         *(cotta.Settings(lr=lr, teacher_momentum=m) for m in (0.9, 0.97) for lr in (3e-5, 1e-4, 3e-4, 1e-3)),
         *(cotta.Settings(lr=3e-4, teacher_momentum=0.9, restore=r) for r in (0.0, 0.1)),
+        cotta.Settings(lr=3e-3, teacher_momentum=0.97),
     ],
     "tea": [tea.Settings(lr=lr) for lr in (1e-4, 1e-3, 3e-3, 1e-2, 3e-2)],
 }

@@ -25,7 +25,7 @@ from .rivals import corruption_specs
 
 STAGES = ((3, 3), (9, 1))  # three pairs of all classes, six more of the best three
 FULL, LOW = "diffusion_tta/full", "diffusion_tta/low"
-SMALLER = (6, 24)  # evaluations of smaller budgets of Diffusion-TTA
+SMALLER = {6: 40, 24: 20}  # evaluations of smaller budgets of Diffusion-TTA -> scenes under each corruption
 CEILINGS = (1, 10, 50, 100, 350, 500)  # forward equivalents per image
 LEAST = 600  # scenes of a row that may be the best at a cost
 KINDS = {"reader": "reader", "diffusion_tta": "Diffusion-TTA, DUSA", "dusa": "Diffusion-TTA, DUSA"}
@@ -48,17 +48,16 @@ def frontier() -> list[Records]:
     few = [part(s, *at) for s in first for at in ((0, 3), (3, 7))]
     jobs += named("tta_averaging", tta_averaging.Settings(), "TTA-averaging", few)
     jobs += named("memo", memo.Settings(lr=rival("memo", RESNET).lr), "MEMO", few)
-    for pairs in (1, 3, 9, 48):
+    for pairs in (1, 3, 48):
         jobs += reader_jobs(first, pairs, window)
     staged = diffusion_classifier.Settings(pairs=STAGES[-1][0], window=window, stages=STAGES)
     cut = [part(s, *at) for s in first for at in ((0, 10), (10, 30))]
     jobs += named("diffusion_classifier", staged, "reader, pruned", cut)
-    for pairs in SMALLER:
-        settings = chosen_rate(RESNET, BUDGETS[pairs])
-        jobs += [job("diffusion_tta", settings, RESNET, s, f"diffusion_tta/full, {pairs}", batch=25) for s in first]
-    jobs += named(
-        "dusa one by one", rival("dusa one by one", RESNET), "dusa one by one", [part(s, 0, 20) for s in first]
-    )
+    for pairs, n in SMALLER.items():
+        settings, label = chosen_rate(RESNET, BUDGETS[pairs]), f"diffusion_tta/full, {pairs}"
+        jobs += [job("diffusion_tta", settings, RESNET, part(s, 0, n), label, batch=25) for s in first]
+    dusa = rival("dusa one by one", RESNET)
+    jobs += named("dusa one by one", dusa, "dusa one by one", [part(s, 0, 10) for s in first])
     return table("frontier", jobs)
 
 

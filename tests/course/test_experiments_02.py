@@ -199,7 +199,7 @@ def test_a_row_of_a_stream_is_compared_on_its_own_scenes():
 
 def test_what_an_update_adds_is_counted_from_its_own_twin(monkeypatch):
     """On the scenes that the row met; the twin of CoTTA has its views, that of TENT and TEA the batch's statistics."""
-    monkeypatch.setattr(streams, "SIZES", (10,))
+    monkeypatch.setattr(streams, "SIZES", {10: 4})
     monkeypatch.setattr(streams, "SHORTER", {10: 2})
     runs = [record("source/full", [1, 1, 1, 1], [1, 1, 1, 1], method="source")]
     runs += [record("bn_adapt batch 10", [0, 1, 1, 1], [1] * 4), record("tent batch 10", [0, 0, 1, 1], [1] * 4)]

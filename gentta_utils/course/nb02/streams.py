@@ -1,9 +1,9 @@
 """Streams as long as methods with a state need, all of them in the same batches.
 
-The ResNet, five corruptions of severity 5. TENT and batch statistics meet 1,000 scenes under each, one by one 200; CoTTA
-and TEA, whose images cost many times as much, the first of these. Every setting is chosen on streams of the validation
-corruptions, those of CoTTA and TEA on two of them, in batches of ten. What an update adds is counted from the row's own
-twin, which sees the same and learns nothing.
+The ResNet, five corruptions of severity 5. TENT and batch statistics meet 1,000 scenes under each, 200 one by one;
+CoTTA and TEA, whose images cost many times as much, the first of these. Every setting is chosen on streams of the
+validation corruptions, those of CoTTA and TEA on two of them, in batches of ten. What an update adds is counted from
+the row's own twin, which sees the same and learns nothing.
 """
 
 from ...common.text import as_table

@@ -25,10 +25,10 @@ from .rivals import corruption_specs
 
 STAGES = ((3, 3), (9, 1))  # three pairs of all classes, six more of the best three
 FULL, LOW = "diffusion_tta/full", "diffusion_tta/low"
-SMALLER = {6: 40, 24: 20}  # evaluations of smaller budgets of Diffusion-TTA -> scenes under each corruption
+SMALLER = {6: 40, 24: 10}  # evaluations of smaller budgets of Diffusion-TTA -> scenes under each corruption
 CEILINGS = (1, 10, 50, 100, 350, 500)  # forward equivalents per image
 LEAST = 600  # scenes of a row that may be the best at a cost
-KINDS = {"reader": "reader", "diffusion_tta": "Diffusion-TTA, DUSA", "dusa": "Diffusion-TTA, DUSA"}
+KINDS = {"reader": "reader", "diffusion_tta": "Diffusion-TTA"}
 
 
 def part(spec: SceneSpec, first: int, n: int) -> SceneSpec:
@@ -56,8 +56,6 @@ def frontier() -> list[Records]:
     for pairs, n in SMALLER.items():
         settings, label = chosen_rate(RESNET, BUDGETS[pairs]), f"diffusion_tta/full, {pairs}"
         jobs += [job("diffusion_tta", settings, RESNET, part(s, 0, n), label, batch=25) for s in first]
-    dusa = rival("dusa one by one", RESNET)
-    jobs += named("dusa one by one", dusa, "dusa one by one", [part(s, 0, 10) for s in first])
     return table("frontier", jobs)
 
 
@@ -114,12 +112,12 @@ def draw(ax: Axes, runs: list[Records]) -> None:
     for label, mine in by_label(runs).items():
         if label == "source/full":
             continue
-        kind = KINDS.get(label.split("/")[0].split(",")[0].split(" ")[0], "classifier alone")
+        kind = KINDS.get(label.split("/")[0].split(",")[0], "classifier alone")
         colour = plots.OTHERS[kinds.setdefault(kind, len(kinds))]
         g, x = common(mine, source), forwards(mine[0])
         ax.plot([x, x], [g.low, g.high], color=colour, lw=1, alpha=0.6)
         ax.plot(x, g.mean, "o", color=colour, ms=4)
-        short = label.removesuffix("/150..600").replace("diffusion_tta", "D-TTA").replace("dusa one by one", "DUSA")
+        short = label.removesuffix("/150..600").replace("diffusion_tta", "D-TTA")
         ax.annotate(short, (x, g.mean), xytext=(4, 3), textcoords="offset points", fontsize=6.5)
     for kind, k in kinds.items():
         ax.plot([], [], "o", color=plots.OTHERS[k], label=kind)

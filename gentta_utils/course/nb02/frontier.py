@@ -13,14 +13,13 @@ from ...evaluation.chosen import chosen_window, rival
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, pick
 from ...evaluation.statistics import protocol_line
-from ...evaluation.tables import table
 from ...methods import bn_adapt, diffusion_classifier, memo, tta_averaging
 from ...streams.scenes import SceneSpec
 from .. import plots
 from ..trials import effect_jobs, job, method_job, reader_jobs
 from .choose import chosen_rate
 from .experiments import BUDGETS
-from .one_by_one import RESNET, common
+from .one_by_one import RESNET, common, light_table
 from .rivals import corruption_specs
 
 STAGES = ((3, 3), (9, 1))  # three pairs of all classes, six more of the best three
@@ -56,7 +55,7 @@ def frontier() -> list[Records]:
     for pairs, n in SMALLER.items():
         settings, label = chosen_rate(RESNET, BUDGETS[pairs]), f"diffusion_tta/full, {pairs}"
         jobs += [job("diffusion_tta", settings, RESNET, part(s, 0, n), label, batch=25) for s in first]
-    return table("frontier", jobs)
+    return light_table("frontier", jobs)
 
 
 def forwards(r: Records) -> float:

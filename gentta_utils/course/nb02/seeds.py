@@ -13,10 +13,10 @@ from ...evaluation.chosen import tuned
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, pick
 from ...evaluation.statistics import protocol_line
-from ...evaluation.tables import results, table
+from ...evaluation.tables import results
 from ..trials import job, source_jobs
 from .choose import chosen_rate
-from .one_by_one import RESNET, common
+from .one_by_one import RESNET, common, light_table
 from .rivals import corruption_specs
 
 N = 8  # scenes under each corruption
@@ -34,7 +34,7 @@ def seeds() -> list[Records]:
     for name in TRAINED:
         jobs += source_jobs(specs, (name,))
         jobs += [job("diffusion_tta", chosen_rate(name, {}), name, s, f"{OURS}, draws 0", batch=N) for s in specs]
-    return table("seeds", jobs)
+    return light_table("seeds", jobs)
 
 
 def by_seed(runs: list[Records]) -> str:

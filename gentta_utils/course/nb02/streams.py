@@ -6,6 +6,8 @@ validation corruptions, that of CoTTA and TEA in batches of ten. What an update 
 the row's own twin, which sees the same and learns nothing.
 """
 
+import numpy as np
+
 from ...common.text import as_table
 from ...common.validate import frozen
 from ...evaluation.chosen import method_of
@@ -55,6 +57,11 @@ def stream_job(method: str, settings, spec: SceneSpec, size: int, label: str) ->
     return job(method, settings, RESNET, spec, label, reset="per_shift", batch=size)
 
 
+def decided(logits: np.ndarray) -> np.ndarray:
+    """Of logits (B, K) the decision alone: 0 for the largest, -1 for all others."""
+    return np.where(np.arange(logits.shape[1]) == logits.argmax(1)[:, None], 0, -1).astype(np.float32)
+
+
 def select_streams() -> list[Records]:
     """Every candidate on streams of the validation corruptions; `chosen_for` reads what did best."""
     jobs = []
@@ -63,7 +70,7 @@ def select_streams() -> list[Records]:
             for settings in grid:
                 label = f"{method} batch {size}, {named(settings)}"
                 jobs += [stream_job(method, settings, s, size, label) for s in select_specs(CHOSEN_ON[size])]
-    return light_table("select_streams", jobs)
+    return light_table("select_streams", jobs, decided)
 
 
 def chosen_for(row: str, size: int):
@@ -92,7 +99,7 @@ def streams() -> list[Records]:
         for size, n in scenes_of(row).items():
             settings = chosen_for(row, size)
             jobs += [stream_job(method_of(row), settings, s, size, f"{row} batch {size}") for s in long_specs(n)]
-    return light_table("streams", jobs)
+    return light_table("streams", jobs, decided)
 
 
 def contributions(runs: list[Records]) -> str:

@@ -83,7 +83,8 @@ def chosen_for(row: str, size: int):
         return cotta.Settings(teacher_momentum=1.0)
     start = f"{row} batch {size if row == 'tent' else BATCH},"
     runs = [r for r in results("select_streams") if r.about["label"].startswith(start)]
-    best = max(distinct(runs, "label"), key=lambda label: right(runs, label))  # ties go to the earlier one
+    # of equals the last one: the lowest rates do nothing
+    best = max(reversed(distinct(runs, "label")), key=lambda label: right(runs, label))
     return METHODS[row].Settings(**frozen(pick(runs, best)[0].about["settings"]))
 
 

@@ -116,10 +116,13 @@ def draw(ax: Axes, runs: list[Records]) -> None:
         g, x = common(mine, source), forwards(mine[0])
         ax.plot([x, x], [g.low, g.high], color=colour, lw=1, alpha=0.6)
         ax.plot(x, g.mean, "o", color=colour, ms=4)
-        short = label.removesuffix("/150..600").replace("diffusion_tta", "D-TTA")
-        ax.annotate(short, (x, g.mean), xytext=(4, 3), textcoords="offset points", fontsize=6.5)
+        short, left = label.removesuffix("/150..600").replace("diffusion_tta", "D-TTA"), kind == "Diffusion-TTA"
+        where = dict(xytext=(-4, 3 if label == LOW else -9) if left else (4, 3), ha="right" if left else "left")
+        ax.annotate(short, (x, g.mean), fontsize=6.5, textcoords="offset points", **where)
     for kind, k in kinds.items():
         ax.plot([], [], "o", color=plots.OTHERS[k], label=kind)
     ax.axhline(0, color="0.6", lw=0.8)
-    ax.set(xscale="log", xlabel="forward equivalents per image", ylabel="gain over the source in points")
-    ax.legend(loc="upper left", fontsize=8)
+    ax.set(
+        xscale="log", xlim=(0.8, 1500), xlabel="forward equivalents per image", ylabel="gain over the source in points"
+    )
+    ax.legend(loc="lower left", fontsize=8)

@@ -15,7 +15,6 @@ from gentta_utils.course.nb02 import (
     frontier,
     one_by_one,
     report,
-    seeds,
     streams,
     trust,
     when_it_helps,
@@ -251,22 +250,6 @@ def test_the_best_row_at_a_cost_is_compared_with_the_next_on_the_scenes_of_both(
     assert (cheap["best"], cheap["next"]) == ("source/low", "source/full")
     assert (dear["best"], dear["next"]) == ("diffusion_tta/full", "source/low")
     assert dear["best minus next"].startswith("+33.3")
-
-
-def test_seeds_are_compared_on_the_scenes_that_all_met(monkeypatch):
-    """Two of three scenes; a row of other draws that disagrees on one of them."""
-    monkeypatch.setattr(seeds, "DRAWS", (1,))
-    monkeypatch.setattr(seeds, "TRAINED", ("classifier/other",))
-    known = [record(f"source/{v}", [1, 1, 0], [1, 1, 0], method="source") for v in ("full", "low")]
-    known.append(record("diffusion_tta/full", [0, 1, 1], [1, 1, 0]))
-    monkeypatch.setattr(seeds, "results", lambda name: known)
-    runs = [record("diffusion_tta/full, draws 1", [0, 0], [1, 1])]
-    runs.append(record("source/full", [1, 0], [1, 0], classifier="classifier/other", method="source"))
-    runs.append(record("diffusion_tta/full, draws 0", [1, 0], [1, 0], classifier="classifier/other"))
-    text = seeds.by_seed(runs)
-    assert "two seeds of the draws disagree on 50.0%" in text
-    assert "over 2 seeds of the training: standard deviation 0.0 points" in text  # 50 and 50
-    assert f"over 2 seeds of the draws: standard deviation {np.std([50, 100], ddof=1):.1f} points" in text
 
 
 def test_the_carried_state_is_scored_before_it_sees_an_image():

@@ -246,10 +246,10 @@ def test_the_best_row_at_a_cost_is_compared_with_the_next_on_the_scenes_of_both(
     runs += [spent("diffusion_tta/full", [0, 0, 1], **{"denoiser_fwd+bwd": 96.0})]
     runs += [spent("reader/48 pairs/150..600", [0, 0, 0], denoiser_fwd=480.0)]
     assert frontier.forwards(runs[2]) == 288
-    cheap, dear = frontier.best_at(runs)
+    cheap, costly = frontier.best_at(runs)
     assert (cheap["best"], cheap["next"]) == ("source/low", "source/full")
-    assert (dear["best"], dear["next"]) == ("diffusion_tta/full", "source/low")
-    assert dear["best minus next"].startswith("+33.3")
+    assert (costly["best"], costly["next"]) == ("diffusion_tta/full", "source/low")
+    assert costly["best minus next"].startswith("+33.3")
 
 
 def test_the_carried_state_is_scored_before_it_sees_an_image():

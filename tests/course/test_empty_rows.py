@@ -119,6 +119,7 @@ KNOWN |= {  # table -> {two rows: why they are one}
         ("bn_adapt/mixed", "tent/mixed"): TENT,
     },
     "frontier": {("BN-adapt", "tent"): TENT},
+    "streams": {("cotta batch 50", "cotta views batch 50"): "two batches: one update, and the teacher hardly moves"},
     "select_sda": {
         ("sda 16 x lr, entropy", "sda 16 x lr, sum"): MIX,
         ("sda 16 x lr, confidence", "sda 16 x lr, sum"): MIX,

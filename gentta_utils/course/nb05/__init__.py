@@ -1,12 +1,13 @@
 """Notebook 05: DDA and SDA. `TABLES` says how each table is measured and shown."""
 
 from ..side_by_side import compared
-from . import adversarial, choose, domain, exercises, experiments, figures, gap, gap_report, paper, report  # noqa: F401
+from . import adversarial, choose, controls, domain, exercises, experiments, figures, gap, gap_report, paper, report  # noqa: F401
 
 TABLES = {  # name -> (measure it, show its records)
     "select_sda": (choose.select_sda, compared),
     "sda_gap": (domain.gap_and_domain, gap_report.main),
     "sda_adversarial": (adversarial.adversarial, adversarial.report),
+    "sda_controls": (controls.controls, controls.report),
     "sda_corruptions": (experiments.corruptions, report.main),
     "sda_clean": (experiments.clean, report.main),
     "sda_watermark": (experiments.watermark, report.main),

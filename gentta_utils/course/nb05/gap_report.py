@@ -37,13 +37,21 @@ def seeds_of(runs: list[Records], row: str) -> dict[int | None, str]:
     return found or ({None: row} if row in there else {})
 
 
+def shared(one: list[Records], other: list[Records]) -> list[list[Records]]:
+    """Both rows without the streams that only one of them met."""
+    first = [{tuple(map(r.about["stream"].get, ("shift", "start"))): r for r in row} for row in (one, other)]
+    both = [key for key in first[0] if key in first[1]]
+    return [[row[key] for key in both] for row in first]
+
+
 def apart(runs: list[Records], row: str, other: str, classifier: str | None = None) -> Interval:
     """Row minus another on the same scenes, pooled over networks, or of one of them, and over the seeds that both have;
-    a row without seeds stands beside each. A scene is resampled with all that was read on it."""
+    a row without seeds stands beside each. Scenes that only one of them met are left out; one is resampled with all that
+    was read on it."""
     one, two = seeds_of(runs, row), seeds_of(runs, other)
     both = [(label, two.get(s, two.get(None))) for s, label in one.items() if s in two or None in two]
     parts = [
-        paired(pick(runs, a, c), pick(runs, b, c))
+        paired(*shared(pick(runs, a, c), pick(runs, b, c)))
         for a, b in both
         for c in ([classifier] if classifier else distinct(runs, "classifier"))
     ]
@@ -191,7 +199,9 @@ def table(runs: list[Records], each: bool = True) -> list[dict]:
     rows = []
     for name in settings_of(runs, "dda"):
         for c in [None, *(distinct(runs, "classifier") if each else ())]:
-            row = {"setting": name, "classifier": short(c), "DDA alone": accuracy(pick(runs, f"{name}, dda, alone", c))}
+            alone = pick(runs, f"{name}, dda, alone", c)
+            scenes = sum(map(len, alone)) // len(distinct(alone, "classifier"))
+            row = {"setting": name, "classifier": short(c), "scenes": str(scenes), "DDA alone": accuracy(alone)}
             found = differences(runs, name, c)
             rows.append(row | {head: found.get(head) for head in DIFFERENCES})
     return rows

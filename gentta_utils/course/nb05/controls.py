@@ -1,8 +1,8 @@
 """What the tables of the paper leave open (`measure sda_controls`): other projections, each with its SDA.
 
 DiffPure from its published start, and in the sum; DDA without guidance; GDA-like on every corruption; one norm over a
-batch. Is SDA tied to DDA? A copy is fine-tuned on images of the same projection, for DiffPure's, GDA-like and the norm
-over ten too; and as in the public code, for a norm over ten images it meets one over five (there four; ten scenes divide by five).
+batch. Is SDA tied to DDA? Copies are fine-tuned on DiffPure's images, on GDA-like ones, and on those of a norm over ten
+too. The last of these also meets images of a norm over five, as in the public code (four; ten scenes divide by five).
 """
 
 from dataclasses import asdict, replace

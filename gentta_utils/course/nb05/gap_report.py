@@ -38,7 +38,7 @@ def seeds_of(runs: list[Records], row: str) -> dict[int | None, str]:
 
 
 def shared(one: list[Records], other: list[Records]) -> list[list[Records]]:
-    """Both rows without the streams that only one of them met."""
+    """Both rows of one network without the streams that only one of them met."""
     first = [{tuple(map(r.about["stream"].get, ("shift", "start"))): r for r in row} for row in (one, other)]
     both = [key for key in first[0] if key in first[1]]
     return [[row[key] for key in both] for row in first]
@@ -46,8 +46,8 @@ def shared(one: list[Records], other: list[Records]) -> list[list[Records]]:
 
 def apart(runs: list[Records], row: str, other: str, classifier: str | None = None) -> Interval:
     """Row minus another on the same scenes, pooled over networks, or of one of them, and over the seeds that both have;
-    a row without seeds stands beside each. Scenes that only one of them met are left out; one is resampled with all that
-    was read on it."""
+    a row without seeds stands beside each. Scenes that only one of them met are left out; one is resampled with all
+    that was read on it."""
     one, two = seeds_of(runs, row), seeds_of(runs, other)
     both = [(label, two.get(s, two.get(None))) for s, label in one.items() if s in two or None in two]
     parts = [

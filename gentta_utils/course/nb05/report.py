@@ -354,12 +354,15 @@ def spread(runs: list[Records]) -> list[dict]:
 
 
 def order(runs: list[Records]) -> str:
-    """Every order and batch size of TENT, with its interval, then its spread."""
+    """Every order and batch size of TENT, in how many draws, with its interval; MEMO; then the spread of TENT."""
     classifiers = distinct(runs, "classifier")
     rows = []
     for label in distinct(runs, "label"):
         each = {short(c): accuracy_interval(pick(runs, label, c)) for c in classifiers}
-        rows.append({"row": label} | {c: f"{v.mean:.1f} [{v.low:.1f}, {v.high:.1f}]" for c, v in each.items()})
+        first = pick(runs, label, classifiers[0])
+        row = {"row": label, "scenes": len({i for r in first for i in r.id.tolist()})}
+        row["orders"] = sum(map(len, first)) // row["scenes"]
+        rows.append(row | {c: f"{v.mean:.1f} [{v.low:.1f}, {v.high:.1f}]" for c, v in each.items()})
     return f"{header(runs)}\n{as_table(rows)}\n\n{as_table([shown(row) for row in spread(runs)])}"
 
 

@@ -16,10 +16,10 @@ from ...streams.scenes import SceneSpec
 from ...world.severities import TEST
 from ..purified import input_job, ours, small_table
 from ..trials import source_jobs
-from .experiments import THREE
+from .experiments import THREE, input_jobs, set_of, table_specs, watermark_specs
 from .gap import READINGS, SEEDS, Dial, decided, how_at, read_jobs, set_at, tuned_jobs
 from .gap_report import apart, seeds_of
-from .report import LOW, SOURCE, header, short, shown
+from .report import LOW, SOURCE, by_kind, header, short, shown
 
 NETWORKS = THREE[:2]
 OTHER = "one norm for 10, then for 5"
@@ -62,6 +62,23 @@ def controls() -> list[Records]:
     return small_table("sda_controls", jobs, decided)
 
 
+def sets() -> list[Records]:
+    """Training sets of one fine-tuning, the one of `gap`, with as many updates whatever the set: how many images a
+    class, those alone in which the source reads what was asked for, and those that were not aligned."""
+    specs = [replace(spec, n=15) for spec in table_specs()] + [replace(spec, n=40) for spec in watermark_specs()]
+    whole, jobs = dict(per_class=30), source_jobs(specs, THREE)
+    found = {f"{n} a class": dict(per_class=n) for n in (1, 10, 30)}
+    found |= {"30 a class, agreed": whole | dict(labels="agreed"), "30 a class, unaligned": whole | dict(aligned=False)}
+    for k, change in READINGS.items():
+        rows = {f"dda, {k}": ("dda", replace(ours("dda"), **change))}
+        jobs += input_jobs(rows, THREE, specs)
+        for label, changes in found.items():
+            how = replace(ours("sda"), **change)
+            tuned = {c: (set_of(**changes), how_at(c)) for c in THREE}
+            jobs += [input_job("sda", how, c, spec, f"{label}, {k}", tuned[c]) for c in THREE for spec in specs]
+    return small_table("sda_sets", jobs, decided)
+
+
 def rows_of(runs: list[Records], classifier: str | None = None) -> list[dict]:
     """A row for each projection: the source on the projected image alone and in the sum, and what the copy that was
     fine-tuned on it adds to both; without a classifier all are pooled."""
@@ -89,3 +106,24 @@ def report(runs: list[Records], each: bool = True) -> str:
     """The table; without `each` of both networks together."""
     names = [*(distinct(runs, "classifier") if each else ()), None]
     return f"{header(runs)}\n{as_table([shown(row) for c in names for row in rows_of(runs, c)])}"
+
+
+def set_rows(runs: list[Records], classifier: str | None = None) -> list[dict]:
+    """A row for each training set, under corruptions and under the watermark: what the copy adds to DDA."""
+    rows = []
+    for kind, here in by_kind(runs).items():
+        names = [label.removesuffix(", alone") for label in distinct(here, "label") if label.endswith(" alone")]
+        for name in names:
+            row = {"scenes": kind, "set": name, "classifier": short(classifier)}
+            for k in READINGS:
+                row[f"{k}, percent"] = accuracy(pick(here, f"{name}, {k}", classifier))
+                other = None if name == "dda" else apart(here, f"{name}, {k}", f"dda, {k}", classifier)
+                row[f"{k}, minus DDA"] = other
+            rows.append(row)
+    return rows
+
+
+def set_report(runs: list[Records], each: bool = True) -> str:
+    """The table; without `each` of all networks together."""
+    names = [*(distinct(runs, "classifier") if each else ()), None]
+    return f"{header(runs)}\n{as_table([shown(row) for c in names for row in set_rows(runs, c)])}"

@@ -1,7 +1,20 @@
 """Notebook 05: DDA and SDA. `TABLES` says how each table is measured and shown."""
 
 from ..side_by_side import compared
-from . import adversarial, choose, controls, domain, exercises, experiments, figures, gap, gap_report, paper, report  # noqa: F401
+from . import (
+    adversarial,
+    choose,
+    controls,
+    domain,
+    exercises,  # noqa: F401
+    experiments,
+    figures,  # noqa: F401
+    gap,  # noqa: F401
+    gap_report,
+    orders,
+    paper,  # noqa: F401
+    report,
+)
 
 TABLES = {  # name -> (measure it, show its records)
     "select_sda": (choose.select_sda, compared),
@@ -14,8 +27,8 @@ TABLES = {  # name -> (measure it, show its records)
     "sda_parts": (experiments.components, report.training_sets),
     "sda_number": (experiments.number, report.training_sets),
     "sda_cfg": (experiments.guided, report.training_sets),
-    "sda_order": (experiments.order, report.order),
+    "sda_order": (experiments.order, orders.order),
     "sda_faults": (experiments.faults, report.faults),
     "sda_steps": (experiments.steps, report.steps),
-    "sda_batches": (experiments.batches, report.batches),
+    "sda_batches": (experiments.batches, orders.batches),
 }

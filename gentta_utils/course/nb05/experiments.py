@@ -134,10 +134,9 @@ def order() -> list[Records]:
             at = [tuple(specs)] if "mixed" in how["order"] else specs
             label = f"tent/{how['order']}, batch {how['batch']}"
             again = () if how["order"] == "correlated" else (1, 2)  # which sorts by class, whatever is drawn
-            for drawn in ({}, *(dict(order_seed=k) for k in again)):
-                jobs += [
-                    job("tent", rival("tent", c), c, s, label, None, reset="per_shift", **how, **drawn) for s in at
-                ]
+            for k in (None, *again):
+                name, more = label if k is None else f"{label}, order {k}", dict(reset="per_shift", order_seed=k)
+                jobs += [job("tent", rival("tent", c), c, s, name, None, **how, **more) for s in at]
         few = [replace(spec, n=40) for spec in specs]
         jobs += [job("memo", memo.Settings(lr=selection()["memo"][c]), c, s, "memo", None, batch=25) for s in few]
     rows = {label: row for label, row in main_rows().items() if label in ("diffpure", "dda, sum", "sda, sum")}

@@ -192,7 +192,7 @@ def draw_gap(axes, runs: list[Records]) -> None:
     control hollow, the paper's range as a band."""
     names = distinct(runs, "classifier")
     slope, colours = gap_report.slopes(runs), {n: f"C{i}" for i, n in enumerate(names)} | {None: plots.BLACK}
-    for ax, head in zip(axes, ("gap", "recoverable"), strict=True):
+    for ax, head in zip(axes, ("source - DDA", "recoverable"), strict=True):
         ax.axhspan(*gap_report.PAPER_GAINS, color="0.85", label="the paper's five networks")
         ax.axhline(0, color="0.3", lw=0.8)
         for p in gap_report.points(runs):

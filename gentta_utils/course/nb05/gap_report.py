@@ -19,7 +19,7 @@ from .report import SOURCE, by_corruption, header, order_line, short, shown, ver
 DRAWS = 4_000
 PAPER_GAINS = (2.5, 2.9)  # SDA - DDA of five networks on ImageNet-C (Guo et al., 2025, Table 1)
 DIFFERENCES = {  # column -> row and the row that is subtracted, at one setting; {} stands for the setting
-    "gap": (SOURCE, "{}, dda, alone"),
+    "source - DDA": (SOURCE, "{}, dda, alone"),
     "recoverable": ("{}, own scenes, alone", "{}, dda, alone"),
     "SDA - DDA": ("{}, sda, alone", "{}, dda, alone"),
     "in the sum": ("{}, sda, sum", "{}, dda, sum"),
@@ -83,19 +83,19 @@ def differences(
 
 def points(runs: list[Records]) -> list[dict]:
     """A point of the figure for each setting with a ceiling and each network, then for all of them together (None): the
-    gap and what is recoverable, of the first half of the scenes, and SDA - DDA, of the other half, as intervals."""
+    source - DDA and what is recoverable, of the first half of the scenes, and SDA - DDA, of the other, as intervals."""
     one, other = half(runs, 0), half(runs, 1)
     rows = []
     for name in settings_of(runs):
         for c in [*distinct(runs, "classifier"), None]:
             row = {"setting": name, "classifier": c, "kind": dials()[name].kind}
-            row |= differences(one, name, c, ("gap", "recoverable"))
+            row |= differences(one, name, c, ("source - DDA", "recoverable"))
             rows.append(row | {"gain": differences(other, name, c, ("SDA - DDA",))["SDA - DDA"]})
     return rows
 
 
 def slopes(runs: list[Records], seed: int = 0) -> dict:
-    """Over dial A: the slope of SDA - DDA against what is recoverable, and against the gap, with intervals that
+    """Over dial A: the slope of SDA - DDA against what is recoverable, and against source - DDA, with intervals that
     resample networks, each with all its settings, and scenes; of the null its mean and 95% range, and in how many of
     its draws the slope is as large."""
     names = [name for name in settings_of(runs) if dials()[name].kind == "A"]
@@ -123,7 +123,7 @@ def slopes(runs: list[Records], seed: int = 0) -> dict:
     ])  # fmt: skip
     return {
         "slope": _interval(slope),
-        "against the gap": _interval(_slope(gap, sda - dda_, drawn)),
+        "against source - DDA": _interval(_slope(gap, sda - dda_, drawn)),
         "null": Interval(float(null.mean()), *np.percentile(null, [2.5, 97.5]).tolist()),
         "as large": float((null >= slope[0]).mean()),
         "points": len(names) * len(networks),
@@ -172,8 +172,8 @@ def slope_line(runs: list[Records]) -> str:
     said = {k: f"{v.mean:+.2f} [{v.low:+.2f}, {v.high:+.2f}]" for k, v in s.items() if isinstance(v, Interval)}
     return (
         f"slope of SDA - DDA over dial A ({s['points']} points): against what is recoverable {said['slope']} "
-        f"({verdict(s['slope'])}), against the gap {said['against the gap']}; of the null {said['null']}, as large in "
-        f"{s['as large']:.0%} of its draws."
+        f"({verdict(s['slope'])}), against source - DDA {said['against source - DDA']}; of the null {said['null']}, as "
+        f"large in {s['as large']:.0%} of its draws."
     )
 
 
@@ -208,7 +208,7 @@ def table(runs: list[Records], each: bool = True) -> list[dict]:
 
 
 def main(runs: list[Records], each: bool = True) -> str:
-    """The table, the gap of clean scenes, the slope, the control, and the paper's order where it was asked for; without
+    """The table, what clean scenes lose, the slope, the control, and the paper's order where it was asked for; without
     `each` of all networks together."""
     gaps = clean_gaps(runs)
     parts = [header(runs), as_table([shown(row) for row in table(runs, each)]), ""]

@@ -13,8 +13,8 @@ from ...common.text import as_table
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, paired, pick
 from ...evaluation.statistics import Interval, paired_interval
-from .gap import PAPER_GAP, clean_gaps, dials, paper_like
-from .report import SOURCE, by_corruption, header, order_line, short, shown, verdict
+from .gap import PAPER_GAP, PAPER_START, clean_gaps, dials, paper_like
+from .report import SOURCE, by_corruption, header, short, shown, verdict
 
 DRAWS = 4_000
 PAPER_GAINS = (2.5, 2.9)  # SDA - DDA of five networks on ImageNet-C (Guo et al., 2025, Table 1)
@@ -194,6 +194,17 @@ def order_at(runs: list[Records], setting: str, classifier: str | None = None) -
     return {f"{a} < {b}": apart(runs, chain[b], chain[a], classifier) for a, b in pairwise(chain)}
 
 
+def order_rows(runs: list[Records]) -> list[dict]:
+    """Where the order is asked for, a row for each network and for all of them: its links with their verdicts."""
+    gaps, rows = clean_gaps(runs), []
+    for name in (name for name in paper_like(gaps) if name in settings_of(runs)):
+        what = "the paper's start" if name == f"t {PAPER_START}" else f"first clean loss of {PAPER_GAP:g} points"
+        for c in [*distinct(runs, "classifier"), None]:
+            links = {link: f"{d}, {verdict(d)}" for link, d in order_at(runs, name, c).items()}
+            rows.append({"setting": f"{name} ({what})", "classifier": short(c), **links})
+    return rows
+
+
 def table(runs: list[Records], each: bool = True) -> list[dict]:
     """A row for each setting, all networks pooled, and with `each` below it every network."""
     rows = []
@@ -208,14 +219,10 @@ def table(runs: list[Records], each: bool = True) -> list[dict]:
 
 
 def main(runs: list[Records], each: bool = True) -> str:
-    """The table, what clean scenes lose, the slope, the control, and the paper's order where it was asked for; without
-    `each` of all networks together."""
+    """The table, without `each` of all networks together; what clean scenes lose, the slope, the control, and the
+    paper's order where it was asked for."""
     gaps = clean_gaps(runs)
     parts = [header(runs), as_table([shown(row) for row in table(runs, each)]), ""]
     parts.append("clean scenes alone lose, projected: " + ", ".join(f"{k} {v:+.1f}" for k, v in gaps.items()) + ".")
-    parts += [slope_line(runs), control_line(runs)]
-    for name in (name for name in paper_like(gaps) if name in settings_of(runs)):
-        what = "the paper's start" if name == paper_like(gaps)[0] else f"the first clean loss of {PAPER_GAP:g} points"
-        for c in [*(distinct(runs, "classifier") if each else ()), None]:
-            parts.append(f"- {name} ({what}), {short(c)}: {order_line(order_at(runs, name, c))}.")
+    parts += [slope_line(runs), control_line(runs), "", as_table(order_rows(runs))]
     return "\n".join(parts)

@@ -21,8 +21,8 @@ the sum (`how_at` says why they are others now). The batch is 25 instead of 50, 
 out, for time; scenes and the prediction are the same.
 
 On 120 scenes the control's interval, [-2.1, 1.3], missed the two points by 0.1, and the slope was undecided. So 120
-more scenes (`more_specs`) were added where copies are fine-tuned, with the same copies; their number was written here
-before any of them was read, and whatever they show stands, on all 240 scenes.
+more scenes (`more_specs`) were added where copies are fine-tuned, with the same copies and the projected image alone;
+their number was written here before any of them was read, and whatever they show stands, on all 240 scenes.
 """
 
 from dataclasses import dataclass, replace
@@ -186,9 +186,8 @@ def gap() -> list[Records]:
     small_table("sda_gap", jobs, decided)
     more = more_specs()
     jobs += source_jobs(more, NETWORKS)
-    jobs += [input_job("diffpure", pure, c, spec, "diffpure, t 149") for spec in more for c in NETWORKS]
     for name in dict.fromkeys([*WHOLE, *paper_like(gaps)]):
         jobs += read_jobs(name, found[name], more)
         for seed in SEEDS:
-            jobs += tuned_jobs(name, found[name], more, seed, alone=name not in paper_like(gaps))
+            jobs += tuned_jobs(name, found[name], more, seed, alone=True)
     return small_table("sda_gap", jobs, decided)

@@ -21,6 +21,7 @@ TABLES = {  # name -> (measure it, show its records)
     "sda_gap": (domain.gap_and_domain, gap_report.main),
     "sda_adversarial": (adversarial.adversarial, adversarial.report),
     "sda_controls": (controls.controls, controls.report),
+    "sda_sets": (controls.sets, controls.set_report),
     "sda_corruptions": (experiments.corruptions, report.main),
     "sda_clean": (experiments.clean, report.main),
     "sda_watermark": (experiments.watermark, report.main),

@@ -100,7 +100,8 @@ def adversarial() -> list[Records]:
         draws = DRAWS if c == NETWORKS[0] else DRAWS[1:]
         specs = [clean, *(Attacked(through, c, THROUGH, draws=n) for n in draws)]
         specs += [Attacked(spec, c, seed=seed) for spec, seed in zip(scenes, SEEDS, strict=True)]
-        jobs += source_jobs(specs, (c,)) + input_jobs(rows, (c,), specs)
+        for spec in specs:  # one after the other: few streams are kept, and an attack is made again
+            jobs += source_jobs([spec], (c,)) + input_jobs(rows, (c,), [spec])
     return small_table("sda_adversarial", jobs)
 
 

@@ -188,6 +188,10 @@ def test_corruptions_one_by_one_and_what_a_row_costs():
     dda = costs["dda, sum"]
     assert (dda["diffusion, forward"], dda["diffusion, with gradient"], dda["classifiers"]) == (0, 50, 2)
     assert dda["s/image"] == "0.50"
+    for r in runs:
+        r.about["settings"] = dict(steps=10, entropy_views=4, entropy_scale=0.1)
+    guided = next(r for r in report.costs(runs) if r["row"] == "dda, sum")
+    assert guided["classifiers"] == 2 + 10 * 4  # and the views that guide
 
 
 def test_few_steps_against_fifty():

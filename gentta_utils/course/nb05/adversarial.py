@@ -139,7 +139,7 @@ def brief(runs: list[Records]) -> str:
         said = f"{row['accuracy']:.0f} {row['interval'].replace('.0', '')}"
         lines.setdefault(row["row"], {"row": ROW_NAMES.get(row["row"], row["row"])})
         lines[row["row"]][f"{row['classifier']}, {row['attack']}"] = said
-    return as_table(list(lines.values()))
+    return f"{header(runs)}\n{as_table(list(lines.values()))}"
 
 
 def report(runs: list[Records]) -> str:

@@ -63,7 +63,7 @@ def controls() -> list[Records]:
 
 
 def sets() -> list[Records]:
-    """Training sets of one fine-tuning, the one of `gap`, with as many updates whatever the set: how many images a
+    """Training sets of one fine-tuning, the one of `gap`, with as many updates whatever the set: how many images per
     class, and those alone in which the source reads what was asked for."""
     specs = [replace(spec, n=10) for spec in table_specs()] + [replace(spec, n=30) for spec in watermark_specs()]
     jobs = source_jobs(specs, THREE)

@@ -136,7 +136,8 @@ def brief(runs: list[Records]) -> str:
     """The same as a grid, for the notebook: a line for each row, a column for each network and attack."""
     lines: dict[str, dict] = {}
     for row in rows_of(runs):
-        said = f"{row['accuracy']:.0f} {row['interval'].replace('.0', '')}"
+        low, high = (float(v) for v in row["interval"].strip("[]").split(","))
+        said = f"{row['accuracy']:.0f} [{low:.0f}, {high:.0f}]"
         lines.setdefault(row["row"], {"row": ROW_NAMES.get(row["row"], row["row"])})
         lines[row["row"]][f"{row['classifier']}, {row['attack']}"] = said
     return f"{header(runs)}\n{as_table(list(lines.values()))}"

@@ -65,7 +65,7 @@ def controls() -> list[Records]:
 def sets() -> list[Records]:
     """Training sets of one fine-tuning, the one of `gap`, with as many updates whatever the set: how many images per
     class, and those alone in which the source reads what was asked for."""
-    specs = [replace(spec, n=10) for spec in table_specs()] + [replace(spec, n=30) for spec in watermark_specs()]
+    specs = [replace(spec, n=6) for spec in table_specs()] + [replace(spec, n=20) for spec in watermark_specs()]
     jobs = source_jobs(specs, THREE)
     found = {f"{n} a class": dict(per_class=n) for n in (1, 10, 30)}
     found["30 a class, agreed"] = dict(per_class=30, labels="agreed")

@@ -180,10 +180,8 @@ def gap() -> list[Records]:
     for name in dict.fromkeys([*WHOLE, *paper_like(gaps), *later]):
         for seed in SEEDS:
             jobs += tuned_jobs(name, found[name], specs, seed)
-        small_table("sda_gap", jobs, decided)
     for name in dict.fromkeys(["t 700", *paper_like(gaps)]):
         jobs += tuned_jobs(name, found[name], specs, 0, MORE)
-    small_table("sda_gap", jobs, decided)
     more = more_specs()
     jobs += source_jobs(more, NETWORKS)
     for name in dict.fromkeys([*WHOLE, *paper_like(gaps)]):

@@ -8,7 +8,7 @@ from test_experiments_05 import ALIGNED, SET, SPEC, TUNED, models  # noqa: F401
 from test_report_05 import RESNET, SWIN, record, rights
 
 from gentta_utils.course import recheck
-from gentta_utils.course.nb05 import controls, gap, gap_report, orders
+from gentta_utils.course.nb05 import controls, gap, gap_report
 from gentta_utils.course.purified import input_job
 from gentta_utils.methods import dda
 from gentta_utils.methods.purifier import what_changes
@@ -74,16 +74,6 @@ def test_rows_are_compared_on_the_scenes_that_both_met():
         r.about["stream"]["start"] = start
     assert gap_report.apart([one, other, more], "t 300, sda, alone", "source/full").mean == pytest.approx(10)
     assert gap_report.shared([one], [other, more]) == [[one], [other]]
-
-
-def test_an_order_drawn_again_stands_in_the_same_row():
-    runs = [record(k, rights(40), c, classifier=n) for n in (RESNET, SWIN) for c in ("fog",) for k in ("source/full",)]
-    for c in (RESNET, SWIN):
-        for k, label in enumerate(("tent/iid, batch 1", "tent/iid, batch 1, order 1", "tent/iid, batch 1, order 2")):
-            runs.append(record("tent/iid, batch 1", rights(10 * k), "fog", c))
-            runs[-1].about["label"] = label
-        runs += [record(f"{m}, sum", rights(50), "fog", c) for m in ("dda", "sda")]
-    assert "| tent/iid, batch 1 | 100    | 3      | 10.0 [" in orders.order(runs)
 
 
 def test_a_guided_training_set_is_guided_by_its_source(models):  # noqa: F811

@@ -184,7 +184,7 @@ def gap() -> list[Records]:
         jobs += tuned_jobs(name, found[name], specs, 0, MORE)
     more = more_specs()
     jobs += source_jobs(more, NETWORKS)
-    for name in dict.fromkeys([*WHOLE, *paper_like(gaps)]):
+    for name in sorted({*WHOLE, *paper_like(gaps)}):  # the control first
         jobs += read_jobs(name, found[name], more)
         for seed in SEEDS:
             jobs += tuned_jobs(name, found[name], more, seed, alone=True)

@@ -15,8 +15,7 @@ def spread(runs: list[Records]) -> list[dict]:
     DDA and SDA, which have one accuracy whatever the order."""
     rows = []
     for c in distinct(runs, "classifier"):
-        names = [label for label in distinct(runs, "label") if label.startswith("tent/")]
-        tent = {label: accuracy(pick(runs, label, c)) for label in names if ", order " not in label}
+        tent = {label: accuracy(pick(runs, label, c)) for label in distinct(runs, "label") if label.startswith("tent/")}
         row = {"classifier": short(c), "source": accuracy(pick(runs, SOURCE, c))}
         row |= {"TENT lowest": min(tent.values()), "TENT highest": max(tent.values())}
         row |= {"spread": max(tent.values()) - min(tent.values()), "worst": min(tent, key=tent.get)}
@@ -25,16 +24,12 @@ def spread(runs: list[Records]) -> list[dict]:
 
 
 def order(runs: list[Records]) -> str:
-    """Every order and batch size of TENT, in how many draws, with its interval; MEMO; then the spread of TENT."""
+    """Every order and batch size of TENT, and the rows without a state, with intervals; then the spread of TENT."""
     classifiers = distinct(runs, "classifier")
     rows = []
     for label in distinct(runs, "label"):
-        if ", order " in label:  # stands with the order that was drawn first
-            continue
-        drawn = [r for r in runs if r.about["label"].split(", order ")[0] == label]
-        each = {short(c): accuracy_interval(pick(drawn, classifier=c)) for c in classifiers}
-        row = {"row": label, "scenes": len({i for r in drawn for i in r.id.tolist()})}
-        row["orders"] = sum(map(len, drawn)) // len(classifiers) // row["scenes"]
+        each = {short(c): accuracy_interval(pick(runs, label, c)) for c in classifiers}
+        row = {"row": label, "scenes": sum(map(len, pick(runs, label, classifiers[0])))}
         rows.append(row | {c: f"{v.mean:.1f} [{v.low:.1f}, {v.high:.1f}]" for c, v in each.items()})
     return f"{header(runs)}\n{as_table(rows)}\n\n{as_table([shown(row) for row in spread(runs)])}"
 

@@ -60,10 +60,11 @@ def test_rows_subtract_what_their_columns_say():
 
 def test_training_sets_stand_beside_dda_in_both_readings():
     percent = {"source/full": 40, "dda, alone": 60, "dda, sum": 50, "30 a class, alone": 64, "30 a class, sum": 51}
+    percent |= {"30 a class, agreed, alone": 84, "30 a class, agreed, sum": 51}
     runs = [record(label, rights(v), shift) for label, v in percent.items() for shift in ("fog", "watermark")]
     row = next(r for r in controls.set_rows(runs) if (r["scenes"], r["set"]) == ("watermark", "30 a class"))
     assert (row["alone, minus DDA"].mean, row["sum, minus DDA"].mean) == (pytest.approx(4), pytest.approx(1))
-    assert "30 a class" in controls.set_report(runs)
+    assert "watermark: the filter, projected image alone: +20.0 [" in controls.set_report(runs)
 
 
 def test_rows_are_compared_on_the_scenes_that_both_met():

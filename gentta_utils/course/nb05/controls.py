@@ -19,7 +19,7 @@ from ..trials import source_jobs
 from .experiments import THREE, input_jobs, set_of, table_specs, watermark_specs
 from .gap import READINGS, SEEDS, Dial, decided, how_at, read_jobs, set_at, tuned_jobs
 from .gap_report import apart, seeds_of
-from .report import LOW, SOURCE, by_kind, header, short, shown
+from .report import LOW, SOURCE, by_kind, header, short, shown, verdict
 
 NETWORKS = THREE[:2]
 OTHER = "one norm for 10, then for 5"
@@ -124,6 +124,10 @@ def set_rows(runs: list[Records], classifier: str | None = None) -> list[dict]:
 
 
 def set_report(runs: list[Records], each: bool = True) -> str:
-    """The table; without `each` of all networks together."""
+    """The table, without `each` of all networks together; then what the filter of the synthesis does."""
     names = [*(distinct(runs, "classifier") if each else ()), None]
-    return f"{header(runs)}\n{as_table([shown(row) for c in names for row in set_rows(runs, c)])}"
+    parts = [header(runs), as_table([shown(row) for c in names for row in set_rows(runs, c)]), ""]
+    for kind, here in by_kind(runs).items():
+        d = apart(here, "30 a class, agreed, alone", "30 a class, alone")
+        parts.append(f"{kind}: the filter, projected image alone: {d}, {verdict(d)}.")
+    return "\n".join(parts)

@@ -39,9 +39,14 @@ def seeds_of(runs: list[Records], row: str) -> dict[int | None, str]:
 
 def shared(one: list[Records], other: list[Records]) -> list[list[Records]]:
     """Both rows of one network without the streams that only one of them met."""
-    first = [{tuple(map(r.about["stream"].get, ("shift", "start"))): r for r in row} for row in (one, other)]
+    first = [{_scenes(r): r for r in row} for row in (one, other)]
     both = [key for key in first[0] if key in first[1]]
     return [[row[key] for key in both] for row in first]
+
+
+def _scenes(r: Records) -> tuple:
+    """What tells the scenes of one run from those of another."""
+    return r.about["stream"]["shift"], r.about["stream"].get("start")
 
 
 def apart(runs: list[Records], row: str, other: str, classifier: str | None = None) -> Interval:
@@ -103,6 +108,8 @@ def slopes(runs: list[Records], seed: int = 0) -> dict:
     if len(names) < 3:
         raise ValueError(f"a slope takes three settings of dial A or more, here are {len(names)}: `measure sda_gap`")
     rng = np.random.default_rng(seed)
+    met = set.intersection(*({_scenes(r) for r in pick(runs, f"{name}, dda, alone")} for name in names))
+    runs = [r for r in runs if _scenes(r) in met]  # the control met more
     halves = [half(runs, 0), half(runs, 1)]
     scenes = [_weights(sum(map(len, pick(part, SOURCE, networks[0]))), rng) for part in halves]
     drawn = _weights(len(networks), rng)  # (1 + DRAWS, C)

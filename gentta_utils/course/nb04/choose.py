@@ -47,7 +47,7 @@ STAGES: dict[str, list[list[dict]]] = {  # each changes what the one before it l
         [dict(view="low")],
     ],
 }
-FREE_RATES = {"classes": (30_000.0,), "depth": (300.0, 1000.0, 3000.0)}  # of a free map
+FREE_RATES = {"classes": (30_000.0, 100_000.0, 300_000.0), "depth": (300.0, 1000.0, 3000.0)}  # of a free map
 
 
 def selection(

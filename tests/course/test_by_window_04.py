@@ -53,11 +53,11 @@ def test_shares_are_pooled_over_pixels_and_gains_stand_beside_their_window():
 
 def test_the_judge_is_right_where_it_takes_the_better_map():
     """Four scenes: a gain taken, a gain refused, a loss taken, a loss refused; and one that does not change."""
-    adapted, taken = [60, 60, 40, 40, 50], [60, 50, 40, 50, 50]
-    (row,) = by_window.judged([record(rows.OURS, taken), record("no judge", adapted)])
-    assert (row["n"], row["changed"], row["for the better"], row["judge takes the adapted map"]) == (5, 4, 2, 2)
-    assert row["judge takes the better map"] == "2 of 4"
-    assert by_window.judged([record(rows.OURS, taken)]) == []
+    adapted, taken, pair = [60, 60, 40, 40, 50], [60, 50, 40, 50, 50], (rows.OURS, "no judge")
+    (row,) = by_window.judged([record(rows.OURS, taken), record("no judge", adapted)], NETWORK, pair)
+    assert (row["n"], row["better than the source's"], row["judge takes it"]) == (5, 2, 2)
+    assert row["judge takes the better of the two"] == "2 of 4"
+    assert by_window.judged([record(rows.OURS, taken)], NETWORK, pair) == []
 
 
 def test_a_record_holds_what_the_model_says_of_the_answer():

@@ -15,7 +15,7 @@ from ...common.text import as_table
 from ...evaluation import dense
 from ...evaluation.chosen import tuned_maps
 from ...evaluation.evaluate import run
-from ...evaluation.map_rows import gain_of, metrics_of, per_image, place
+from ...evaluation.map_rows import gain_of, metrics_of, per_image, shared
 from ...evaluation.records import Records
 from ...evaluation.rows import distinct, is_clean, pick
 from ...evaluation.tables import Job
@@ -140,24 +140,23 @@ def _gains(altered: list[Records], window: list[int]) -> dict[str, str]:
     return found
 
 
-def judged(altered: list[Records], metric: str = "mean IoU") -> list[dict]:
-    """A row for corrupted and clean scenes of the ablations: in how many the updates change the map, in how many of
-    these for the better, and how often the judge takes the better of the two maps."""
+def judged(runs: list[Records], network: str, pair: tuple[str, str], metric: str = "mean IoU") -> list[dict]:
+    """A row for corrupted and clean scenes of a network, by a pair of rows, one whose map the judge may refuse for the
+    source's and the same without judge: in how many scenes the two maps differ in score, in how many of these the
+    second is better, and how often the judge takes the better one."""
     found = []
     for head, clean in (("corrupted", False), ("clean", True)):
-        ours, free = (
-            sorted((r for r in pick(altered, label) if is_clean(r) == clean), key=lambda r: place(r.about))
-            for label in (rows.OURS, "no judge")
-        )
-        ours = [r for r in ours if any(place(r.about) == place(f.about) for f in free)]
+        part = [r for r in pick(runs, classifier=network) if is_clean(r) == clean]
+        ours, free = (pick(part, label) for label in pair)
         if not free:
             continue
+        ours, free = shared(ours, free)
         before, taken, adapted = (per_image(*v)[0] for v in ((ours, metric, "before"), (ours, metric), (free, metric)))
         changed = adapted != before
         right = (taken == np.maximum(before, adapted)) & changed
-        row = {"scenes": head, "n": len(changed), "changed": changed.sum()}
-        row |= {"for the better": (adapted > before).sum(), "judge takes the adapted map": (taken != before).sum()}
-        found.append(row | {"judge takes the better map": f"{right.sum()} of {changed.sum()}"})
+        row = {"scenes": head, "map": pair[1], "n": len(changed), "better than the source's": (adapted > before).sum()}
+        row |= {"judge takes it": (taken != before).sum()}
+        found.append(row | {"judge takes the better of the two": f"{right.sum()} of {changed.sum()}"})
     return found
 
 

@@ -41,11 +41,12 @@ PAPER = {
 }
 
 
-PARTS_HELD = (  # of the variant that gains most: head, row, row that it is held against
+PARTS_HELD = (  # of the variant that gains most, and of the ceiling: head, row, row that it is held against
     ("clean scenes ignored: minus source", rows.BOLD, rows.SOURCE),
     ("that minus best control", rows.BOLD, None),
     ("that minus its start", rows.BOLD, rows.START),
     ("that minus its start, judged alone", rows.BOLD, rows.CHOICE),
+    ("ceiling: minus source", rows.CEILING, rows.SOURCE),
 )
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gentta_utils.course.nb06 import figures, report, rows
+from gentta_utils.course.nb06 import calibration, figures, report, rows
 from gentta_utils.evaluation.records import Records
 from gentta_utils.evaluation.statistics import ON_VALIDATION, calibration_bins, calibration_error
 from gentta_utils.world import words
@@ -73,8 +73,10 @@ def test_rows_are_compared_with_zero_shot_and_with_tpt():
     assert row["minus zero-shot"].startswith("+25.0 [")
     assert row["minus TPT, 4 steps"].startswith("+15.0 [")
     assert row_of(found, CLIP="large", row=rows.TPT4)["minus TPT, 4 steps"] == ""
-    assert report.natural(table()).startswith("protocol:")
-    assert "| a " in report.label_sets(table(("a",), (SMALL,))).replace("category", "a ")
+    assert report.claimed(table()).startswith("protocol:")
+    assert report.AHEAD not in report.every_row(table())
+    assert report.AHEAD in report.claimed_of_sets(table(("a",), (SMALL,)))
+    assert "| category " in report.label_sets(table(("a",), (SMALL,)))
 
 
 def test_the_claim_is_a_share_of_what_was_left():
@@ -115,7 +117,7 @@ def test_corruptions_that_gain_are_counted():
     (line,) = [x for x in text.splitlines() if x.startswith("| small") and f"| {rows.TPT4} " in x]
     cells = [c.strip() for c in line.split("|")[1:-1]]
     assert cells[2] == "55.0"
-    assert cells[-3:-1] == ["1", "0"]
+    assert cells[-4:-2] == ["1", "0"]
     assert "| fog " in text
 
 
@@ -182,10 +184,45 @@ def test_views_are_shown_with_what_they_gain():
 def test_only_streams_that_all_rows_met_are_pooled():
     runs = table(clips=(SMALL,)) + [record(rows.TPT4, read(10), read(20), "a")]
     labels = (rows.ZERO_SHOT, rows.TPT4, rows.CTPT)
-    found = report.calibration([runs], labels)
+    found = calibration.calibration([runs, runs[:1]], labels)  # a run that stands in two tables counts once
     assert {row["n"] for row in found} == {40}
-    assert row_of(found, row=rows.TPT4)["right"] == "60.0"
-    assert figures.reliability({label: report.pooled([runs], label, labels) for label in labels}).axes
+    row = row_of(found, row=rows.TPT4)
+    assert row["right"] == "60.0"
+    assert row[f"right, minus {rows.ZERO_SHOT}"].startswith("+10.0 [")
+    assert row["sure, minus the same"] == "+0.0 [+0.0, +0.0]"
+    assert figures.reliability({label: calibration.pooled([runs], label, labels) for label in labels}).axes
+
+
+def test_chance_alone_shows_what_a_calibrated_model_shows():
+    """By its own labels, drawn as it is sure; it falls with the root of the number of predictions."""
+    g = np.random.default_rng(0)
+
+    def calibrated(n):
+        sure = g.uniform(0.5, 1, n)
+        logits = np.log(np.stack([sure, 1 - sure], 1)).astype(np.float32)
+        r = record("x", np.zeros(n, int), labels="colour")
+        return replace(r, label=(g.random(n) > sure).astype(int), after=logits)
+
+    errors = [calibration_error([calibrated(100)]) for _ in range(60)]
+    by_chance = calibration.chance_error([calibrated(100)])
+    assert by_chance == pytest.approx(np.mean(errors), rel=0.15)
+    assert calibration.chance_error([calibrated(10_000)]) == pytest.approx(by_chance / 10, rel=0.2)
+    assert calibration.ece([calibrated(100)]).endswith(f" ({by_chance:.0f})")
+
+
+def test_what_counts_behind_a_filter_is_shown_by_set():
+    r = record(f"{rows.VIEWS}cosine", read(10), read(12), "far", method="zero")
+    runs = [replace(r, loss=np.tile(np.array([8, 2, 3, 1], np.float32), (20, 1)))]
+    (row,) = report.counted(runs)
+    assert (row["count"], row["drawn among them"], row["crops right, %"], row["drawn right, %"]) == (
+        "8.0",
+        "2.0",
+        "50",
+        "50",
+    )
+    tuned = [record("no filter", read(10), read(11)), record("cosine", read(10), read(12))]
+    assert report.COUNTING in report.filters([*tuned, *runs])
+    assert report.COUNTING not in report.filters(tuned)
 
 
 def test_calibration_error_is_the_gap_and_runs_may_differ_in_classes():

@@ -20,11 +20,11 @@ from .rows import ZERO_SHOT
 CLIPS = ("clip/small", "clip/large")
 VIEWS, GENERATED = 64, 31  # in all, and drawn by a generator
 SCALES = (0.08, 0.3, 0.6)  # of the smallest crop, as a share of the image
-RATES = (0.25, 1.0, 4.0)  # in units of the embedding's standard deviation; the first is the published one
+RATES = (0.25, 1.0, 4.0, 0.0625, 16.0)  # in units of the embedding's standard deviation; the first is the published one
 SHARES = (0.1, 0.3)  # of confident views
 ALPHAS = (0.5, 2.0, 8.0)  # weight of TDA's positive cache
 ETAS = (0.05, 0.2, 0.8)  # largest weight of DOTA's Gaussians
-LEVELS = (199, 399, 599)  # timesteps from which the generators begin that begin with the image
+LEVELS = (199, 399, 599, 99)  # timesteps from which the generators begin that begin with the image
 START = 12_000
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gentta_utils.course.nb06 import calibration, figures, report, rows
+from gentta_utils.course.nb06 import calibration, choose, figures, report, rows
 from gentta_utils.evaluation.records import Records
 from gentta_utils.evaluation.statistics import ON_VALIDATION, calibration_bins, calibration_error
 from gentta_utils.world import words
@@ -244,3 +244,10 @@ def test_where_it_fails():
     assert own["wrong: repaired, %"] == "50"
     assert own["wrong: the same wrong class again, %"] == "50"
     assert report.headline(runs)[f"gain of {rows.TPT4}, small"].startswith("+10.0 [")
+
+
+def test_past_the_end_of_a_grid_only_what_is_clearly_ahead_is_taken():
+    runs = [record(label, read(10), read(k), method="tpt") for label, k in (("in", 10), ("one", 11), ("many", 18))]
+    assert choose.or_beyond(runs, "in", ["one"]) == "in"
+    assert choose.or_beyond(runs, "in", ["one", "many"]) == "many"
+    assert choose.or_beyond(runs, "many", ["one", "in"]) == "many"

@@ -21,7 +21,7 @@ from .. import trials
 from ..drawn import GENERATORS, Drawn
 from ..trials import ONLINE, TEXT, Wording, job
 from . import rows
-from .choose import CLIPS, GENERATED, RATES, SCALES, VIEWS, prompt_job, zero_shot_job
+from .choose import CLIPS, GENERATED, RATES, RATES_BEYOND, SCALES, VIEWS, prompt_job, zero_shot_job
 from .looking import counted_job, looked_job, purified_jobs, truth_job
 
 NATURAL = ("clean", "v2", "a", "r", "sketch", "far")
@@ -145,33 +145,32 @@ def natural(n: int = 20) -> list[Records]:
     return table("prompt_s1", jobs)
 
 
-def claim(n: int = 20, more: int = 20) -> list[Records]:
-    """The claim's rows on more scenes of the natural shifts, both CLIPs (T1)."""
-    jobs = []
-    for shift in NATURAL:
-        for part in parts_of(spec_of(shift, n), n, more):
-            for clip in CLIPS:
-                jobs += [zero_shot_job(clip, part), *tuned(clip, part), *generative(clip, part, GENERATORS[:1])]
-                jobs += on_theirs(clip, part)
-    return table("prompt_t1", jobs)
+def claimed(clip: str, spec: SceneSpec) -> list[Job]:
+    """What the claim compares: DiffTPT as published, and TPT with as many views and steps."""
+    wanted = [job_ for job_ in tuned(clip, spec) if job_[0]["label"] in (rows.TPT4, rows.TPT_MANY)]
+    return [zero_shot_job(clip, spec), *wanted, *generative(clip, spec, GENERATORS[:1])]
 
 
-def claim_of_sets(n: int = 20, more: int = 20) -> list[Records]:
-    """DiffTPT and TPT with four steps on more scenes of the ten label sets (T1)."""
-    jobs = []
-    for labels in LABEL_SETS:
-        for part in parts_of(spec_of("clean", n, labels), n, more):
-            wanted = [job_ for job_ in tuned(SMALL, part) if job_[0]["label"] in (rows.TPT4, rows.TPT_MANY)]
-            jobs += [zero_shot_job(SMALL, part), *wanted, *generative(SMALL, part, GENERATORS[:1])]
-    return table("prompt_t1_sets", jobs)
+def claim(sizes: tuple[int, ...] = (20, 10, 10)) -> list[Records]:
+    """The claim on more scenes of the natural shifts, both CLIPs (T1)."""
+    parts = [parts_of(spec_of(shift, sum(sizes)), *sizes) for shift in NATURAL]
+    return table(
+        "prompt_t1", [j for each in zip(*parts, strict=True) for p in each for c in CLIPS for j in claimed(c, p)]
+    )
 
 
-def calibration(n: int = 340) -> list[Records]:
-    """Zero-shot, TPT and C-TPT alone, which draw nothing: on many scenes, for the calibration error."""
-    jobs = []
-    for i, shift in enumerate(NATURAL):
-        spec = SceneSpec(n, shift, 0, "test", CALIBRATED + 1000 * i)
-        for part in parts_of(spec, *[n // 4] * 4):
+def claim_of_sets(sizes: tuple[int, ...] = (20, 10)) -> list[Records]:
+    """The claim on more scenes of the ten label sets (T1)."""
+    parts = [part for labels in LABEL_SETS for part in parts_of(spec_of("clean", sum(sizes), labels), *sizes)]
+    return table("prompt_t1_sets", [job_ for part in parts for job_ in claimed(SMALL, part)])
+
+
+def calibration(sizes: tuple[int, ...] = (85,) * 4) -> list[Records]:
+    """Zero-shot, TPT and C-TPT, which draw nothing, on many scenes of each natural shift: for the calibration error."""
+    jobs, starts = [], [CALIBRATED + 1000 * i for i in range(len(NATURAL))]
+    specs = [SceneSpec(sum(sizes), shift, 0, "test", at) for shift, at in zip(NATURAL, starts, strict=True)]
+    for each in zip(*(parts_of(spec, *sizes) for spec in specs), strict=True):
+        for part in each:
             wanted = [job_ for job_ in tuned(SMALL, part) if job_[0]["label"] in (rows.TPT4, rows.CTPT)]
             jobs += [zero_shot_job(SMALL, part), *wanted]
     return table("prompt_calibration", jobs)
@@ -245,7 +244,7 @@ def budget(n: int = 20) -> list[Records]:
     changes |= {f"{v} views": dict(views=v - v // 2 + 1, generated=v // 2 - 1) for v in (8, 16, 32)}
     changes |= {"128 views": dict(views=VIEWS + 1, generated=most)}
     changes |= {f"{k} steps": dict(updates=k) for k in (1, 2, 8)}
-    changes |= {f"rate {r:g}": dict(lr=r) for r in RATES if r != usual.lr}
+    changes |= {f"rate {r:g}": dict(lr=r) for r in (*RATES, *RATES_BEYOND) if r != usual.lr}
     changes |= {f"{100 * g / most:.0f}% generated": dict(views=VIEWS - g, generated=g) for g in (0, 16, 47, most)}
     changes |= {f"rho_C {c:g}": dict(rho_c=c) for c in (0.3, 0.5, 0.8, 1.0) if c != usual.rho_c}
     changes |= {f"rho_H {h:g}": dict(rho_h=h) for h in (0.1, 0.3, 0.6, 1.0) if h != usual.rho_h}

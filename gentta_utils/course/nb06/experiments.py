@@ -94,15 +94,15 @@ def on_theirs(clip: str, spec: SceneSpec) -> list[Job]:
 
 
 def purified(clip: str, spec: SceneSpec) -> list[Job]:
-    """The mean over the image and all views, or one, of the generator that takes noise away, nothing filtered, nothing
-    tuned; and DiffTPT whose drawn views are that one, so that they purify and do not differ."""
+    """The mean over the image and all views of the generator that takes noise away: nothing filtered, nothing tuned.
+    With the smaller CLIP also over one such view, and DiffTPT whose drawn views are this one: they purify alike."""
     drawn, s = drawn_by("image_to_image"), zero.Settings(views=1, generated=GENERATED, filter="none", temperature=1.0)
-    alike = drawn_by("image_to_image", alike=True)
-    return [
-        prompt_job("zero", s, clip, spec, rows.PURIFIED, drawn),
-        prompt_job("zero", replace(s, generated=1), clip, spec, rows.ONE_PURIFIED, drawn),
-        prompt_job("difftpt", prompted("difftpt", clip, spec.labels), clip, spec, rows.ALIKE, alike),
-    ]
+    jobs = [prompt_job("zero", s, clip, spec, rows.PURIFIED, drawn)]
+    if clip == SMALL:
+        alike, of_all = drawn_by("image_to_image", alike=True), prompted("difftpt", clip, spec.labels)
+        jobs.append(prompt_job("zero", replace(s, generated=1), clip, spec, rows.ONE_PURIFIED, drawn))
+        jobs.append(prompt_job("difftpt", of_all, clip, spec, rows.ALIKE, alike))
+    return jobs
 
 
 def controls(clip: str, spec: SceneSpec) -> list[Job]:
@@ -151,7 +151,7 @@ def claimed(clip: str, spec: SceneSpec) -> list[Job]:
     return [zero_shot_job(clip, spec), *wanted, *generative(clip, spec, GENERATORS[:1])]
 
 
-def claim(sizes: tuple[int, ...] = (20, 10, 10)) -> list[Records]:
+def claim(sizes: tuple[int, ...] = (20, 10)) -> list[Records]:
     """The claim on more scenes of the natural shifts, both CLIPs (T1)."""
     parts = [parts_of(spec_of(shift, sum(sizes)), *sizes) for shift in NATURAL]
     return table(
@@ -236,7 +236,7 @@ def filters(n: int = 20) -> list[Records]:
     return table("prompt_filters", jobs)
 
 
-def budget(n: int = 20) -> list[Records]:
+def budget(n: int = 20, other: int = 10) -> list[Records]:
     """One change at a time, far away and on renditions: number of views, steps, rate, share of generated views, both
     shares (T6)."""
     usual, most = prompted("difftpt", SMALL), VIEWS - 1
@@ -249,7 +249,7 @@ def budget(n: int = 20) -> list[Records]:
     changes |= {f"rho_C {c:g}": dict(rho_c=c) for c in (0.3, 0.5, 0.8, 1.0) if c != usual.rho_c}
     changes |= {f"rho_H {h:g}": dict(rho_h=h) for h in (0.1, 0.3, 0.6, 1.0) if h != usual.rho_h}
     jobs = []
-    for spec in (spec_of("far", n), spec_of("r", n)):
+    for spec in (spec_of("far", n), spec_of("r", other)):
         for label, change in changes.items():
             s = replace(usual, **change)
             jobs.append(prompt_job("difftpt", s, SMALL, spec, label, drawn_by("variation") if s.generated else None))

@@ -92,12 +92,17 @@ def test_the_claim_is_a_share_of_what_was_left():
 
 
 def test_what_tuned_words_read_at_the_end_is_compared_in_pairs():
-    assert report.last_step(table(("fog",), (SMALL,))) == []
+    assert report.taken_apart(table(("fog",), (SMALL,))) == []
     after = AFTER | {rows.PURIFIED: 15, rows.TUNED_PURIFIED: 9, rows.READ_PURIFIED: 14}
-    (said,) = report.last_step(table(("fog",), (SMALL,), after=after))
+    (said,) = report.taken_apart(table(("fog",), (SMALL,), after=after))
     on_image, on_views = (said.split(f"minus *{row}* ")[1] for row in (rows.TUNED_PURIFIED, rows.PURIFIED))
     assert on_image.startswith("+25.0 [")  # 14 of 20 instead of 9
     assert on_views.startswith("-5.0 [")
+    after |= {rows.ONE_PURIFIED: 12, rows.DIFFTPT["image_to_image"]: 13, rows.ALIKE: 11}
+    found = report.taken_apart(table(("fog",), (SMALL,), after=after))
+    assert len(found) == 3
+    assert f"minus *{rows.ALIKE}* +10.0 [" in found[1]
+    assert f"minus *{rows.ONE_PURIFIED}* +15.0 [" in found[2]
 
 
 def test_gains_pool_both_clips():

@@ -18,10 +18,12 @@ from ...world.words import label_set
 from ..side_by_side import verdict
 from .calibration import ECE, ece
 from .rows import (
+    ALIKE,
     COUNTED,
     DIFFTPT,
     LOW,
     ON_THEIRS,
+    ONE_PURIFIED,
     PURIFIED,
     QUANTITIES,
     READ_PURIFIED,
@@ -184,18 +186,25 @@ def corruptions(runs: list[Records]) -> str:
     for shift in dict.fromkeys(map(shift_name, runs)):
         here = [r for r in runs if shift_name(r) == shift]
         by_shift.append({"corruption": shift} | {label: f"{accuracy(pick(here, label)):.0f}" for label in shown})
-    parts = [_header(runs) + "\n" + as_table(rows), *last_step(runs), as_table(by_shift)]
+    parts = [_header(runs) + "\n" + as_table(rows), *taken_apart(runs), as_table(by_shift)]
     return "\n\n".join(parts)
 
 
-def last_step(runs: list[Records]) -> list[str]:
-    """A sentence, where it was measured: what words tuned on purified views are worth on them instead of on the image,
-    and beside these views untuned."""
-    read, others = pick(runs, READ_PURIFIED), (TUNED_PURIFIED, PURIFIED)
-    if not read:
-        return []
-    said = (f"minus *{other}* {versus(read, pick(runs, other))}" for other in others)
-    return [f"*{READ_PURIFIED}*: {', '.join(said)}"]
+PARTS = {  # row -> what it is compared with, to tell purification, diversity and tuning apart
+    READ_PURIFIED: (TUNED_PURIFIED, PURIFIED),
+    DIFFTPT["image_to_image"]: (ALIKE,),
+    PURIFIED: (ONE_PURIFIED,),
+}
+
+
+def taken_apart(runs: list[Records]) -> list[str]:
+    """A sentence for each row of `PARTS` that was measured with its others: the paired differences to them."""
+    found = []
+    for row, others in PARTS.items():
+        if all(pick(runs, label) for label in (row, *others)):
+            said = (f"minus *{other}* {versus(pick(runs, row), pick(runs, other))}" for other in others)
+            found.append(f"*{row}*: {', '.join(said)}")
+    return found
 
 
 # --- which views help -------------------------------------------------------------------------------------------------

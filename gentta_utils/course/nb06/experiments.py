@@ -151,7 +151,7 @@ def claimed(clip: str, spec: SceneSpec) -> list[Job]:
     return [zero_shot_job(clip, spec), *wanted, *generative(clip, spec, GENERATORS[:1])]
 
 
-def claim(sizes: tuple[int, ...] = (20, 10)) -> list[Records]:
+def claim(sizes: tuple[int, ...] = (20, 10, 10)) -> list[Records]:
     """The claim on more scenes of the natural shifts, both CLIPs (T1)."""
     parts = [parts_of(spec_of(shift, sum(sizes)), *sizes) for shift in NATURAL]
     return table(
@@ -159,7 +159,7 @@ def claim(sizes: tuple[int, ...] = (20, 10)) -> list[Records]:
     )
 
 
-def claim_of_sets(sizes: tuple[int, ...] = (20, 10)) -> list[Records]:
+def claim_of_sets(sizes: tuple[int, ...] = (20, 10, 10)) -> list[Records]:
     """The claim on more scenes of the ten label sets (T1)."""
     parts = [part for labels in LABEL_SETS for part in parts_of(spec_of("clean", sum(sizes), labels), *sizes)]
     return table("prompt_t1_sets", [job_ for part in parts for job_ in claimed(SMALL, part)])

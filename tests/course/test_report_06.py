@@ -148,7 +148,7 @@ def test_pairs_that_captions_name_stand_apart():
         )
         runs.append(replace(r, label=labels))
     line = report.initial(runs).splitlines()[-1]
-    assert "| 100 of 6 " in line
+    assert "| 6 of 6 " in line
     assert "| 0 of 4 " in line
 
 

@@ -288,7 +288,7 @@ def initial(runs: list[Records]) -> str:
         row = {"row": label}
         for name, wanted in (("named pairs", True), ("unnamed pairs", False)):
             right = np.concatenate([r.right_after[seen[r.label] == wanted] for r in here])
-            row[name] = f"{100 * right.mean():.0f} of {len(right)}"
+            row[name] = f"{right.sum()} of {len(right)}"
         row["all"] = f"{accuracy(here):.1f}"
         row["minus zero-shot"] = "" if label == ZERO_SHOT else str(versus(here, pick(runs, ZERO_SHOT)))
         rows.append(row | {ECE: ece(here), "s/img": f"{seconds_of(here):.2f}"})

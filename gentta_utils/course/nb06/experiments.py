@@ -165,7 +165,7 @@ def claim_of_sets(sizes: tuple[int, ...] = (20, 10, 10)) -> list[Records]:
     return table("prompt_t1_sets", [job_ for part in parts for job_ in claimed(SMALL, part)])
 
 
-def calibration(sizes: tuple[int, ...] = (40,) * 2) -> list[Records]:
+def calibration(sizes: tuple[int, ...] = (40,) * 6) -> list[Records]:
     """Zero-shot, TPT and C-TPT, which draw nothing, on many scenes of each natural shift: for the calibration error."""
     jobs, starts = [], [CALIBRATED + 1000 * i for i in range(len(NATURAL))]
     specs = [SceneSpec(sum(sizes), shift, 0, "test", at) for shift, at in zip(NATURAL, starts, strict=True)]

@@ -338,7 +338,8 @@ def _method(r: Records, stream: Stream):
     how = module.Settings(**values)
     if "drawn" not in about:
         return module.configure(used, how, *placebo(how, about["stream"]))
-    drawn = Drawn(about["drawn"]["generator"], about["drawn"]["settings"]["start"])
-    if drawn.describe() != about["drawn"]:
+    said = about["drawn"]
+    drawn = Drawn(said["generator"], said["settings"]["start"], alike=said.get("alike", False))
+    if drawn.describe() != said:
         raise ValueError(f"the generator {drawn.generator!r} changed since: measure the table again")
     return module.configure(used, how, drawn.views(used, label_set(wording.labels).prompts(), how.generated))

@@ -14,7 +14,7 @@ from ...common.validate import frozen
 from ...evaluation.chosen import tuned
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, pick
-from ...evaluation.statistics import DRAWS, Interval, paired_interval, protocol_line
+from ...evaluation.statistics import FEWER_DRAWS, Interval, paired_interval, protocol_line
 from ...evaluation.tables import Job, results, table
 from ...methods import diffusion_tta
 from ...streams.scenes import SceneSpec
@@ -70,7 +70,7 @@ def common(one: list[Records], other: list[Records]) -> Interval:
     if missing := set(scene.tolist()) - set(there):
         raise ValueError(f"the second row did not meet {len(missing)} scenes of the first: they cannot be paired")
     right_of = np.concatenate([r.right_after for r in one])
-    return paired_interval(right_of, np.array([there[i] for i in scene.tolist()]), scene, draws=DRAWS)
+    return paired_interval(right_of, np.array([there[i] for i in scene.tolist()]), scene, draws=FEWER_DRAWS)
 
 
 def stepped(classifier: str, param_set: str, updates: int, share: float, online: bool) -> diffusion_tta.Settings:

@@ -129,7 +129,7 @@ def minus(
     if not parts:
         raise ValueError(f"the rows {label!r} and {other!r} share no scene: nothing can be compared")
     right, other_right, ids = map(np.concatenate, zip(*parts, strict=True))
-    return enough(paired_interval(right, other_right, ids, draws=DRAWS), ids)
+    return enough(paired_interval(right, other_right, ids), ids)
 
 
 def enough(difference: Interval, ids: np.ndarray) -> Interval:
@@ -142,7 +142,7 @@ def enough(difference: Interval, ids: np.ndarray) -> Interval:
 def gained(runs: list[Records]) -> Interval:
     """After minus before, over all rows of these runs."""
     after, before, ids = (np.concatenate([getattr(r, k) for r in runs]) for k in ("right_after", "right_before", "id"))
-    return enough(paired_interval(after, before, ids, draws=DRAWS), ids)
+    return enough(paired_interval(after, before, ids), ids)
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def page(findings: dict[str, list[Finding]]) -> str:
     tally = tally.replace("holds", "hold", 1)
     rules = {rule.__name__: _sentence(rule.__doc__) for rule in (above, below, no_gain, all_but_one)}
     n = sum(len(f.differences) for group in findings.values() for f in group)
-    lines = [HEAD.format(draws=DRAWS, fewest=LEAST, n=count.total(), tally=tally, differences=n, **rules)]
+    lines = [HEAD.format(draws=f"{DRAWS:,}", fewest=LEAST, n=count.total(), tally=tally, differences=n, **rules)]
     for document, group in findings.items():
         lines += [
             f"\n## {document}\n",

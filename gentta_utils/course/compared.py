@@ -77,7 +77,7 @@ def difference_of_gains(runs: list[Records], one: str, other: str, label: str = 
     (a, ids), (b, same) = parts
     if not np.array_equal(ids, same):
         raise ValueError(f"{one} and {other} did not meet the same scenes: their gains cannot be paired")
-    return paired_interval(a, b, ids, draws=DRAWS)
+    return paired_interval(a, b, ids)
 
 
 def weaker_gains_more(runs: list[Records]) -> Differences:
@@ -100,7 +100,7 @@ def naive_ensemble(runs: list[Records]) -> Differences:
     mean = [averaged(r, ensemble_temperature(READER)) for r in readers]
     other = [[right[r.about["stream"]["shift"], i] for i in r.id] for r in readers]
     ids = np.concatenate([r.id for r in readers])
-    difference = paired_interval(np.concatenate(mean), np.concatenate(other), ids, draws=DRAWS)
+    difference = paired_interval(np.concatenate(mean), np.concatenate(other), ids)
     return {f"their mean minus the {'reader' if better is readers else 'classifier'}": difference}
 
 
@@ -109,18 +109,14 @@ def loss_falls(runs: list[Records]) -> Differences:
     mine = pick(runs, ADAPTED)
     first, last = (np.concatenate([r.loss[:, k] for r in mine]) for k in (0, -1))
     ids = np.concatenate([r.id for r in mine])
-    return {
-        "images whose loss falls, minus those where it rises": paired_interval(
-            last < first, last > first, ids, draws=DRAWS
-        )
-    }
+    return {"images whose loss falls, minus those where it rises": paired_interval(last < first, last > first, ids)}
 
 
 def at_chance(runs: list[Records]) -> Differences:
     """Percent right of the adapted untrained network minus the 10 of a guess."""
     mine = pick(runs, "K11: untrained network (20 scenes)")
     right, ids = (np.concatenate([getattr(r, k) for r in mine]) for k in ("right_after", "id"))
-    return {"untrained network minus chance": paired_interval(right, np.full(len(right), 0.1), ids, draws=DRAWS)}
+    return {"untrained network minus chance": paired_interval(right, np.full(len(right), 0.1), ids)}
 
 
 def captions_told_apart(runs: list[Records]) -> Differences:
@@ -130,9 +126,7 @@ def captions_told_apart(runs: list[Records]) -> Differences:
         mine = pick(runs, ADAPTED, clip)
         after, before = (np.concatenate([scores_of(r, k)["text"] for r in mine]) for k in ("after", "before"))
         ids = np.concatenate([r.id[::2] for r in mine])
-        found[f"text score of {clip.split('/')[-1]}, after minus before"] = paired_interval(
-            after, before, ids, draws=DRAWS
-        )
+        found[f"text score of {clip.split('/')[-1]}, after minus before"] = paired_interval(after, before, ids)
     return found
 
 
@@ -171,5 +165,5 @@ def more_spread(runs: list[Records]) -> Differences:
         (one,), (other,) = (
             [r for r in pick(runs, f"{VIEWS}{kind}") if shift_name(r) == shift] for kind in ("variations", "crops 0.08")
         )
-        found[shift] = paired_interval(one.loss[:, column], other.loss[:, column], one.id, draws=DRAWS)
+        found[shift] = paired_interval(one.loss[:, column], other.loss[:, column], one.id)
     return found

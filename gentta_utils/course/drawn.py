@@ -32,12 +32,16 @@ GENERATORS = ("variation", "image_to_image", "prompted_empty", "prompted_own")
 class Drawn:
     """Which views are drawn: one of `GENERATORS`, and the timestep from which it begins; None: as in `CHOSEN`.
 
+    Attributes:
+        alike: draw one view and hand it out as often as asked.
+
     Raises ValueError for an unknown generator."""
 
     generator: str
     start: int | None = None
     profile: str = "scenes"
     device: str = "cpu"
+    alike: bool = False
 
     def __post_init__(self):
         if self.generator not in GENERATORS:
@@ -65,11 +69,15 @@ class Drawn:
         model = model_of(self.kind, self.profile)
         network = zoo.fingerprint(model, self.profile)
         settings = {name: value for name, value in asdict(self.settings).items() if name != "noise" or value}
-        return {"generator": self.generator, "settings": settings, "model": f"{model} {network}"}
+        about = {"generator": self.generator, "settings": settings, "model": f"{model} {network}"}
+        return about | ({"alike": True} if self.alike else {})
 
     def make(self, images: Tensor, ids: Tensor, n: int, models: Models, prompts: list[str]) -> Generated:
-        """n views of each image (B, 3, S, S) with ids (B,); what "prompted_own" is told is that of `prompts`, one for
-        each class of the zero-shot classifier of `models`, which this takes the image for."""
+        """n views of each image (B, 3, S, S) with ids (B,), or the one that is drawn where they are `alike`; what
+        "prompted_own" is told is that of `prompts`, one for each class of the zero-shot classifier of `models`, which
+        this takes the image for."""
+        if self.alike:
+            return replace(self, alike=False).make(images, ids, 1, models, prompts)
         captions = None
         if self.generator == "prompted_own":
             classifier = models.classifier
@@ -83,7 +91,12 @@ class Drawn:
 
     def views(self, models: Models, prompts: list[str], n: int) -> Callable[[Tensor, Tensor], Tensor]:
         """What methods call: images (B, 3, S, S) and ids (B,) -> n views of each, (B, n, 3, S, S) in [0, 1]."""
-        return lambda images, ids: self.make(images, ids, n, models, prompts).views()
+
+        def drawn(images: Tensor, ids: Tensor) -> Tensor:
+            found = self.make(images, ids, n, models, prompts).views()
+            return found.expand(-1, n, -1, -1, -1) if self.alike else found
+
+        return drawn
 
     def counted(self, r: Records, made: Generated) -> Records:
         """A run with the generator's evaluations and seconds among its costs."""

@@ -22,7 +22,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
 PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK)
 TRUE = GREEN  # the true class, in every figure of the course; a figure that shows it gives no other class this colour
 OTHERS = tuple(colour for colour in PALETTE if colour != TRUE)
-COLOURS = 128  # of a figure's file: a palette makes it a quarter as large
+COLOURS = 64  # of a figure's file: a palette makes it a sixth as large
 STYLE = {
     "axes.prop_cycle": plt.cycler(color=PALETTE),
     "axes.spines.top": False,
@@ -54,7 +54,8 @@ def show(fig: Figure, alt: str) -> None:
     with plt.rc_context(STYLE):
         fig.savefig(buffer, format="png", dpi=STYLE["figure.dpi"])
     plt.close(fig)
-    Image.open(buffer).convert("RGB").quantize(COLOURS).save(file, format="png", optimize=True)
+    whole = Image.open(buffer).convert("RGB")  # with few colours that cover all there are, scenes change least
+    whole.quantize(COLOURS, Image.Quantize.MAXCOVERAGE).save(file, format="png", optimize=True)
     png = base64.b64encode(file.getvalue()).decode()
     display({"image/png": png, "text/plain": "Figure"}, metadata={"image/png": {"alt": alt}}, raw=True)
     display({"text/markdown": f"*{literal(alt)}*", "text/plain": alt}, raw=True)

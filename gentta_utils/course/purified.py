@@ -1,5 +1,6 @@
 """Images that are purified once, kept in data/cache, and then read by every classifier and every ensemble."""
 
+import copy
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache
@@ -75,14 +76,20 @@ def input_job(
     tuned: tuple[Data, FineTune] | None = None,
     aligner: str = ALIGNER,
     wording: Wording | None = None,
+    elsewhere: bool = False,
 ) -> Job:
     """One run of a method that changes the input by `aligner`. `tuned`: what SDA's second classifier is fine-tuned on,
-    and how; the method "source" reads the image as it is with that one. `wording`: of a CLIP's classes."""
+    and how; the method "source" reads the image as it is with that one. `wording`: of a CLIP's classes. `elsewhere`:
+    that classifier may meet another alignment than its own, as in the published code."""
     about, _ = job(method, settings, classifier, spec, label, denoiser=aligner, wording=wording, batch=100)
     about |= {"aligned": describe(classifier, *tuned)} if tuned else {}
+    about |= {"elsewhere": True} if elsewhere else {}
 
     def work() -> Records:
         second = _second(classifier, *tuned) if tuned else None
+        if elsewhere:
+            second = copy.copy(second)
+            second.alignment = None
         if method == "source":
             return run(METHODS[method].configure(Models(second), settings), stream(spec), about=about, batch=100)
         needed = classifier if getattr(settings, "entropy_scale", 0) else None

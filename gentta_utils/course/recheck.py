@@ -196,6 +196,8 @@ def obstacle(r: Records) -> tuple[str, str] | None:
     if "text" in r.about and r.about["method"] == "diffusion_tta" and not r.about["settings"].get("tail"):
         # of 30, one changed its lead by 2.2 logits; of 20 that average over the path no prediction changed
         return "Diffusion-TTA of CLIP by its last logits", "a rounding error can change the prediction after 24 updates"
+    if "elsewhere" in r.about or ("aligned" in r.about and r.about["settings"].get("entropy_scale")):
+        return r.about["label"], "its copy meets images that another network guided or aligned: `measure` makes it"
     if "aligned" in r.about:
         name, about = r.about["classifier"], r.about["aligned"]
         if not _is_here(name, json.dumps(about)):
@@ -336,7 +338,8 @@ def _method(r: Records, stream: Stream):
     how = module.Settings(**values)
     if "drawn" not in about:
         return module.configure(used, how, *placebo(how, about["stream"]))
-    drawn = Drawn(about["drawn"]["generator"], about["drawn"]["settings"]["start"])
-    if drawn.describe() != about["drawn"]:
+    said = about["drawn"]
+    drawn = Drawn(said["generator"], said["settings"]["start"], alike=said.get("alike", False))
+    if drawn.describe() != said:
         raise ValueError(f"the generator {drawn.generator!r} changed since: measure the table again")
     return module.configure(used, how, drawn.views(used, label_set(wording.labels).prompts(), how.generated))

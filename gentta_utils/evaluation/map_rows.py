@@ -10,7 +10,7 @@ import torch
 from .dense import DEPTH_SCORES, mean_class_accuracy, mean_iou
 from .records import Records
 from .rows import shift_of
-from .statistics import DRAWS, Interval, paired_interval
+from .statistics import FEWER_DRAWS, Interval, paired_interval
 
 METRICS = {  # what is predicted -> its two headline scores
     "classes": ("mean class accuracy", "mean IoU"),
@@ -95,7 +95,7 @@ def set_minus(one: list[Records], other: list[Records], metric: str, when: str =
         return minus(one, other, metric)
     a, b = shared(one, other)
     scene, index = np.unique(np.concatenate([r.id for r in a]), return_inverse=True)
-    weights = np.random.default_rng(seed).multinomial(len(scene), np.full(len(scene), 1 / len(scene)), size=DRAWS)
+    weights = np.random.default_rng(seed).multinomial(len(scene), np.full(len(scene), 1 / len(scene)), size=FEWER_DRAWS)
 
     def scores(runs: list[Records], of: str) -> np.ndarray:
         counts = np.concatenate([getattr(r, of) for r in runs]).astype(np.int64)  # (N, K, K)

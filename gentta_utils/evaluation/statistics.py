@@ -17,7 +17,8 @@ from .records import Records
 # --- statistics ------------------------------------------------------------------------------------------------------
 
 
-DRAWS = 2_000  # of the bootstrap on pages that show hundreds of intervals; elsewhere 10,000
+DRAWS = 10_000  # of the bootstrap
+FEWER_DRAWS = 2_000  # on pages that show hundreds of intervals
 LEAST = 10  # scenes below which an interval decides nothing: of three changes, all in one direction, it has no width
 
 Runs = Annotated[list[Records], Rule("one record or more", bool)]
@@ -38,7 +39,7 @@ class Interval:
 
 @checked
 def paired_interval(
-    after: np.ndarray, before: np.ndarray, scene: np.ndarray, draws: Count = 10_000, seed: Natural = 0
+    after: np.ndarray, before: np.ndarray, scene: np.ndarray, draws: Count = DRAWS, seed: Natural = 0
 ) -> Interval:
     """Mean of after - before (N,) in points, with a percentile bootstrap over scenes.
 

@@ -83,10 +83,10 @@ def images_of(data: Data, source: Classifier | None = None) -> tuple[Tensor, Ten
     """The images (N, 3, S, S) float32 in [0, 1] and labels (N,) of a set, from the cache where they are there.
 
     Image j K + k is the j-th of class k: a smaller set is the beginning of a larger one, and one that has a `first` is
-    the end of one. `source` reads them where the labels ask for it."""
+    the end of one. `source` reads them where the labels ask for it, and guides the alignment where its settings do."""
     whole, left = replace(data, per_class=data.first + data.per_class, first=0), data.first * len(CLASSES)
     raw = raw_images(whole).images
-    images = (align_images(whole, raw).images if data.aligned else raw)[left:]
+    images = (align_images(whole, raw, source).images if data.aligned else raw)[left:]
     raw, labels = raw[left:], torch.arange(len(images)) % len(CLASSES)
     if data.labels == "asked":
         return images, labels
@@ -110,13 +110,16 @@ def raw_images(data: Data) -> ImageSet:
     )  # fmt: skip
 
 
-def align_images(data: Data, images: Tensor) -> ImageSet:
-    """The images (N, 3, S, S) of a set through the `align` of test time, with the same settings."""
+def align_images(data: Data, images: Tensor, source: Classifier | None = None) -> ImageSet:
+    """The images (N, 3, S, S) of a set through the `align` of test time, with the same settings; `source` guides those
+    that a classifier guides (`entropy_scale`), which are kept for each."""
     about = {k: v for k, v in data.describe().items() if k not in OF_A_PART}
+    guide = source if data.alignment.entropy_scale else None
+    about |= {"guide": zoo.fingerprint(guide.name)} if guide else {}
     denoiser, ids = zoo.cached(data.aligner), torch.arange(len(images))
     return make_images(
         # draws of its own: the ids of test scenes may be the same numbers
-        lambda rows: dda.align(denoiser, images[rows], -1 - ids[rows], data.alignment),
+        lambda rows: dda.align(denoiser, images[rows], -1 - ids[rows], data.alignment, guide),
         ids, denoiser, CACHE / "aligned" / fingerprint(about), len(CLASSES), "aligned images",
     )  # fmt: skip
 

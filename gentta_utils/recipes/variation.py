@@ -249,9 +249,10 @@ def of_variations(model: VariationUNet, n: int = 200, few: int = 25, each: int =
         reads = clip.zero_shot(asked.classes, asked.templates[:1])
         out["reads"][name] = [accuracy(reads(images), labels) for images in (s.images, one)]
     images, ids = s.images[:few], s.ids[:few]
-    found = {f"{area:g}": _spread(clip, images, crops(images, ids, each, area)) for area in AREAS}
-    near, apart = _spread(clip, images, variations(images, each, "variation", model, ids))
-    return out | {"spread": {"variations": [near, apart], "crops at this cosine": _at(near, found), "crops": found}}
+    found = {f"{area:g}": spread_of(clip, images, crops(images, ids, each, area)) for area in AREAS}
+    near, apart = spread_of(clip, images, variations(images, each, "variation", model, ids))
+    alike = {"variations": [near, apart], "crops at this cosine": at_cosine(near, found), "crops": found}
+    return out | {"spread": alike}
 
 
 def crops(images: Tensor, ids: Tensor, n: int, area: float) -> Tensor:
@@ -268,14 +269,14 @@ def crops(images: Tensor, ids: Tensor, n: int, area: float) -> Tensor:
     return torch.cat(out).unflatten(0, (len(images), n))
 
 
-def _spread(clip: nn.Module, images: Tensor, views: Tensor) -> list[float]:
+def spread_of(clip: nn.Module, images: Tensor, views: Tensor) -> list[float]:
     """Mean cosine of the views (B, n, 3, S, S) to their images, and their mean distance from each other."""
     features = clip.encode_images(views.flatten(0, 1)).unflatten(0, views.shape[:2])
     near, apart = fidelity(features, clip.encode_images(images)), diversity(features)
     return [round(float(near.mean()), 3), round(float(apart.mean()), 3)]
 
 
-def _at(cosine: float, found: dict[str, list[float]]) -> float | None:
+def at_cosine(cosine: float, found: dict[str, list[float]]) -> float | None:
     """The distance at a cosine, linear between the two of `found` around it; None outside of them."""
     points = sorted(found.values())
     for (c0, d0), (c1, d1) in zip(points, points[1:], strict=False):

@@ -25,7 +25,7 @@ IDS, LABELS = torch.arange(4) + 9, torch.tensor([0, 1, 2, 3])
 @pytest.fixture
 def few(monkeypatch):
     """Tiny networks and four random images under the names of the shipped ones."""
-    named = {adversarial.NETWORK: make_classifier(), ALIGNER: make_dit()}
+    named = {adversarial.NETWORKS[0]: make_classifier(), ALIGNER: make_dit()}
     images = Stream(torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)), LABELS, IDS, {})
     monkeypatch.setattr(zoo, "cached", lambda name, precision="auto": named[name])
     monkeypatch.setattr(adversarial, "stream", lambda spec: images)
@@ -44,7 +44,7 @@ def test_an_attack_stays_within_its_bounds_and_raises_the_loss(few):
     assert (moved.images >= 0).all()
     assert (moved.images <= 1).all()
     assert torch.equal(moved.labels, s.labels)
-    classifier = named[adversarial.NETWORK]
+    classifier = named[adversarial.NETWORKS[0]]
     noise = (s.images + EPS * (2 * torch.rand_like(s.images) - 1)).clamp(0, 1)
     assert loss_of(classifier, moved.images) > max(loss_of(classifier, s.images), loss_of(classifier, noise)) + 1e-3
 
@@ -54,7 +54,7 @@ def test_its_draws_belong_to_seed_and_image(few):
     zero, again, one = (Attacked(SCENES, seed=k).load().images for k in (0, 0, 1))
     assert torch.equal(zero, again)
     assert not torch.equal(zero, one)
-    classifier = few[0][adversarial.NETWORK]
+    classifier = few[0][adversarial.NETWORKS[0]]
     alone = pgd(lambda x, *_: classifier(x), s.images[2:3], LABELS[2:3], IDS[2:3])
     torch.testing.assert_close(alone, zero[2:3], atol=EPS / 4 + 1e-6, rtol=0)  # a sign may tip where a gradient is 0
 
@@ -64,8 +64,8 @@ def test_an_attack_through_a_purifier_meets_other_noise_at_every_step(few, monke
     purify = diffpure.purify
     monkeypatch.setattr(diffpure, "purify", lambda d, x, i, s: seeds.append(s.seed) or purify(d, x, i, s))
     how = diffpure.Settings(start=99, steps=2)
-    moved = Attacked(SCENES, through=how).load()
-    assert len(seeds) == len(set(seeds)) == adversarial.STEPS * adversarial.DRAWS
+    moved = Attacked(SCENES, through=how, draws=3).load()
+    assert len(seeds) == len(set(seeds)) == adversarial.STEPS * 3
     assert how.seed not in seeds  # the defender's
     assert (moved.images - few[1].images).abs().max() <= EPS + 1e-6
     assert not torch.equal(moved.images, Attacked(SCENES).load().images)
@@ -85,7 +85,7 @@ def test_what_it_depends_on_is_described():
         Attacked(replace(SCENES, n=5)),
         Attacked(SCENES, "classifier/vit"),
     ]
-    kinds.append(Attacked(SCENES, through=adversarial.THROUGH))
+    kinds += [Attacked(SCENES, through=adversarial.THROUGH, draws=n) for n in adversarial.DRAWS]
     assert len({fingerprint(kind.describe()) for kind in kinds}) == len(kinds)
 
 
@@ -102,6 +102,7 @@ def test_seeds_of_an_attack_are_one_row_and_its_scenes_are_resampled_once():
     low, high = (float(v) for v in row["interval"].strip("[]").split(","))
     assert high - low > 18  # of 100 scenes, not of 200
     assert "pgd" in adversarial.report(runs)
+    assert "| 55 [" in adversarial.brief(runs)
 
 
 def test_attacked_scenes_are_not_made_again_by_a_recheck():

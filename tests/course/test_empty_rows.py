@@ -35,6 +35,8 @@ BOTH_ROWS = [f"clip_lora+sd_lora lr {lr}" for lr in ("0.01", "0.1")]
 PROMPTS = json.loads((Path(__file__).parent / "rows_of_prompts.json").read_text(encoding="utf-8"))
 # streams of 15 to 100 images: which rows of notebook 07 are one for that reason
 STREAMS = json.loads((Path(__file__).parent / "rows_of_streams.json").read_text(encoding="utf-8"))
+# low rates, or few batches: which candidates of the long streams are one for that reason
+RATES = json.loads((Path(__file__).parent / "rows_of_rates.json").read_text(encoding="utf-8"))
 FEW_IMAGES = "so few images that a state, a batch or a cache hardly matters: longer streams in data/grid.yaml"
 TUNED = "the logits of every image differ, but few scenes do not tell such rows apart (notebook 06)"
 BATCHES = [f"{kind}, batch {n}" for kind in ("per image", "fixed chunk") for n in (20, 1)] + ["batch norm, batch 1"]
@@ -44,6 +46,7 @@ KNOWN["sda_gap"] = {
     ("t 300, dda, alone", "t 300, own scenes, alone, seed 2"): LEARNED,
     ("t 494, dda, sum", "t 494, sda, sum, seed 2"): "a sure source outvotes what the copy learned (notebook 05)",
 }
+KNOWN["sda_sets"] = {("30 a class, agreed, sum", "dda, sum"): "the same, on few scenes"}
 KNOWN["digits"] = {
     ("naive ensemble", "reader/48 pairs/150..600"): "the reader is so sure that the other vote hardly counts",
     ("bn_adapt", "tea"): "few batches: TEA hardly moves off the batch's statistics",
@@ -55,6 +58,7 @@ KNOWN["maps_depth"] = {("its start, no feedback", row): NOTHING_MORE for row in 
 KNOWN["photographs"] = {
     ("TENT, batches of 16", "batch statistics of 16"): "four batches at the published rate for ImageNet (notebook 02)"
 }
+KNOWN["select_streams"] = dict.fromkeys(map(tuple, RATES), "a low rate, or so few batches that it does not matter")
 KNOWN["grid_streams"] = dict.fromkeys(map(tuple, STREAMS), FEW_IMAGES)
 LONGEST = [("BN-adapt", f"{row}, 1000 images") for row in ("BN-adapt", "tent")] + [("BN-adapt, 1000 images", "tent")]
 KNOWN["grid_streams"] |= dict.fromkeys(LONGEST, "the long stream is the one of 200 images of each corruption, mixed")
@@ -118,6 +122,8 @@ KNOWN |= {  # table -> {two rows: why they are one}
         ("bn_adapt/correlated", "tent/correlated"): TENT,
         ("bn_adapt/mixed", "tent/mixed"): TENT,
     },
+    "frontier": {("BN-adapt", "tent"): TENT},
+    "streams": {("cotta batch 50", "cotta views batch 50"): "two batches: one update, and the teacher hardly moves"},
     "select_sda": {
         ("sda 16 x lr, entropy", "sda 16 x lr, sum"): MIX,
         ("sda 16 x lr, confidence", "sda 16 x lr, sum"): MIX,

@@ -9,7 +9,16 @@ import torch
 import gentta_utils  # noqa: F401
 from gentta_utils.common import cache
 from gentta_utils.course import side_by_side, trials
-from gentta_utils.course.nb02 import choose, experiments, one_by_one, report, trust, when_it_helps
+from gentta_utils.course.nb02 import (
+    choose,
+    experiments,
+    frontier,
+    one_by_one,
+    report,
+    streams,
+    trust,
+    when_it_helps,
+)
 from gentta_utils.evaluation import records, tables
 from gentta_utils.methods import diffusion_tta, source
 from gentta_utils.models import lora
@@ -185,6 +194,62 @@ def test_a_row_of_a_stream_is_compared_on_its_own_scenes():
     assert one_by_one.common([one], [other]).mean == 50.0  # the first two scenes alone
     with pytest.raises(ValueError, match="did not meet 1 scenes"):
         one_by_one.common([other], [one])
+
+
+def test_what_an_update_adds_is_counted_from_its_own_twin(monkeypatch):
+    """On the scenes that the row met; the twin of CoTTA has its views, that of TENT and TEA the batch's statistics."""
+    monkeypatch.setattr(streams, "SIZES", {10: 4})
+    monkeypatch.setattr(streams, "SHORTER", {10: 2})
+    runs = [record("source/full", [1, 1, 1, 1], [1, 1, 1, 1], method="source")]
+    runs += [record("bn_adapt batch 10", [0, 1, 1, 1], [1] * 4), record("tent batch 10", [0, 0, 1, 1], [1] * 4)]
+    runs += [record("cotta views batch 10", [0, 1], [1, 1]), record("cotta batch 10", [0, 0], [1, 1])]
+    runs.append(record("tea batch 10", [1, 1], [1, 1]))
+    found = {line.split("|")[2].strip(): line for line in streams.contributions(runs).splitlines()[3:]}
+    adds = {row: line.split("|")[6].split()[:1] for row, line in found.items()}
+    assert adds == {"bn_adapt": [], "tent": ["+25.0"], "tea": ["-50.0"], "cotta views": [], "cotta": ["+50.0"]}
+    assert "| 2 " in found["cotta"]
+
+
+def test_the_best_candidate_of_a_batch_size_is_taken(monkeypatch):
+    """For TENT that of its own size, for CoTTA that of the one size it was tried in; of equals the last one."""
+
+    def tried(label, after, lr):
+        r = record(label, after, [1] * len(after), method=label.split(" ")[0])
+        return dataclasses.replace(r, about=r.about | {"settings": {"lr": lr}})
+
+    runs = [tried("tent batch 1, lr 0.1", [1, 1], 0.1), tried("tent batch 1, lr 0.2", [0, 1], 0.2)]
+    runs += [tried("tent batch 10, lr 0.3", [0, 1], 0.3), tried("tent batch 10, lr 0.4", [1, 0], 0.4)]
+    runs.append(tried("cotta batch 10, lr 0.5", [0, 1], 0.5))
+    monkeypatch.setattr(streams, "results", lambda name: runs)
+    assert [streams.chosen_for("tent", size).lr for size in (1, 10)] == [0.2, 0.4]
+    assert [streams.chosen_for("cotta", size).lr for size in (1, 50)] == [0.5, 0.5]
+    assert streams.chosen_for(streams.VIEWS, 10).teacher_momentum == 1.0
+
+
+def test_no_choice_of_a_stream_stands_at_the_edge_of_its_grid():
+    """But at the lowest rate, where the update all but vanishes: the row is its twin."""
+    for method, grid in streams.GRIDS.items():
+        rates = sorted({s.lr for s in grid})
+        for size in streams.scenes_of(method):
+            assert streams.chosen_for(method, size).lr < rates[-1]
+
+
+def test_the_best_row_at_a_cost_is_compared_with_the_next_on_the_scenes_of_both(monkeypatch):
+    monkeypatch.setattr(frontier, "LEAST", 3)
+    monkeypatch.setattr(frontier, "CEILINGS", (1, 400))
+
+    def spent(label, after, **nfe):
+        r = record(label, after, [1] * len(after), method=label.split("/")[0])
+        return dataclasses.replace(r, nfe={k.replace("_", " "): v for k, v in nfe.items()})
+
+    runs = [spent("source/full", [1, 1, 1], classifier_fwd=1.0), spent("source/low", [0, 1, 1], classifier_fwd=1.0)]
+    runs += [spent("diffusion_tta/full", [0, 0, 1], **{"denoiser_fwd+bwd": 96.0})]
+    runs += [spent("reader/48 pairs/150..600", [0, 0, 0], denoiser_fwd=480.0)]
+    assert frontier.forwards(runs[2]) == 288
+    cheap, costly = frontier.best_at(runs)
+    assert (cheap["best"], cheap["next"]) == ("source/low", "source/full")
+    assert (costly["best"], costly["next"]) == ("diffusion_tta/full", "source/low")
+    assert costly["best minus next"].startswith("+33.3")
 
 
 def test_the_carried_state_is_scored_before_it_sees_an_image():

@@ -1,11 +1,13 @@
 """Notebook 06's tables: selection scenes apart, equal numbers of views and steps, the same scenes for rows compared."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from scipy.special import log_softmax, softmax
 
 from gentta_utils.course import drawn, nb06, trials
-from gentta_utils.course.nb06 import choose, experiments, looking, rows
+from gentta_utils.course.nb06 import choose, experiments, looking, rows, starts
 from gentta_utils.course.trials import Wording
 from gentta_utils.evaluation import tables as evaluation_tables
 from gentta_utils.evaluation.chosen import prompted
@@ -16,6 +18,7 @@ from gentta_utils.streams.scenes import SceneSpec
 from gentta_utils.world.severities import TEST, VALIDATION
 
 SAME_SCENES = {"prompt_s1", "prompt_s2", "prompt_views", "prompt_filters", "prompt_budget", "prompt_init"}
+SAME_SCENES |= {"prompt_t1", "prompt_t1_sets"}  # the first of which are those of prompt_s1 and prompt_s2
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,7 @@ def tables():
         return evaluation_tables.results(name) if name == "select_prompt" else []
 
     patch = pytest.MonkeyPatch()
-    for module in (choose, experiments):
+    for module in (choose, experiments, starts):
         patch.setattr(module, "table", collect)
     patch.setattr(choose, "write_json", lambda *a: None)
     try:
@@ -73,8 +76,8 @@ def test_tables_on_other_scenes_share_none_and_rows_are_named_once(tables):
 def test_rows_that_are_compared_have_equal_views_and_steps(tables):
     """All of DiffTPT, TPT with four steps and the untuned rows have 64 views, by all tables but that of budgets."""
     every = [rows.MEAN, rows.ZERO, rows.MTA, rows.TPT1, rows.TPT4, rows.TPT_MANY, rows.CTPT, rows.PARALLEL]
-    every += [*rows.DIFFTPT.values(), *rows.ON_THEIRS.values()]
-    for name in ("prompt_s1", "prompt_s2", "prompt_test", "prompt_filters"):
+    every += [*rows.DIFFTPT.values(), *rows.ON_THEIRS.values(), rows.ALIKE]
+    for name in ("prompt_s1", "prompt_t1", "prompt_s2", "prompt_t1_sets", "prompt_test", "prompt_filters"):
         for about, _ in tables[name]:
             s = about["settings"]
             if about["label"] in every:
@@ -116,6 +119,34 @@ def test_a_generated_row_counts_what_its_views_cost(monkeypatch):
     assert asked[0] == ("prompted", [names.format(trials.label_set("category").classes[k]) for k in r.before.argmax(1)])
 
 
+def test_more_scenes_leave_the_first_ones_alone():
+    """Parts are the scenes of the whole, in "a" too, whose ids are searched for; the first part is a run of its own."""
+    for shift in ("far", "a"):
+        spec = experiments.spec_of(shift, 5)
+        parts = experiments.parts_of(replace(spec, n=2), 2, 3)
+        assert parts[0] == experiments.spec_of(shift, 2)
+        assert torch.equal(torch.cat([part.load().ids for part in parts]), spec.load().ids)
+
+
+def test_views_that_are_alike_are_the_first_one_and_cost_one(monkeypatch):
+    asked = []
+
+    def made(images, ids, n, *a, **_):
+        asked.append(n)
+        shown = torch.arange(n).view(1, n, 1, 1, 1).expand(len(images), n, *images.shape[1:]).to(torch.uint8)
+        return drawn.Generated(ids, shown, {}, 0.5, 7)
+
+    monkeypatch.setattr(drawn, "generated", made)
+    one = drawn.Drawn("image_to_image", 199, alike=True)
+    assert one.describe() == drawn.Drawn("image_to_image", 199).describe() | {"alike": True}
+    models, images = trials.models("clip/small", None, wording=Wording()), torch.zeros(2, 3, 8, 8)
+    views = one.views(models, [], 3)(images, torch.arange(2))
+    assert views.shape == (2, 3, 3, 8, 8)
+    assert not views.any()
+    assert one.make(images, torch.arange(2), 3, models, []).images.shape[1] == 1
+    assert asked == [1, 1]
+
+
 def test_levels_keep_the_steps_per_timestep():
     usual = CHOSEN["image_to_image"]
     assert drawn.Drawn("image_to_image").settings == usual
@@ -150,6 +181,18 @@ def test_quantities_of_views():
     )
     alone = looking.quantities(features, logits, torch.tensor([[0]]), torch.tensor([0]))[0]
     assert not alone.isnan().any()
+
+
+def test_what_counts_is_counted():
+    """An image and a crop, then two drawn views of which one is right; all but the crop count."""
+    logits = torch.eye(2)[torch.tensor([[0, 0, 1, 0]])]
+    found = looking.counted(logits, torch.tensor([[0, 2, 3]]), torch.tensor([0]), made=2)[0].tolist()
+    assert dict(zip(rows.COUNTED, found, strict=True)) == {
+        "count": 3,
+        "drawn among them": 2,
+        "right, crops": 1,
+        "right, drawn": 1,
+    }
 
 
 def test_the_ceiling_is_told_the_truth():

@@ -64,7 +64,7 @@ def test_a_sure_source_drowns_what_the_purified_image_says():
     rows = figures.drowned_votes([purified, both])
     assert [r["predictions"] for r in rows] == [1, 0, 0, 3]
     assert [r["source wrong, purified right"] for r in rows] == [1, 0, 0, 1]
-    assert [r["of these, the sum is right"] for r in rows] == ["100%", "", "", "0%"]
+    assert [r["sum right, percent"] for r in rows] == ["100 [100, 100]", "", "", "0 [0, 0]"]
 
 
 def test_figures_show_what_the_records_hold():

@@ -87,6 +87,7 @@ def test_claims_are_held_against_the_source_the_best_control_and_the_placebo(run
     assert accuracy["that minus its start"].startswith("+15.0 [")
     assert accuracy["that minus its start, judged alone"].startswith("+13.0 [")
     assert accuracy["that on clean scenes"].startswith("+0.0 [")
+    assert accuracy["ceiling: minus source"].startswith("+45.0 [")
     assert (iou["best control"], iou["best rival"]) == (rows.MEDIAN, rows.TENT)
     assert iou["the same of the set"].endswith("holds")
 
@@ -174,7 +175,9 @@ def test_where_it_fails_is_counted_over_all_pixels():
 def test_figures_are_drawn(runs):
     at_3 = [r for r in runs if r.about["stream"]["severity"] == 3]
     assert len(figures.gains(at_3).axes) == 2
-    assert len(figures.controls(runs, NETWORK).axes) == 2
+    fig = figures.controls(runs, NETWORK)
+    assert len(fig.axes) == 2
+    assert rows.CEILING in [t.get_text() for t in fig.axes[0].get_yticklabels()]
     windows = [record(f"t {a}..{b}", 50 + i, shift="fog") for i, (a, b) in enumerate(figures.WINDOWS)]
     assert len(figures.windows(windows).axes) == 2
     assert len(figures.repaired([record(rows.OURS, 60, loss=looked(wrong_inside=4, repaired_inside=1))]).axes) == 2

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gentta_utils.course import nb05, tables
-from gentta_utils.course.nb05 import report
+from gentta_utils.course.nb05 import orders, report
 from gentta_utils.evaluation import statistics
 from gentta_utils.evaluation.records import Records
 from gentta_utils.evaluation.statistics import ON_VALIDATION, Interval
@@ -188,6 +188,10 @@ def test_corruptions_one_by_one_and_what_a_row_costs():
     dda = costs["dda, sum"]
     assert (dda["diffusion, forward"], dda["diffusion, with gradient"], dda["classifiers"]) == (0, 50, 2)
     assert dda["s/image"] == "0.50"
+    for r in runs:
+        r.about["settings"] = dict(steps=10, entropy_views=4, entropy_scale=0.1)
+    guided = next(r for r in report.costs(runs) if r["row"] == "dda, sum")
+    assert guided["classifiers"] == 2 + 10 * 4  # and the views that guide
 
 
 def test_few_steps_against_fifty():
@@ -226,17 +230,17 @@ def test_the_spread_of_tent_over_orders_and_batches():
         for label, k in {"iid, batch 64": 48, "iid, batch 1": 12, "mixed, batch 64": 44}.items():
             shift = "mixed" if "mixed" in label else "fog"
             runs.append(record(f"tent/{label}", rights(k), shift, c, order=label.split(",")[0]))
-    row = row_of(report.spread(runs), classifier="swin")
+    row = row_of(orders.spread(runs), classifier="swin")
     assert (row["TENT lowest"], row["TENT highest"], row["spread"]) == (12.0, 48.0, 36.0)
     assert (row["worst"], row["DDA"], row["SDA"], row["source"]) == ("tent/iid, batch 1", 50.0, 60.0, 40.0)
-    assert "stream=iid|mixed" in report.order(runs)
+    assert "stream=iid|mixed" in orders.order(runs)
 
 
 def test_batches():
     runs = [record("source/full", rights(10, 20))]
     for kind, noise, k in (("per image", 0.001, 10), ("fixed chunk", 0.0, 10), ("batch norm", 0.5, 12)):
         runs += [record(f"{kind}, batch {b}", rights(k if b == 20 else 10, 20), noise=noise * b) for b in (20, 1)]
-    rows = report.batch_effects(runs)
+    rows = orders.batch_effects(runs)
     assert row_of(rows, kind="fixed chunk") == {
         "kind": "fixed chunk",
         "largest difference": 0,
@@ -244,10 +248,10 @@ def test_batches():
     }
     assert row_of(rows, kind="per image")["largest difference"] == pytest.approx(0.019, abs=1e-5)
     assert row_of(rows, kind="batch norm")["equal predictions"] == 90.0
-    assert "batch=1|20" in report.batches(runs)
+    assert "batch=1|20" in orders.batches(runs)
     runs[-1].id[:] += 1
     with pytest.raises(ValueError, match="same scenes"):
-        report.batch_effects(runs)
+        orders.batch_effects(runs)
 
 
 def test_weights_of_the_bootstrap_are_drawn_once_and_not_changed():

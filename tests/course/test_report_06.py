@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gentta_utils.course.nb06 import figures, report, rows
+from gentta_utils.course.nb06 import calibration, choose, figures, report, rows
 from gentta_utils.evaluation.records import Records
 from gentta_utils.evaluation.statistics import ON_VALIDATION, calibration_bins, calibration_error
 from gentta_utils.world import words
@@ -73,8 +73,10 @@ def test_rows_are_compared_with_zero_shot_and_with_tpt():
     assert row["minus zero-shot"].startswith("+25.0 [")
     assert row["minus TPT, 4 steps"].startswith("+15.0 [")
     assert row_of(found, CLIP="large", row=rows.TPT4)["minus TPT, 4 steps"] == ""
-    assert report.natural(table()).startswith("protocol:")
-    assert "| a " in report.label_sets(table(("a",), (SMALL,))).replace("category", "a ")
+    assert report.claimed(table()).startswith("protocol:")
+    assert report.AHEAD not in report.every_row(table())
+    assert report.AHEAD in report.claimed_of_sets(table(("a",), (SMALL,)))
+    assert "| category " in report.label_sets(table(("a",), (SMALL,)))
 
 
 def test_the_claim_is_a_share_of_what_was_left():
@@ -90,12 +92,17 @@ def test_the_claim_is_a_share_of_what_was_left():
 
 
 def test_what_tuned_words_read_at_the_end_is_compared_in_pairs():
-    assert report.last_step(table(("fog",), (SMALL,))) == []
+    assert report.taken_apart(table(("fog",), (SMALL,))) == []
     after = AFTER | {rows.PURIFIED: 15, rows.TUNED_PURIFIED: 9, rows.READ_PURIFIED: 14}
-    (said,) = report.last_step(table(("fog",), (SMALL,), after=after))
+    (said,) = report.taken_apart(table(("fog",), (SMALL,), after=after))
     on_image, on_views = (said.split(f"minus *{row}* ")[1] for row in (rows.TUNED_PURIFIED, rows.PURIFIED))
     assert on_image.startswith("+25.0 [")  # 14 of 20 instead of 9
     assert on_views.startswith("-5.0 [")
+    after |= {rows.ONE_PURIFIED: 12, rows.DIFFTPT["image_to_image"]: 13, rows.ALIKE: 11}
+    found = report.taken_apart(table(("fog",), (SMALL,), after=after))
+    assert len(found) == 3
+    assert f"minus *{rows.ALIKE}* +10.0 [" in found[1]
+    assert f"minus *{rows.ONE_PURIFIED}* +15.0 [" in found[2]
 
 
 def test_gains_pool_both_clips():
@@ -115,7 +122,7 @@ def test_corruptions_that_gain_are_counted():
     (line,) = [x for x in text.splitlines() if x.startswith("| small") and f"| {rows.TPT4} " in x]
     cells = [c.strip() for c in line.split("|")[1:-1]]
     assert cells[2] == "55.0"
-    assert cells[-3:-1] == ["1", "0"]
+    assert cells[-4:-2] == ["1", "0"]
     assert "| fog " in text
 
 
@@ -141,7 +148,7 @@ def test_pairs_that_captions_name_stand_apart():
         )
         runs.append(replace(r, label=labels))
     line = report.initial(runs).splitlines()[-1]
-    assert "| 100 of 6 " in line
+    assert "| 6 of 6 " in line
     assert "| 0 of 4 " in line
 
 
@@ -182,10 +189,45 @@ def test_views_are_shown_with_what_they_gain():
 def test_only_streams_that_all_rows_met_are_pooled():
     runs = table(clips=(SMALL,)) + [record(rows.TPT4, read(10), read(20), "a")]
     labels = (rows.ZERO_SHOT, rows.TPT4, rows.CTPT)
-    found = report.calibration([runs], labels)
+    found = calibration.calibration([runs, runs[:1]], labels)  # a run that stands in two tables counts once
     assert {row["n"] for row in found} == {40}
-    assert row_of(found, row=rows.TPT4)["right"] == "60.0"
-    assert figures.reliability({label: report.pooled([runs], label, labels) for label in labels}).axes
+    row = row_of(found, row=rows.TPT4)
+    assert row["right"] == "60.0"
+    assert row[f"right, minus {rows.ZERO_SHOT}"].startswith("+10.0 [")
+    assert row["sure, minus the same"] == "+0.0 [+0.0, +0.0]"
+    assert figures.reliability({label: calibration.pooled([runs], label, labels) for label in labels}).axes
+
+
+def test_chance_alone_shows_what_a_calibrated_model_shows():
+    """By its own labels, drawn as it is sure; it falls with the root of the number of predictions."""
+    g = np.random.default_rng(0)
+
+    def calibrated(n):
+        sure = g.uniform(0.5, 1, n)
+        logits = np.log(np.stack([sure, 1 - sure], 1)).astype(np.float32)
+        r = record("x", np.zeros(n, int), labels="colour")
+        return replace(r, label=(g.random(n) > sure).astype(int), after=logits)
+
+    errors = [calibration_error([calibrated(100)]) for _ in range(60)]
+    by_chance = calibration.chance_error([calibrated(100)])
+    assert by_chance == pytest.approx(np.mean(errors), rel=0.15)
+    assert calibration.chance_error([calibrated(10_000)]) == pytest.approx(by_chance / 10, rel=0.2)
+    assert calibration.ece([calibrated(100)]).endswith(f" ({by_chance:.0f})")
+
+
+def test_what_counts_behind_a_filter_is_shown_by_set():
+    r = record(f"{rows.VIEWS}cosine", read(10), read(12), "far", method="zero")
+    runs = [replace(r, loss=np.tile(np.array([8, 2, 3, 1], np.float32), (20, 1)))]
+    (row,) = report.counted(runs)
+    assert (row["count"], row["drawn among them"], row["crops right, %"], row["drawn right, %"]) == (
+        "8.0",
+        "2.0",
+        "50",
+        "50",
+    )
+    tuned = [record("no filter", read(10), read(11)), record("cosine", read(10), read(12))]
+    assert report.COUNTING in report.filters([*tuned, *runs])
+    assert report.COUNTING not in report.filters(tuned)
 
 
 def test_calibration_error_is_the_gap_and_runs_may_differ_in_classes():
@@ -207,3 +249,10 @@ def test_where_it_fails():
     assert own["wrong: repaired, %"] == "50"
     assert own["wrong: the same wrong class again, %"] == "50"
     assert report.headline(runs)[f"gain of {rows.TPT4}, small"].startswith("+10.0 [")
+
+
+def test_past_the_end_of_a_grid_only_what_is_clearly_ahead_is_taken():
+    runs = [record(label, read(10), read(k), method="tpt") for label, k in (("in", 10), ("one", 11), ("many", 18))]
+    assert choose.or_beyond(runs, "in", ["one"]) == "in"
+    assert choose.or_beyond(runs, "in", ["one", "many"]) == "many"
+    assert choose.or_beyond(runs, "many", ["one", "in"]) == "many"

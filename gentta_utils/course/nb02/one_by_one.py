@@ -4,6 +4,7 @@ The five corruptions of the paper's table at severity 5. What is adapted, how of
 on streams of two validation corruptions; the other networks take its choice, each with its own rate by the rule.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from ...common.validate import frozen
 from ...evaluation.chosen import tuned
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, pick
-from ...evaluation.statistics import DRAWS, Interval, paired_interval, protocol_line
+from ...evaluation.statistics import FEWER_DRAWS, Interval, paired_interval, protocol_line
 from ...evaluation.tables import Job, results, table
 from ...methods import diffusion_tta
 from ...streams.scenes import SceneSpec
@@ -52,12 +53,12 @@ def select_specs() -> list[SceneSpec]:
     return [SceneSpec(FEW, name, 5, "select", 50_000 + 400 * i) for i, name in enumerate(VALIDATION[:CORRUPTIONS])]
 
 
-def light_table(name: str, jobs: list[Job]) -> list[Records]:
+def light_table(name: str, jobs: list[Job], logits: Callable[[np.ndarray], np.ndarray] = coarse) -> list[Records]:
     """`tables.table` with coarse logits and without losses, for streams are long; jobs on one corruption one after the
-    other, so that its scenes are rendered once."""
+    other, so that its scenes are rendered once. `logits`: what is kept of them, (B, K)."""
     none = lambda r: np.zeros((len(r), 0), np.float32)  # noqa: E731
     mean = lambda r: np.full(len(r), r.seconds.mean(), np.float32)  # noqa: E731
-    kept = lambda r: replace(r, before=coarse(r.before), after=coarse(r.after), loss=none(r), seconds=mean(r))  # noqa: E731
+    kept = lambda r: replace(r, before=logits(r.before), after=logits(r.after), loss=none(r), seconds=mean(r))  # noqa: E731
     return table(name, sorted(jobs, key=lambda j: (j[0]["stream"]["start"], j[0]["stream"]["n"])), kept=kept)
 
 
@@ -69,7 +70,7 @@ def common(one: list[Records], other: list[Records]) -> Interval:
     if missing := set(scene.tolist()) - set(there):
         raise ValueError(f"the second row did not meet {len(missing)} scenes of the first: they cannot be paired")
     right_of = np.concatenate([r.right_after for r in one])
-    return paired_interval(right_of, np.array([there[i] for i in scene.tolist()]), scene, draws=DRAWS)
+    return paired_interval(right_of, np.array([there[i] for i in scene.tolist()]), scene, draws=FEWER_DRAWS)
 
 
 def stepped(classifier: str, param_set: str, updates: int, share: float, online: bool) -> diffusion_tta.Settings:

@@ -87,7 +87,7 @@ def gallery(found: list[Answers]) -> Figure:
     """A row for each shift and a column for each photograph; green where the answer is accepted."""
     titles = [f"{a.said}, {a.p:.2f}" for a in found]
     frames = [plots.GREEN if a.right else plots.RED for a in found]
-    return plots.gallery([a.image for a in found], titles, len(PHOTOS), frames, 1.2 * len(PHOTOS))
+    return plots.gallery([a.image for a in found], titles, len(PHOTOS), frames, 1.3 * len(PHOTOS))
 
 
 def counts(found: list[Answers]) -> str:

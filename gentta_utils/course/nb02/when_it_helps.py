@@ -5,7 +5,7 @@ import numpy as np
 from ...common.text import as_table
 from ...evaluation.records import Records
 from ...evaluation.rows import one_severity
-from ...evaluation.statistics import DRAWS, protocol_line
+from ...evaluation.statistics import FEWER_DRAWS, protocol_line
 from ...recipes.dit import WEAK
 from .. import plots
 from .experiments import BUDGETS
@@ -95,7 +95,7 @@ def shuffled(cells: list[dict], times: int = 200, seed: int = 0) -> list[np.ndar
     return [np.stack([ahead, rng.permutation(after) - before]) for _ in range(times)]
 
 
-def agreement(cells: list[dict], draws: int = DRAWS, seed: int = 0) -> dict[str, float]:
+def agreement(cells: list[dict], draws: int = FEWER_DRAWS, seed: int = 0) -> dict[str, float]:
     """Correlation of lead and gain with a 95% interval that resamples whole shifts, slope of the gain over the lead,
     and what shuffles give for both and for the sign, on average."""
     rng, shifts = np.random.default_rng(seed), list(dict.fromkeys(c["shift"] for c in cells))

@@ -1,6 +1,6 @@
 """Notebook 04: segmentation and depth by generative feedback. `TABLES`: how each table is measured and shown."""
 
-from . import choose, exercises, experiments, figures, live, pictures, report, rows, where  # noqa: F401
+from . import by_window, choose, exercises, experiments, figures, live, pictures, report, rows, where  # noqa: F401
 
 TABLES = {  # name -> (measure it, show its records)
     "select_maps": (choose.select_maps, report.selection),
@@ -9,5 +9,6 @@ TABLES = {  # name -> (measure it, show its records)
     "maps_all": (experiments.all_corruptions, report.all_corruptions),
     "maps_mixing": (experiments.mixing, report.mixing),
     "maps_ablations": (experiments.ablations, report.ablations),
+    "maps_windows": (experiments.windows, by_window.show),
     "maps_where": (experiments.where, report.where),
 }

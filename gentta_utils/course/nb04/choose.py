@@ -47,7 +47,8 @@ STAGES: dict[str, list[list[dict]]] = {  # each changes what the one before it l
         [dict(view="low")],
     ],
 }
-FREE_RATES = {"classes": (30_000.0,), "depth": (300.0, 1000.0, 3000.0)}  # of a free map
+LESS = {"segmentor/segformer": (1, 6)}  # scenes under each corruption and severity, and clean, of a network met later
+FREE_RATES = {"classes": (30_000.0, 100_000.0, 300_000.0), "depth": (300.0, 1000.0, 3000.0)}  # of a free map
 
 
 def selection(
@@ -65,6 +66,14 @@ def few(target: str) -> list[MapSpec]:
     """The scenes on which what asks the diffusion model is chosen, at a hundred times the cost of a control; of classes
     more clean ones, which the rule asks first."""
     return selection(target, 2, 12) if target == "classes" else selection(target, 2, 4, (3,))
+
+
+def scenes_for(network: str) -> tuple[list[MapSpec], list[MapSpec]]:
+    """Those on which the controls of a network are chosen, and those for what asks the diffusion model."""
+    target = target_of(network)
+    if network in LESS:
+        return (selection(target, *LESS[network]),) * 2
+    return selection(target), few(target)
 
 
 def described(s: diffusion_tta.Settings) -> str:
@@ -92,7 +101,7 @@ class Chooser:
 
     def best(self, network: str, options: dict[str, tuple], specs: list[MapSpec] | None = None):
         """The (method, settings) of the option, by its label, with most merit; ties go to the earlier one."""
-        specs = specs or selection(target_of(network))
+        specs = specs or scenes_for(network)[0]
         known = {self._key(about) for about, _ in self.jobs}
         made = [map_job(m, s, network, spec, label) for label, (m, s) in options.items() for spec in specs]
         self.jobs += [j for j in made if self._key(j[0]) not in known]
@@ -108,7 +117,7 @@ class Chooser:
 def staged(choose: Chooser, network: str, start: diffusion_tta.Settings, stages: list[list[dict]]):
     """Settings of Diffusion-TTA after the rates and these stages; and those of all tried that gain most under the
     corruptions, whatever clean scenes lose."""
-    specs, tried = few(target_of(network)), {}
+    specs, tried = scenes_for(network)[1], {}
     options = [replace(start, lr=lr) for lr in RATES[target_of(network)]]
     for stage in [*stages, []]:
         found = {described(s): ("diffusion_tta", s) for s in options}
@@ -229,10 +238,10 @@ def select_maps() -> list[Records]:
             continue
         base, stages = diffusion_tta.Settings(**START[target]), STAGES[target]
         for network in here(target):
-            specs = {
-                place(a): (a, w) for spec in selection(target) + few(target) for a, w in [source_job(network, spec)]
-            }
-            choose.jobs += specs.values()  # the same clean scenes are in both
+            met = [source_job(network, spec) for part in scenes_for(network) for spec in part]
+            choose.jobs += {
+                place(about): (about, work) for about, work in met
+            }.values()  # the same clean scenes are in both
             now, bold = staged(choose, network, base, stages)
             content["settings"][network], content["bold"][network] = stated(now), stated(bold)
             if network == here(target)[0]:

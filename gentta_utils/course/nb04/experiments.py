@@ -15,7 +15,7 @@ from ...models import zoo
 from ...streams.maps import MapSpec
 from ...world.severities import TEST
 from ..trials import TEXT
-from . import rows
+from . import by_window, rows
 from .rows import NETWORKS, map_job, source_job, target_of
 from .where import where_job
 
@@ -27,20 +27,21 @@ OTHER_TRAININGS = {  # of the map-conditioned model, where they are here
     "trained on exact maps": "maps/classes-exact",
     "trained on the segmentor's 1,500 maps": "maps/classes-1500",
 }
+PAIRS = {"classes": (1, 4, 48), "depth": (1, 4, 24)}
 WINDOWS = ((20, 150), (150, 300), (300, 500), (500, 700), (0, 1000))
 
 
-def blocks(n: int, shift: str, severity: int, target: str) -> list[MapSpec]:
+def blocks(n: int, shift: str, severity: int, target: str, size: int = 0) -> list[MapSpec]:
     """n test scenes under a shift, in blocks; a corruption has scenes of its own, the same at every severity."""
     first = SCENES["clean"] if shift == "clean" else SCENES["test"] + 200 * TEST.index(shift)
-    size = BLOCK[target]
+    size = size or BLOCK[target]
     return [MapSpec(min(size, n - k), shift, severity, start=first + k, target=target) for k in range(0, n, size)]
 
 
-def k8_specs(target: str, n: int, clean: int) -> list[MapSpec]:
+def k8_specs(target: str, n: int, clean: int, size: int = 0) -> list[MapSpec]:
     """Clean scenes, and the paper's six corruptions at severities 3 and 5."""
-    found = blocks(clean, "clean", 0, target)
-    return found + [spec for name in SIX for severity in (3, 5) for spec in blocks(n, name, severity, target)]
+    found = blocks(clean, "clean", 0, target, size)
+    return found + [spec for name in SIX for severity in (3, 5) for spec in blocks(n, name, severity, target, size)]
 
 
 def chosen_networks(target: str) -> list[str]:
@@ -75,14 +76,17 @@ def k8_rows(network: str, spec: MapSpec) -> list[Job]:
     return jobs
 
 
-def k8(target: str, n: int, clean: int) -> list[Job]:
-    """All rows, all networks of a target."""
-    return [j for c in chosen_networks(target) for spec in k8_specs(target, n, clean) for j in k8_rows(c, spec)]
+def k8(target: str, n: int, clean: int, second: tuple[int, int] | None = None) -> list[Job]:
+    """All rows, all networks of a target; the second network on so many scenes of its own, one by one."""
+    first, *others = chosen_networks(target)
+    jobs = [j for spec in k8_specs(target, n, clean) for j in k8_rows(first, spec)]
+    specs = k8_specs(target, *(second or (n, clean)), size=1)
+    return jobs + [j for c in others for spec in specs for j in k8_rows(c, spec)]
 
 
-def classes(n: int = 3, clean: int = 6) -> list[Records]:
+def classes(n: int = 3, clean: int = 6, second: tuple[int, int] = (1, 3)) -> list[Records]:
     """Segmentation (K8)."""
-    return table("maps_classes", k8("classes", n, clean))
+    return table("maps_classes", k8("classes", n, clean, second))
 
 
 def depth(n: int = 1, clean: int = 3) -> list[Records]:
@@ -95,20 +99,18 @@ def all_corruptions(blocks_of_each: int = 1) -> list[Records]:
     validation."""
     jobs = []
     for target in METRICS:
-        for network in chosen_networks(target):
-            controls = map_controls(network)
+        for i, network in enumerate(chosen_networks(target)):
+            controls, size = map_controls(network), 1 if i else BLOCK[target]
             best = {row for key in ("best", "rival") for row in maps_choice()[key][network].values()}
-            n = blocks_of_each * BLOCK[target]
-            for spec in (s for name in TEST for s in blocks(n, name, 3, target)):
+            for spec in (s for name in TEST for s in blocks(size * blocks_of_each, name, 3, target, size)):
                 jobs += [source_job(network, spec), ours(network, spec)]
                 jobs += [map_job(m, s, network, spec, row) for row, (m, s) in controls.items() if row in best]
     return table("maps_all", jobs)
 
 
-def small_grid(n: int, target: str = "classes", clean: int = 0) -> list[MapSpec]:
-    """n scenes under each of five corruptions at severity 3, and clean ones."""
-    found = [spec for name in FIVE for spec in blocks(n, name, 3, target)]
-    return found + (blocks(clean, "clean", 0, target) if clean else [])
+def small_grid(n: int, target: str = "classes") -> list[MapSpec]:
+    """n scenes under each of five corruptions at severity 3, and n clean ones, one by one."""
+    return [spec for name in (*FIVE, "clean") for spec in blocks(n, name, 0 if name == "clean" else 3, target, 1)]
 
 
 def mixing(n: int = 1) -> list[Records]:
@@ -123,7 +125,7 @@ def mixing(n: int = 1) -> list[Records]:
         "mixed, all classes": (replace(three, map_classes=0), {}),
         "mixed, 3 classes, text prompts": (three, {"denoiser": TEXT}),
     }
-    for spec in small_grid(n, clean=n):
+    for spec in small_grid(n):
         jobs.append(source_job(network, spec))
         for label, (s, how) in options.items():
             jobs.append(map_job("diffusion_tta", s, network, spec, label, **how))
@@ -131,40 +133,56 @@ def mixing(n: int = 1) -> list[Records]:
 
 
 def ablated(network: str) -> dict[str, tuple[diffusion_tta.Settings, dict]]:
-    """Row -> settings that differ in one thing from the chosen ones, and what else the job needs."""
+    """Row -> settings that differ in one thing from the chosen ones, and what else the job needs; of class maps also a
+    free map, in each window."""
     now, target = tuned_maps(network), target_of(network)
     found = {rows.OURS: (now, {})}
-    found |= {f"{n} pairs": (replace(now, pairs=n), {}) for n in (1, 4, 24) if n != now.pairs}
+    found |= {f"{n} pairs": (replace(now, pairs=n), {}) for n in PAIRS[target] if n != now.pairs}
     found |= {f"t {a}..{b}": (replace(now, window=(a, b)), {}) for a, b in WINDOWS}
+    # a rounding error would be larger than its steps
+    adapted = replace(now, adapt_denoiser=True, denoiser_lr=0.1), {"precision": "fp32"}
     if target == "classes":
         found |= {f"T {t:g}": (replace(now, temperature=t), {}) for t in (1.0, 3.0, 10.0) if t != now.temperature}
-    if target == "classes":
+        found |= {f"{n} updates": (replace(now, updates=n), {}) for n in (1, 3)}
+        found |= {
+            f"{what} alone": (replace(now, param_set=s), {}) for what, s in (("decoder", "head"), ("norms", "norm"))
+        }
+        found |= {"no judge": (replace(now, trust=0), {})} if now.trust else {}
+        free = tuned_maps(network, "free")
+        found |= {"free map": (free, {})}
+        found |= {f"free map, t {a}..{b}": (replace(free, window=(a, b)), {}) for a, b in WINDOWS}
         found |= {row: (now, {"denoiser": m}) for row, m in OTHER_TRAININGS.items() if m in zoo.names()}
-    # a rounding error would be larger than its steps
-    adapted = replace(now, adapt_denoiser=True, denoiser_lr=0.1)
-    found["phi adapted too"] = (adapted, {"precision": "fp32"})
-    return found
+    return found | {"phi adapted too": adapted}
 
 
-def ablations(n: int = 1) -> list[Records]:
-    """One thing changed at a time, the first network of each target."""
+def ablations(n: int = 1, far: int = 1) -> list[Records]:
+    """One thing changed at a time, the first network of each target; of depth `far` scenes a corruption."""
     jobs = []
-    for target in METRICS:
+    for target, each in (("classes", n), ("depth", far)):
         for network in chosen_networks(target)[:1]:
-            for spec in small_grid(n, target, clean=n):
+            for spec in small_grid(each, target):
                 jobs.append(source_job(network, spec))
                 for label, (s, how) in ablated(network).items():
                     jobs.append(map_job("diffusion_tta", s, network, spec, label, **how))
     return table("maps_ablations", jobs)
 
 
-def where(n: int = 1) -> list[Records]:
-    """Where it fails: the chosen settings and a free map by the same loss."""
+def where(n: int = 1, far: int = 1) -> list[Records]:
+    """Where it fails: the chosen settings and a free map by the same loss; of depth `far` scenes a corruption."""
     jobs = []
-    for target in METRICS:
+    for target, each in (("classes", n), ("depth", far)):
         for i, network in enumerate(chosen_networks(target)):
-            for spec in small_grid(n, target, clean=n):
+            for spec in small_grid(each, target):
                 jobs.append(where_job(network, spec, tuned_maps(network), "shared weights"))
                 if i == 0:
                     jobs.append(where_job(network, spec, tuned_maps(network, "free"), "free map"))
     return table("maps_where", jobs)
+
+
+def windows(n: int = 1, far: int = 1) -> list[Records]:
+    """What the loss says by window of t, before any update; of depth `far` scenes a corruption."""
+    jobs = []
+    for target, each in (("classes", n), ("depth", far)):
+        for network in chosen_networks(target)[:1]:
+            jobs += by_window.jobs(network, small_grid(each, target), WINDOWS)
+    return table("maps_windows", jobs)

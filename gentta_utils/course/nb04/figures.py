@@ -30,12 +30,13 @@ def gains(runs: list[Records]) -> Figure:
 
 def controls(runs: list[Records], network: str) -> Figure:
     """Gain of every row of a network over its source under the corruptions, with intervals, both scores."""
-    mine = [r for r in pick(runs, classifier=network) if not is_clean(r)]
-    known = (rows.OURS, rows.BOLD, *rows.PARTS, *rows.PLACEBOS, *rows.CONTROLS, *rows.RIVALS)
-    labels, source = [label for label in known if pick(mine, label)], pick(mine, rows.SOURCE)
-    fig, axes = plots.figure(1, 2, height=0.9 + 0.24 * len(labels), sharey=True)
-    for ax, metric in zip(axes, metrics_of(mine), strict=True):
-        plots.bars(ax, labels, {short(network): [minus(pick(mine, label), source, metric) for label in labels]}, metric)
+    shifted = [r for r in runs if not is_clean(r)]
+    known = (rows.OURS, rows.BOLD, *rows.PARTS, *rows.PLACEBOS, *rows.CONTROLS, *rows.RIVALS, rows.CEILING)
+    found = {label: mine for label in known if (mine := rows.of_network(shifted, network, label))}
+    source = rows.of_network(shifted, network, rows.SOURCE)
+    fig, axes = plots.figure(1, 2, height=0.9 + 0.24 * len(found), sharey=True)
+    for ax, metric in zip(axes, metrics_of(source), strict=True):
+        plots.bars(ax, list(found), {short(network): [minus(v, source, metric) for v in found.values()]}, metric)
         ax.axvline(0, color="0.6", lw=0.8)
         ax.set_xlabel(f"gain in {metric}, points")
     return fig

@@ -41,11 +41,12 @@ PAPER = {
 }
 
 
-PARTS_HELD = (  # of the variant that gains most: head, row, row that it is held against
+PARTS_HELD = (  # of the variant that gains most, and of the ceiling: head, row, row that it is held against
     ("clean scenes ignored: minus source", rows.BOLD, rows.SOURCE),
     ("that minus best control", rows.BOLD, None),
     ("that minus its start", rows.BOLD, rows.START),
     ("that minus its start, judged alone", rows.BOLD, rows.CHOICE),
+    ("ceiling: minus source", rows.CEILING, rows.SOURCE),
 )
 
 
@@ -208,8 +209,9 @@ def in_short(runs: list[Records], network: str, metric: str) -> list[dict]:
     at = lambda label, clean: [r for r in of_network(runs, network, label) if is_clean(r) == clean]  # noqa: E731
     for label, start in ((rows.OURS, rows.SOURCE), (rows.BOLD, rows.START)):
         mine, line = at(label, False), {"network": network, "score": metric, "row": label}
-        for head, other in (("minus source", rows.SOURCE), (f"minus {control}", control)):
+        for head, other in (("minus source", rows.SOURCE), ("minus best control", control)):
             line[head] = str(minus(mine, at(other, False), metric))
+        line["best control"] = control
         line["minus its start"] = str(minus(mine, at(start, False) or at(rows.SOURCE, False), metric))
         found.append(line | {"clean": str(minus(at(label, True), at(rows.SOURCE, True), metric))})
     return found

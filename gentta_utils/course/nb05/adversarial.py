@@ -25,11 +25,11 @@ from ...streams.stream import Stream, stream
 from ..purified import ours, small_table
 from ..trials import source_jobs
 from .experiments import input_jobs, set_of
-from .report import LOW, SOURCE, header, minus, shown
+from .report import LOW, ROW_NAMES, SOURCE, header, minus, short, shown
 
-NETWORK = "classifier/resnet"
+NETWORKS = ("classifier/resnet", "classifier/swin")
 EPS, STEPS = 4 / 255, 10  # published for ImageNet, and so many gradients
-DRAWS = 2  # of the purifier's noise for each gradient that passes through it
+DRAWS = (2, 8)  # of the purifier's noise for each gradient that passes through it
 SEEDS = (0, 1, 2)  # of the random point where an attack begins
 DEFENCES = (49, 149, 249)  # DiffPure's starts; 149 is published for ImageNet
 THROUGH = diffpure.Settings(start=149, steps=5)  # the attacker's purifier, which it can afford
@@ -40,20 +40,22 @@ class Attacked:
     """Scenes that PGD has moved against a classifier: a stream for everything that takes one."""
 
     scenes: SceneSpec
-    classifier: str = NETWORK
+    classifier: str = NETWORKS[0]
     through: diffpure.Settings | None = None  # the purifier that the attack knows of
     seed: int = 0
+    draws: int = DRAWS[0]  # of its noise
 
     @property
     def name(self) -> str:
         """What it is called among the shifts."""
-        return f"pgd{' through DiffPure' if self.through else ''}, seed {self.seed}"
+        more = f", {self.draws} draws" if self.draws > DRAWS[0] else ""
+        return f"pgd{f' through DiffPure{more}' if self.through else ''}, seed {self.seed}"
 
     def describe(self) -> dict:
         """For records: all that the images depend on."""
         attack = {"eps": EPS, "steps": STEPS, "classifier": zoo.fingerprint(self.classifier), "seed": self.seed}
         if self.through:
-            attack |= {"through": asdict(self.through), "draws": DRAWS, "denoiser": zoo.fingerprint(ALIGNER)}
+            attack |= {"through": asdict(self.through), "draws": self.draws, "denoiser": zoo.fingerprint(ALIGNER)}
         return self.scenes.describe() | {"shift": self.name, "attack": attack}
 
     def load(self) -> Stream:
@@ -64,10 +66,10 @@ class Attacked:
         def read(x: Tensor, step: int, draw: int) -> Tensor:
             if purifier is None:
                 return classifier(x)
-            how = replace(self.through, seed=1 + self.seed + len(SEEDS) * (step * DRAWS + draw))  # never the defender's
+            how = replace(self.through, seed=1 + self.seed + len(SEEDS) * (step * self.draws + draw))  # of no defender
             return classifier(x + (diffpure.purify(purifier, x.detach(), s.ids, how) - x).detach())
 
-        moved = pgd(read, s.images, s.labels, s.ids, DRAWS if self.through else 1, self.seed)
+        moved = pgd(read, s.images, s.labels, s.ids, self.draws if self.through else 1, self.seed)
         return replace(s, images=moved, about=self.describe())
 
 
@@ -86,15 +88,20 @@ def pgd(read, images: Tensor, labels: Tensor, ids: Tensor, draws: int = 1, seed:
 
 
 def adversarial() -> list[Records]:
-    """The defences on clean scenes, under an attack that does not know of them, from three seeds, and under one that
-    attacks through DiffPure; each on 20 scenes of its own."""
+    """Each network's defences on clean scenes, under an attack that does not know of them, from three seeds, and under
+    one that attacks through DiffPure, averaged over eight draws of its noise, for the first network over two as well;
+    each kind on 20 scenes of its own."""
     clean, through, *scenes = (SceneSpec(20, split="test", start=35_000 + 20 * i) for i in range(2 + len(SEEDS)))
-    specs = [clean, Attacked(through, through=THROUGH)]
-    specs += [Attacked(spec, seed=seed) for spec, seed in zip(scenes, SEEDS, strict=True)]
     rows = {f"diffpure, t {t}": ("diffpure", replace(ours("diffpure"), start=t)) for t in DEFENCES}
     rows |= {f"dda, {k}": ("dda", ours("dda", e)) for k, e in (("alone", "purified"), ("sum", "sum"))}
     rows |= {f"sda, {k}": ("sda", ours("sda", e), set_of()) for k, e in (("alone", "purified"), ("sum", "sum"))}
-    jobs = source_jobs(specs, (NETWORK,)) + input_jobs(rows, (NETWORK,), specs)
+    jobs = []
+    for c in NETWORKS:
+        draws = DRAWS if c == NETWORKS[0] else DRAWS[1:]
+        specs = [clean, *(Attacked(through, c, THROUGH, draws=n) for n in draws)]
+        specs += [Attacked(spec, c, seed=seed) for spec, seed in zip(scenes, SEEDS, strict=True)]
+        for spec in specs:  # one after the other: few streams are kept, and an attack is made again
+            jobs += source_jobs([spec], (c,)) + input_jobs(rows, (c,), [spec])
     return small_table("sda_adversarial", jobs)
 
 
@@ -107,18 +114,33 @@ def kinds_of(runs: list[Records]) -> dict[str, list[str]]:
 
 
 def rows_of(runs: list[Records]) -> list[dict]:
-    """Each row under each kind of attack: accuracy with its interval, over all seeds, and what it is above others."""
+    """Each row of each network under each kind of attack: accuracy with its interval, over all seeds, and what it is
+    above others."""
     rows = []
-    for kind, shifts in kinds_of(runs).items():
-        here = pick(runs, shifts=shifts)
-        for label in distinct(here, "label"):
-            mine = pick(here, label)
-            row = {"attack": kind, "seeds": len(shifts), "row": label, "accuracy": accuracy(mine)}
-            spread = accuracy_interval(mine)
-            row |= {"interval": f"[{spread.low:.1f}, {spread.high:.1f}]"}
-            others = {"minus source": SOURCE, "minus low view": LOW}
-            rows.append(row | {k: None if label in (SOURCE, v) else minus(here, label, v) for k, v in others.items()})
+    for c in distinct(runs, "classifier"):
+        for kind, shifts in kinds_of(runs).items():
+            here = pick(runs, classifier=c, shifts=shifts)
+            for label in distinct(here, "label"):
+                mine = pick(here, label)
+                row = {"classifier": short(c), "attack": kind, "seeds": len(shifts), "row": label}
+                spread = accuracy_interval(mine)
+                row |= {"accuracy": accuracy(mine), "interval": f"[{spread.low:.1f}, {spread.high:.1f}]"}
+                others = {"minus source": SOURCE, "minus low view": LOW}
+                rows.append(
+                    row | {k: None if label in (SOURCE, v) else minus(here, label, v) for k, v in others.items()}
+                )
     return rows
+
+
+def brief(runs: list[Records]) -> str:
+    """The same as a grid, for the notebook: a line for each row, a column for each network and attack."""
+    lines: dict[str, dict] = {}
+    for row in rows_of(runs):
+        low, high = (float(v) for v in row["interval"].strip("[]").split(","))
+        said = f"{row['accuracy']:.0f} [{low:.0f}, {high:.0f}]"
+        lines.setdefault(row["row"], {"row": ROW_NAMES.get(row["row"], row["row"])})
+        lines[row["row"]][f"{row['classifier']}, {row['attack']}"] = said
+    return f"{header(runs)}\n{as_table(list(lines.values()))}"
 
 
 def report(runs: list[Records]) -> str:

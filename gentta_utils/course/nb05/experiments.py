@@ -95,32 +95,27 @@ def watermark() -> list[Records]:
     return small_table("sda_watermark", source_jobs(specs, BACKBONES) + input_jobs(main_rows(), BACKBONES, specs))
 
 
-def _of_sets(name: str, sets: dict[str, Data], how: dict[str, dict] | None = None) -> list[Records]:
-    """DDA beside SDA with other sets, three backbones, on the scenes of `corruptions` and `watermark`; `how`: what the
-    fine-tuning of a row has of its own."""
+def _of_sets(name: str, sets: dict[str, Data]) -> list[Records]:
+    """DDA beside SDA with other sets, three backbones, on the scenes of `corruptions` and `watermark`."""
     specs, jobs = [*table_specs(), *watermark_specs()], []
     for spec in specs:
         jobs += input_jobs({"dda, sum": ("dda", ours("dda"))}, THREE, [spec])
         for label, data in sets.items():
-            tuned = {c: replace(chosen(c)[1], **(how or {}).get(label, {})) for c in THREE}
-            jobs += [input_job("sda", ours("sda"), c, spec, label, (data, tuned[c])) for c in THREE]
+            jobs += [input_job("sda", ours("sda"), c, spec, label, (data, chosen(c)[1])) for c in THREE]
     return small_table(name, source_jobs(specs, THREE) + jobs)
 
 
 def components() -> list[Records]:
-    """Table 4: synthesis alone, then alignment; those the source reads as asked; and as many real labelled scenes."""
+    """Table 4: synthesis alone, then alignment; and as many real labelled scenes."""
     sets = {"+ synthetic": set_of(aligned=False), "+ synthetic, aligned (sda)": set_of()}
-    sets |= {"+ synthetic, agreed, aligned": set_of(labels="agreed")}
     sets |= {"+ real": set_of(kind="real", aligned=False), "+ real, aligned": set_of(kind="real")}
     return _of_sets("sda_parts", sets)
 
 
 def number() -> list[Records]:
-    """Table 5: how many synthetic images per class; none is DDA. As published in 15 epochs, of few images few updates;
-    and with equal updates, the statistics of batch norm as they were."""
-    sets = {f"sda, {n} a class": set_of(per_class=n) for n in (0, 1, 10, 50)}
-    equal = {f"sda, {n} a class, equal updates": set_of(per_class=n) for n in (1, 10, 50, 100)}
-    return _of_sets("sda_number", sets | equal, {label: dict(updates=105, frozen_norm=True) for label in equal})
+    """Table 5: how many synthetic images per class; none is DDA. As published in 15 epochs: of few images few updates
+    (`controls.sets` has equal ones)."""
+    return _of_sets("sda_number", {f"sda, {n} a class": set_of(per_class=n) for n in (0, 1, 10, 50)})
 
 
 def guided() -> list[Records]:
@@ -131,13 +126,16 @@ def guided() -> list[Records]:
 
 
 def order() -> list[Records]:
-    """Table 8: TENT in four orders and two batch sizes beside methods that depend on neither."""
+    """Table 8: TENT in four orders and two batch sizes beside methods that depend on neither; MEMO on 20 scenes of each
+    corruption."""
     specs, jobs = table_specs(("gaussian_noise", "fog", "pixelate", "snow", "contrast")), []
     for c in CLASSIFIERS:
         for how in ({"order": o, "batch": b} for o in ORDERS for b in (1, 64)):
             at = [tuple(specs)] if "mixed" in how["order"] else specs
             label = f"tent/{how['order']}, batch {how['batch']}"
             jobs += [job("tent", rival("tent", c), c, s, label, None, reset="per_shift", **how) for s in at]
+        few = [replace(spec, n=20) for spec in specs]
+        jobs += [job("memo", memo.Settings(lr=selection()["memo"][c]), c, s, "memo", None, batch=25) for s in few]
     rows = {label: row for label, row in main_rows().items() if label in ("diffpure", "dda, sum", "sda, sum")}
     return small_table("sda_order", source_jobs(specs, CLASSIFIERS) + input_jobs(rows, CLASSIFIERS, specs) + jobs)
 

@@ -68,8 +68,8 @@ def against_control(runs: list[Records], labels: tuple[str, ...]) -> list[str]:
 
 
 def drowned_votes(runs: list[Records], edges: tuple[float, ...] = (0.0, 0.5, 0.8, 0.95, 1.0)) -> list[dict]:
-    """Where the source is wrong and the purified image is read rightly: how often their sum follows, by the confidence
-    of the source.
+    """Where the source is wrong and the purified image is read rightly, and the other way round: how often their sum is
+    right, with intervals over scenes, by the confidence of the source.
 
     From `sda_faults`, which holds "ours" with both readings of the same scenes; its logits are coarse
     (`course.purified.coarse`), so a confidence is good to some hundredths."""
@@ -77,19 +77,24 @@ def drowned_votes(runs: list[Records], edges: tuple[float, ...] = (0.0, 0.5, 0.8
     for name in ("sum", "purified"):
         mine = pick(runs, f"ours, {name}")
         both[name] = {(r.about["classifier"], r.about["stream"]["shift"]): r for r in mine}
-    sure, rescued, followed = [], [], []
+    columns: dict[str, list] = {k: [] for k in ("sure", "source", "purified", "followed", "id")}
     for key, r in both["purified"].items():
-        sure.append(softmax(r.before, axis=1).max(1))
-        rescued.append(r.right_after & ~r.right_before)
-        followed.append(both["sum"][key].right_after)
-    sure, rescued, followed = (np.concatenate(v) for v in (sure, rescued, followed))
+        each = (softmax(r.before, axis=1).max(1), r.right_before, r.right_after, both["sum"][key].right_after, r.id)
+        for k, v in zip(columns, each, strict=True):
+            columns[k].append(v)
+    sure, source, purified, followed, scene = map(np.concatenate, columns.values())
+    kinds = {"source wrong, purified right": purified & ~source, "source right, purified wrong": source & ~purified}
     rows = []
     for low, high in zip(edges, edges[1:], strict=False):
         at = (sure >= low) & ((sure < high) | (high == edges[-1]))
-        n = int((at & rescued).sum())
         row = {"confidence of the source": f"{low:.2f} to {high:.2f}", "predictions": int(at.sum())}
-        row |= {"source wrong, purified right": n}
-        rows.append(row | {"of these, the sum is right": f"{100 * followed[at & rescued].mean():.0f}%" if n else ""})
+        for (kind, where), share in zip(kinds.items(), ("sum right", "sum still right"), strict=True):
+            here = at & where
+            row |= {kind: int(here.sum()), f"{share}, percent": ""}
+            if here.any():
+                d = paired_interval(followed[here], np.zeros(here.sum()), scene[here])
+                row[f"{share}, percent"] = f"{d.mean:.0f} [{d.low:.0f}, {d.high:.0f}]"
+        rows.append(row)
     return rows
 
 
@@ -192,7 +197,7 @@ def draw_gap(axes, runs: list[Records]) -> None:
     control hollow, the paper's range as a band."""
     names = distinct(runs, "classifier")
     slope, colours = gap_report.slopes(runs), {n: f"C{i}" for i, n in enumerate(names)} | {None: plots.BLACK}
-    for ax, head in zip(axes, ("gap", "recoverable"), strict=True):
+    for ax, head in zip(axes, ("source - DDA", "recoverable"), strict=True):
         ax.axhspan(*gap_report.PAPER_GAINS, color="0.85", label="the paper's five networks")
         ax.axhline(0, color="0.3", lw=0.8)
         for p in gap_report.points(runs):

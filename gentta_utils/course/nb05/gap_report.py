@@ -13,13 +13,13 @@ from ...common.text import as_table
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, paired, pick
 from ...evaluation.statistics import Interval, paired_interval
-from .gap import PAPER_GAP, clean_gaps, dials, paper_like
-from .report import SOURCE, by_corruption, header, order_line, short, shown, verdict
+from .gap import PAPER_GAP, PAPER_START, clean_gaps, dials, paper_like
+from .report import SOURCE, by_corruption, header, short, shown, verdict
 
 DRAWS = 4_000
 PAPER_GAINS = (2.5, 2.9)  # SDA - DDA of five networks on ImageNet-C (Guo et al., 2025, Table 1)
 DIFFERENCES = {  # column -> row and the row that is subtracted, at one setting; {} stands for the setting
-    "gap": (SOURCE, "{}, dda, alone"),
+    "source - DDA": (SOURCE, "{}, dda, alone"),
     "recoverable": ("{}, own scenes, alone", "{}, dda, alone"),
     "SDA - DDA": ("{}, sda, alone", "{}, dda, alone"),
     "in the sum": ("{}, sda, sum", "{}, dda, sum"),
@@ -37,13 +37,26 @@ def seeds_of(runs: list[Records], row: str) -> dict[int | None, str]:
     return found or ({None: row} if row in there else {})
 
 
+def shared(one: list[Records], other: list[Records]) -> list[list[Records]]:
+    """Both rows of one network without the streams that only one of them met."""
+    first = [{_scenes(r): r for r in row} for row in (one, other)]
+    both = [key for key in first[0] if key in first[1]]
+    return [[row[key] for key in both] for row in first]
+
+
+def _scenes(r: Records) -> tuple:
+    """What tells the scenes of one run from those of another."""
+    return r.about["stream"]["shift"], r.about["stream"].get("start")
+
+
 def apart(runs: list[Records], row: str, other: str, classifier: str | None = None) -> Interval:
     """Row minus another on the same scenes, pooled over networks, or of one of them, and over the seeds that both have;
-    a row without seeds stands beside each. A scene is resampled with all that was read on it."""
+    a row without seeds stands beside each. Scenes that only one of them met are left out; one is resampled with all
+    that was read on it."""
     one, two = seeds_of(runs, row), seeds_of(runs, other)
     both = [(label, two.get(s, two.get(None))) for s, label in one.items() if s in two or None in two]
     parts = [
-        paired(pick(runs, a, c), pick(runs, b, c))
+        paired(*shared(pick(runs, a, c), pick(runs, b, c)))
         for a, b in both
         for c in ([classifier] if classifier else distinct(runs, "classifier"))
     ]
@@ -75,19 +88,19 @@ def differences(
 
 def points(runs: list[Records]) -> list[dict]:
     """A point of the figure for each setting with a ceiling and each network, then for all of them together (None): the
-    gap and what is recoverable, of the first half of the scenes, and SDA - DDA, of the other half, as intervals."""
+    source - DDA and what is recoverable, of the first half of the scenes, and SDA - DDA, of the other, as intervals."""
     one, other = half(runs, 0), half(runs, 1)
     rows = []
     for name in settings_of(runs):
         for c in [*distinct(runs, "classifier"), None]:
             row = {"setting": name, "classifier": c, "kind": dials()[name].kind}
-            row |= differences(one, name, c, ("gap", "recoverable"))
+            row |= differences(one, name, c, ("source - DDA", "recoverable"))
             rows.append(row | {"gain": differences(other, name, c, ("SDA - DDA",))["SDA - DDA"]})
     return rows
 
 
 def slopes(runs: list[Records], seed: int = 0) -> dict:
-    """Over dial A: the slope of SDA - DDA against what is recoverable, and against the gap, with intervals that
+    """Over dial A: the slope of SDA - DDA against what is recoverable, and against source - DDA, with intervals that
     resample networks, each with all its settings, and scenes; of the null its mean and 95% range, and in how many of
     its draws the slope is as large."""
     names = [name for name in settings_of(runs) if dials()[name].kind == "A"]
@@ -95,6 +108,8 @@ def slopes(runs: list[Records], seed: int = 0) -> dict:
     if len(names) < 3:
         raise ValueError(f"a slope takes three settings of dial A or more, here are {len(names)}: `measure sda_gap`")
     rng = np.random.default_rng(seed)
+    met = set.intersection(*({_scenes(r) for r in pick(runs, f"{name}, dda, alone")} for name in names))
+    runs = [r for r in runs if _scenes(r) in met]  # the control met more
     halves = [half(runs, 0), half(runs, 1)]
     scenes = [_weights(sum(map(len, pick(part, SOURCE, networks[0]))), rng) for part in halves]
     drawn = _weights(len(networks), rng)  # (1 + DRAWS, C)
@@ -115,7 +130,7 @@ def slopes(runs: list[Records], seed: int = 0) -> dict:
     ])  # fmt: skip
     return {
         "slope": _interval(slope),
-        "against the gap": _interval(_slope(gap, sda - dda_, drawn)),
+        "against source - DDA": _interval(_slope(gap, sda - dda_, drawn)),
         "null": Interval(float(null.mean()), *np.percentile(null, [2.5, 97.5]).tolist()),
         "as large": float((null >= slope[0]).mean()),
         "points": len(names) * len(networks),
@@ -164,8 +179,8 @@ def slope_line(runs: list[Records]) -> str:
     said = {k: f"{v.mean:+.2f} [{v.low:+.2f}, {v.high:+.2f}]" for k, v in s.items() if isinstance(v, Interval)}
     return (
         f"slope of SDA - DDA over dial A ({s['points']} points): against what is recoverable {said['slope']} "
-        f"({verdict(s['slope'])}), against the gap {said['against the gap']}; of the null {said['null']}, as large in "
-        f"{s['as large']:.0%} of its draws."
+        f"({verdict(s['slope'])}), against source - DDA {said['against source - DDA']}; of the null {said['null']}, as "
+        f"large in {s['as large']:.0%} of its draws."
     )
 
 
@@ -186,26 +201,35 @@ def order_at(runs: list[Records], setting: str, classifier: str | None = None) -
     return {f"{a} < {b}": apart(runs, chain[b], chain[a], classifier) for a, b in pairwise(chain)}
 
 
+def order_rows(runs: list[Records]) -> list[dict]:
+    """Where the order is asked for, a row for each network and for all of them: its links with their verdicts."""
+    gaps, rows = clean_gaps(runs), []
+    for name in (name for name in paper_like(gaps) if name in settings_of(runs)):
+        what = "the paper's start" if name == f"t {PAPER_START}" else f"first clean loss of {PAPER_GAP:g} points"
+        for c in [*distinct(runs, "classifier"), None]:
+            links = {link: f"{d}, {verdict(d)}" for link, d in order_at(runs, name, c).items()}
+            rows.append({"setting": f"{name} ({what})", "classifier": short(c), **links})
+    return rows
+
+
 def table(runs: list[Records], each: bool = True) -> list[dict]:
     """A row for each setting, all networks pooled, and with `each` below it every network."""
     rows = []
     for name in settings_of(runs, "dda"):
         for c in [None, *(distinct(runs, "classifier") if each else ())]:
-            row = {"setting": name, "classifier": short(c), "DDA alone": accuracy(pick(runs, f"{name}, dda, alone", c))}
+            alone = pick(runs, f"{name}, dda, alone", c)
+            scenes = sum(map(len, alone)) // len(distinct(alone, "classifier"))
+            row = {"setting": name, "classifier": short(c), "scenes": str(scenes), "DDA alone": accuracy(alone)}
             found = differences(runs, name, c)
             rows.append(row | {head: found.get(head) for head in DIFFERENCES})
     return rows
 
 
 def main(runs: list[Records], each: bool = True) -> str:
-    """The table, the gap of clean scenes, the slope, the control, and the paper's order where it was asked for; without
-    `each` of all networks together."""
+    """The table, without `each` of all networks together; what clean scenes lose, the slope, the control, and the
+    paper's order where it was asked for."""
     gaps = clean_gaps(runs)
     parts = [header(runs), as_table([shown(row) for row in table(runs, each)]), ""]
     parts.append("clean scenes alone lose, projected: " + ", ".join(f"{k} {v:+.1f}" for k, v in gaps.items()) + ".")
-    parts += [slope_line(runs), control_line(runs)]
-    for name in (name for name in paper_like(gaps) if name in settings_of(runs)):
-        what = "the paper's start" if name == paper_like(gaps)[0] else f"the first clean loss of {PAPER_GAP:g} points"
-        for c in [*(distinct(runs, "classifier") if each else ()), None]:
-            parts.append(f"- {name} ({what}), {short(c)}: {order_line(order_at(runs, name, c))}.")
+    parts += [slope_line(runs), control_line(runs), "", as_table(order_rows(runs))]
     return "\n".join(parts)

@@ -1,4 +1,4 @@
-"""Tables of notebook 05: input adaptation beside its controls, what each part is worth, cost, faults, order, batches.
+"""Tables of notebook 05: input adaptation beside its controls, what each part is worth, cost, faults.
 
 Small functions return numbers, for figures and for sentences; the tables are written from them. All differences are
 paired; "clear" is one whose 95% interval leaves out 0.
@@ -11,7 +11,7 @@ import numpy as np
 from ...common.text import as_table
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, over_classifiers, pick, shift_of, versus
-from ...evaluation.statistics import Interval, accuracy_interval, protocol_line
+from ...evaluation.statistics import Interval, protocol_line
 from ...world.labels import CLASSES, VOCABULARY
 from ..side_by_side import verdict
 
@@ -151,7 +151,7 @@ def main(runs: list[Records], each: bool = True) -> str:
                     line = order_line(order_of(here, classifier, ensemble))
                     parts.append(f"- {short(classifier)}, {ensemble}: {line}.")
             parts += ["", *_losses(here, "dda, sum"), *_losses(here, "sda, sum")] if each else []
-    short_rows = (SOURCE, "dda, sum", "sda, sum")
+    short_rows = (SOURCE, LOW, "dda, sum", "sda, sum")
     if {"clean", "watermark"} <= set(by_kind(runs)):
         parts += [
             "\nThe shortcut, by the watermark:\n",
@@ -229,9 +229,17 @@ def costs(runs: list[Records]) -> list[dict]:
             ("classifiers", ("classifier", "aligned"), ""),
         ):
             each = [sum(n for k, n in r.nfe.items() if k.startswith(start) and k.endswith(end)) for r in mine]
-            row[head] = float(np.mean(each))
+            guides = [views_that_guide(r) if head == "classifiers" else 0 for r in mine]
+            row[head] = float(np.mean(each) + np.mean(guides))
         rows.append(row | {"s/image": f"{seconds(mine):.2f}"})
     return rows
+
+
+def views_that_guide(r: Records) -> int:
+    """Views of an image that a classifier reads, with a gradient, while it guides the projection: images that are
+    purified once do not count them."""
+    s = r.about["settings"]
+    return s["steps"] * s["entropy_views"] if s.get("entropy_scale") else 0
 
 
 # --- sets of synthetic images: components, number, guidance ----------------------------------------------------------
@@ -315,7 +323,7 @@ def steps(runs: list[Records], each: bool = True) -> str:
     return f"{header(runs)}\nDifferences are to {REFERENCE} of the same method.\n\n{as_table(rows)}"
 
 
-# --- faults, order, batches ------------------------------------------------------------------------------------------
+# --- faults ------------------------------------------------------------------------------------------
 
 
 def fault_costs(runs: list[Records]) -> dict[str, dict[str, Interval]]:
@@ -337,49 +345,4 @@ def faults(runs: list[Records]) -> str:
             row |= {"ours": accuracy(pick(runs, f"ours, {e}")), "costs": cost}
             _, shifts, points = gains(runs, f"ours, {e}", f"{switch}, {e}")
             rows.append(row | {s: float(p) for s, p in zip(shifts, points.mean(0), strict=True)})
-    return f"{header(runs)}\n{as_table([shown(row) for row in rows])}"
-
-
-def spread(runs: list[Records]) -> list[dict]:
-    """For each classifier: TENT's lowest and highest accuracy over orders and batches, and what lies between, beside
-    DDA and SDA, which have one accuracy whatever the order."""
-    rows = []
-    for c in distinct(runs, "classifier"):
-        tent = {label: accuracy(pick(runs, label, c)) for label in distinct(runs, "label") if label.startswith("tent/")}
-        row = {"classifier": short(c), "source": accuracy(pick(runs, SOURCE, c))}
-        row |= {"TENT lowest": min(tent.values()), "TENT highest": max(tent.values())}
-        row |= {"spread": max(tent.values()) - min(tent.values()), "worst": min(tent, key=tent.get)}
-        rows.append(row | {name: accuracy(pick(runs, f"{name.lower()}, sum", c)) for name in ("DDA", "SDA")})
-    return rows
-
-
-def order(runs: list[Records]) -> str:
-    """Every order and batch size of TENT, with its interval, then its spread."""
-    classifiers = distinct(runs, "classifier")
-    rows = []
-    for label in distinct(runs, "label"):
-        each = {short(c): accuracy_interval(pick(runs, label, c)) for c in classifiers}
-        rows.append({"row": label} | {c: f"{v.mean:.1f} [{v.low:.1f}, {v.high:.1f}]" for c, v in each.items()})
-    return f"{header(runs)}\n{as_table(rows)}\n\n{as_table([shown(row) for row in spread(runs)])}"
-
-
-def batch_effects(runs: list[Records]) -> list[dict]:
-    """For each kind: the largest difference of a logit between a batch of 20 and single images, and the share of equal
-    predictions (percent). Records keep logits in half precision: a difference below its rounding is 0 here.
-
-    Raises ValueError where the two did not meet the same scenes in one order."""
-    rows = []
-    for kind in dict.fromkeys(r.about["label"].split(", batch ")[0] for r in runs if "batch " in r.about["label"]):
-        (many,), (single,) = (pick(runs, f"{kind}, batch {b}") for b in (20, 1))
-        if not np.array_equal(many.id, single.id):
-            raise ValueError(f"{kind}: the two runs did not meet the same scenes in one order")
-        equal = many.after.argmax(1) == single.after.argmax(1)
-        largest = float(np.abs(many.after - single.after).max())
-        rows.append({"kind": kind, "largest difference": largest, "equal predictions": 100 * float(equal.mean())})
-    return rows
-
-
-def batches(runs: list[Records]) -> str:
-    """Does an image know of its neighbours in the batch?"""
-    rows = [row | {"largest difference": f"{row['largest difference']:.2g}"} for row in batch_effects(runs)]
     return f"{header(runs)}\n{as_table([shown(row) for row in rows])}"

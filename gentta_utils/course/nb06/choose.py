@@ -5,6 +5,7 @@ from dataclasses import replace
 from ...common.files import write_json
 from ...evaluation.chosen import PROMPT
 from ...evaluation.records import Records
+from ...evaluation.rows import pick, versus
 from ...evaluation.tables import Job, table
 from ...methods import dota, source, tda, tpt, zero
 from ...methods.base import stated
@@ -21,10 +22,12 @@ CLIPS = ("clip/small", "clip/large")
 VIEWS, GENERATED = 64, 31  # in all, and drawn by a generator
 SCALES = (0.08, 0.3, 0.6)  # of the smallest crop, as a share of the image
 RATES = (0.25, 1.0, 4.0)  # in units of the embedding's standard deviation; the first is the published one
+RATES_BEYOND = (0.0625, 16.0)  # past both ends of these
 SHARES = (0.1, 0.3)  # of confident views
 ALPHAS = (0.5, 2.0, 8.0)  # weight of TDA's positive cache
 ETAS = (0.05, 0.2, 0.8)  # largest weight of DOTA's Gaussians
 LEVELS = (199, 399, 599)  # timesteps from which the generators begin that begin with the image
+LEVEL_BEYOND = 99
 START = 12_000
 
 
@@ -80,7 +83,7 @@ def level_jobs(generator: str) -> list[Job]:
     settings = zero.Settings(views=1, generated=15, rho_h=0.3, temperature=1.0)
     return [
         prompt_job("zero", settings, CLIPS[0], spec, f"{generator} from {level}", Drawn(generator, start=level))
-        for level in LEVELS
+        for level in (*LEVELS, LEVEL_BEYOND)
         for spec in few()
     ]
 
@@ -88,6 +91,15 @@ def level_jobs(generator: str) -> list[Job]:
 def best_of(runs: list[Records], labels) -> str:
     """The label with most right predictions; ties go to the earlier one."""
     return max(labels, key=lambda label: right(runs, label))
+
+
+def or_beyond(runs: list[Records], chosen: str, beyond: list[str]) -> str:
+    """The chosen label, or one past the ends of its grid that is clearly ahead of it: in pairs on the same scenes, with
+    an interval above 0. What is as good is not worth another rate for every table."""
+    for label in beyond:
+        if versus(pick(runs, label), pick(runs, chosen)).low > 0:
+            chosen = label
+    return chosen
 
 
 def select_prompt() -> list[Records]:
@@ -99,7 +111,7 @@ def select_prompt() -> list[Records]:
     runs = table("select_prompt", jobs)
     views = {k: options[k][best_of(runs, [f"{k}: {name}" for name in options[k]]).split(": ")[1]] for k in options}
     usual = views["category"]
-    rates = {f"rate {r:g}": tpt.Settings(views=VIEWS, updates=4, lr=r, **usual) for r in RATES}
+    rates = {f"rate {r:g}": tpt.Settings(views=VIEWS, updates=4, lr=r, **usual) for r in (*RATES, *RATES_BEYOND)}
     votes = {f"vote of {share:g}": zero.Settings(views=VIEWS, rho_h=share, **usual) for share in SHARES}
     for spec in specs(n=40):
         jobs += [prompt_job("tpt", s, clip, spec, f"{name}, {clip}") for name, s in rates.items() for clip in CLIPS]
@@ -112,12 +124,14 @@ def select_prompt() -> list[Records]:
     jobs += [prompt_job("tda", s, CLIPS[0], stream, name, **ONLINE) for name, s in caches.items()]
     jobs += [prompt_job("dota", s, CLIPS[0], stream, name, **ONLINE) for name, s in gaussians.items()]
     runs = table("select_prompt", jobs)
-    rate = {clip: rates[best_of(runs, [f"{r}, {clip}" for r in rates]).split(", ")[0]].lr for clip in CLIPS}
-    levels = {
-        g: int(best_of(runs, [f"{g} from {level}" for level in LEVELS]).split()[-1])
-        for g in GENERATORS
-        if g != "variation"
-    }
+    rate, levels = {}, {}
+    for clip in CLIPS:
+        grid, beyond = ([f"rate {r:g}, {clip}" for r in these] for these in (RATES, RATES_BEYOND))
+        rate[clip] = rates[or_beyond(runs, best_of(runs, grid), beyond).split(", ")[0]].lr
+    for g in GENERATORS:
+        if g != "variation":
+            best = best_of(runs, [f"{g} from {level}" for level in LEVELS])
+            levels[g] = int(or_beyond(runs, best, [f"{g} from {LEVEL_BEYOND}"]).split()[-1])
     content = {
         "views": views,
         "settings": {

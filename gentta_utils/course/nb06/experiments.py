@@ -4,7 +4,6 @@ Rows of a table stand on the same scenes and, where they look at views, on the s
 """
 
 from dataclasses import replace
-from functools import lru_cache
 
 import torch
 
@@ -13,21 +12,21 @@ from ...evaluation.chosen import prompt_choice, prompted, tuned_text
 from ...evaluation.evaluate import run
 from ...evaluation.records import Records
 from ...evaluation.tables import Job, table
-from ...methods import METHODS, coop, dota, mta, tda, tpt, zero
-from ...methods.base import Models, stated
+from ...methods import METHODS, dota, mta, tda, tpt, zero
 from ...streams.scenes import SceneSpec
 from ...streams.stream import Stream, correlated, iid, mixed, stream
 from ...world.severities import TEST
-from ...world.words import LABEL_SETS, label_set
+from ...world.words import LABEL_SETS
 from .. import trials
 from ..drawn import GENERATORS, Drawn
 from ..trials import ONLINE, TEXT, Wording, job
 from . import rows
-from .choose import CLIPS, GENERATED, RATES, SCALES, VIEWS, prompt_job, zero_shot_job
-from .looking import looked_job, purified_jobs, truth_job
+from .choose import CLIPS, GENERATED, RATES, RATES_BEYOND, SCALES, VIEWS, prompt_job, zero_shot_job
+from .looking import counted_job, looked_job, purified_jobs, truth_job
 
 NATURAL = ("clean", "v2", "a", "r", "sketch", "far")
 SCENES = dict(natural=60_000, test=64_000, order=66_000)  # first scene of each
+CALIBRATED = 70_000  # first scene of the predictions that are made for their calibration alone
 SMALL = CLIPS[0]
 
 
@@ -36,9 +35,15 @@ def spec_of(shift: str, n: int, labels: str = "category", table: str = "natural"
     return SceneSpec(n, shift, 0, "test", SCENES[table] + 200 * NATURAL.index(shift), labels=labels)
 
 
-def drawn_by(generator: str) -> Drawn:
+def parts_of(spec: SceneSpec, *sizes: int) -> list[SceneSpec]:
+    """A spec from its first scene on, in runs of these sizes: more scenes leave the records of the first ones alone."""
+    starts = [spec.start + sum(sizes[:i]) for i in range(len(sizes))]
+    return [replace(spec, n=n, start=start) for n, start in zip(sizes, starts, strict=True)]
+
+
+def drawn_by(generator: str, alike: bool = False) -> Drawn:
     """A generator's views at the chosen level."""
-    return Drawn(generator, start=prompt_choice()["levels"].get(generator))
+    return Drawn(generator, start=prompt_choice()["levels"].get(generator), alike=alike)
 
 
 def untuned(clip: str, spec: SceneSpec) -> list[Job]:
@@ -88,10 +93,16 @@ def on_theirs(clip: str, spec: SceneSpec) -> list[Job]:
     ]
 
 
-def purified(clip: str, spec: SceneSpec) -> Job:
-    """The mean over the image and all views of the generator that takes noise away: nothing filtered, nothing tuned."""
-    s = zero.Settings(views=1, generated=GENERATED, filter="none", temperature=1.0)
-    return prompt_job("zero", s, clip, spec, rows.PURIFIED, drawn_by("image_to_image"))
+def purified(clip: str, spec: SceneSpec) -> list[Job]:
+    """The mean over the image and all views of the generator that takes noise away: nothing filtered, nothing tuned.
+    With the smaller CLIP also over one such view, and DiffTPT whose drawn views are this one: they purify alike."""
+    drawn, s = drawn_by("image_to_image"), zero.Settings(views=1, generated=GENERATED, filter="none", temperature=1.0)
+    jobs = [prompt_job("zero", s, clip, spec, rows.PURIFIED, drawn)]
+    if clip == SMALL:
+        alike, of_all = drawn_by("image_to_image", alike=True), prompted("difftpt", clip, spec.labels)
+        jobs.append(prompt_job("zero", replace(s, generated=1), clip, spec, rows.ONE_PURIFIED, drawn))
+        jobs.append(prompt_job("difftpt", of_all, clip, spec, rows.ALIKE, alike))
+    return jobs
 
 
 def controls(clip: str, spec: SceneSpec) -> list[Job]:
@@ -130,8 +141,39 @@ def natural(n: int = 20) -> list[Records]:
             jobs += [zero_shot_job(clip, spec), zero_shot_job(clip, spec, prompts="templates", label=rows.TEMPLATES)]
             jobs += untuned(clip, spec) + tuned(clip, spec) + controls(clip, spec)
             jobs += generative(clip, spec, GENERATORS if clip == SMALL else GENERATORS[:3])
-            jobs += [purified(clip, spec), *on_theirs(clip, spec), *online(clip, spec)]
+            jobs += purified(clip, spec) + on_theirs(clip, spec) + online(clip, spec)
     return table("prompt_s1", jobs)
+
+
+def claimed(clip: str, spec: SceneSpec) -> list[Job]:
+    """What the claim compares: DiffTPT as published, and TPT with as many views and steps."""
+    wanted = [job_ for job_ in tuned(clip, spec) if job_[0]["label"] in (rows.TPT4, rows.TPT_MANY)]
+    return [zero_shot_job(clip, spec), *wanted, *generative(clip, spec, GENERATORS[:1])]
+
+
+def claim(sizes: tuple[int, ...] = (20, 10, 10)) -> list[Records]:
+    """The claim on more scenes of the natural shifts, both CLIPs (T1)."""
+    parts = [parts_of(spec_of(shift, sum(sizes)), *sizes) for shift in NATURAL]
+    return table(
+        "prompt_t1", [j for each in zip(*parts, strict=True) for p in each for c in CLIPS for j in claimed(c, p)]
+    )
+
+
+def claim_of_sets(sizes: tuple[int, ...] = (20, 10, 10)) -> list[Records]:
+    """The claim on more scenes of the ten label sets (T1)."""
+    parts = [part for labels in LABEL_SETS for part in parts_of(spec_of("clean", sum(sizes), labels), *sizes)]
+    return table("prompt_t1_sets", [job_ for part in parts for job_ in claimed(SMALL, part)])
+
+
+def calibration(sizes: tuple[int, ...] = (40,) * 6) -> list[Records]:
+    """Zero-shot, TPT and C-TPT, which draw nothing, on many scenes of each natural shift: for the calibration error."""
+    jobs, starts = [], [CALIBRATED + 1000 * i for i in range(len(NATURAL))]
+    specs = [SceneSpec(sum(sizes), shift, 0, "test", at) for shift, at in zip(NATURAL, starts, strict=True)]
+    for each in zip(*(parts_of(spec, *sizes) for spec in specs), strict=True):
+        for part in each:
+            wanted = [job_ for job_ in tuned(SMALL, part) if job_[0]["label"] in (rows.TPT4, rows.CTPT)]
+            jobs += [zero_shot_job(SMALL, part), *wanted]
+    return table("prompt_calibration", jobs)
 
 
 def label_sets(n: int = 20) -> list[Records]:
@@ -149,13 +191,13 @@ def corruptions(n: int = 5) -> list[Records]:
     """The 15 test corruptions at severity 5: who repairs what."""
     jobs, clip = [], SMALL
     for i, name in enumerate(TEST):
-        spec = SceneSpec(n, name, 5, "test", SCENES["test"] + 100 * i)
-        jobs += [zero_shot_job(clip, spec), zero_shot_job(clip, spec, "low", label=rows.LOW)]
-        jobs += untuned(clip, spec) + tuned(clip, spec) + generative(clip, spec)
-        jobs += [purified(clip, spec), *purified_jobs(clip, spec, drawn_by("image_to_image"), GENERATED)]
-        jobs.append(prompt_job("tpt", prompted("tpt", clip, kind="low"), clip, spec, rows.LOW_CROPS))
-        settings = tuned_text(clip)
-        jobs.append(job("diffusion_tta", settings, clip, spec, rows.DIFFUSION_TTA, TEXT, wording=Wording(), batch=n))
+        for spec in parts_of(SceneSpec(n, name, 5, "test", SCENES["test"] + 100 * i), n):
+            jobs += [zero_shot_job(clip, spec), zero_shot_job(clip, spec, "low", label=rows.LOW)]
+            jobs += untuned(clip, spec) + tuned(clip, spec) + generative(clip, spec)
+            jobs += purified(clip, spec) + purified_jobs(clip, spec, drawn_by("image_to_image"), GENERATED)
+            jobs.append(prompt_job("tpt", prompted("tpt", clip, kind="low"), clip, spec, rows.LOW_CROPS))
+            how = dict(wording=Wording(), batch=spec.n)
+            jobs.append(job("diffusion_tta", tuned_text(clip), clip, spec, rows.DIFFUSION_TTA, TEXT, **how))
     return table("prompt_test", jobs)
 
 
@@ -181,31 +223,36 @@ def views(n: int = 20) -> list[Records]:
 
 
 def filters(n: int = 20) -> list[Records]:
-    """Filters none, entropy, cosine and both, in the public code's order and in the paper's (T3)."""
+    """Filters none, entropy, cosine and both, in the public code's order and in the paper's (T3); and what counts
+    behind each: how many views, how many of them drawn, how often right."""
     jobs, drawn = [], drawn_by("variation")
     for shift in ("far", "a"):
         spec = spec_of(shift, n)
         for label, kind in rows.FILTERS.items():
-            jobs.append(prompt_job("difftpt", prompted("difftpt", SMALL, filter=kind), SMALL, spec, label, drawn))
+            s = prompted("difftpt", SMALL, filter=kind)
+            jobs.append(prompt_job("difftpt", s, SMALL, spec, label, drawn))
+            jobs.append(counted_job(s, SMALL, spec, label, drawn))
         jobs.append(zero_shot_job(SMALL, spec))
     return table("prompt_filters", jobs)
 
 
-def budget(n: int = 20) -> list[Records]:
-    """One change at a time, far away: number of views, steps, rate, share of generated views, both shares (T6)."""
+def budget(n: int = 20, other: int = 10) -> list[Records]:
+    """One change at a time, far away and on renditions: number of views, steps, rate, share of generated views, both
+    shares (T6)."""
     usual, most = prompted("difftpt", SMALL), VIEWS - 1
     changes = {rows.DIFFTPT["variation"]: {}}
     changes |= {f"{v} views": dict(views=v - v // 2 + 1, generated=v // 2 - 1) for v in (8, 16, 32)}
     changes |= {"128 views": dict(views=VIEWS + 1, generated=most)}
     changes |= {f"{k} steps": dict(updates=k) for k in (1, 2, 8)}
-    changes |= {f"rate {r:g}": dict(lr=r) for r in RATES if r != usual.lr}
-    changes |= {f"{100 * g // most}% generated": dict(views=VIEWS - g, generated=g) for g in (0, 16, 47, most)}
+    changes |= {f"rate {r:g}": dict(lr=r) for r in (*RATES, *RATES_BEYOND) if r != usual.lr}
+    changes |= {f"{100 * g / most:.0f}% generated": dict(views=VIEWS - g, generated=g) for g in (0, 16, 47, most)}
     changes |= {f"rho_C {c:g}": dict(rho_c=c) for c in (0.3, 0.5, 0.8, 1.0) if c != usual.rho_c}
     changes |= {f"rho_H {h:g}": dict(rho_h=h) for h in (0.1, 0.3, 0.6, 1.0) if h != usual.rho_h}
-    spec, jobs = spec_of("far", n), []
-    for label, change in changes.items():
-        s = replace(usual, **change)
-        jobs.append(prompt_job("difftpt", s, SMALL, spec, label, drawn_by("variation") if s.generated else None))
+    jobs = []
+    for spec in (spec_of("far", n), spec_of("r", other)):
+        for label, change in changes.items():
+            s = replace(usual, **change)
+            jobs.append(prompt_job("difftpt", s, SMALL, spec, label, drawn_by("variation") if s.generated else None))
     return table("prompt_budget", jobs)
 
 
@@ -252,51 +299,3 @@ def orders(n: int = 50, seeds: int = 3) -> list[Records]:
 def settings_of(about: dict):
     """The settings that a record states."""
     return METHODS[about["method"]].Settings(**frozen(about["settings"]))
-
-
-SHOTS = 8  # images of each named pair, at most
-LEARNT = {"CoOp": coop.Settings(), "CoCoOp": coop.Settings(kind="cocoop", epochs=10, batch=8)}
-
-
-@lru_cache
-def learnt(name: str) -> Models:
-    """The smaller CLIP among pairs of colour and category, its prompt learnt from scenes of the named pairs alone."""
-    s = stream(SceneSpec(1000, split="select", start=20_000, labels="colour_category"))
-    named = torch.tensor(label_set("colour_category").seen)[s.labels]
-    order = [int(i) for k in s.labels.unique() for i in ((s.labels == k) & named).nonzero()[:SHOTS, 0]]
-    models = trials.models(SMALL, None, wording=Wording("colour_category"))
-    return coop.learn(models, s.images[order], s.labels[order], LEARNT[name])
-
-
-def initial(n: int = 20) -> list[Records]:
-    """A prompt learnt from few images, as it is and as the start of TPT and DiffTPT, on pairs far away."""
-    spec, jobs = spec_of("far", n, "colour_category"), []
-    usual, drawn = prompted("tpt", SMALL, spec.labels), drawn_by("variation")
-    for start in ("", *LEARNT):
-        plus = f" from {start}" if start else ""
-        if start:
-            rows_ = [prompt_job("coop", LEARNT[start], SMALL, spec, start)]
-        else:
-            rows_ = [zero_shot_job(SMALL, spec)]
-        rows_.append(prompt_job("tpt", usual, SMALL, spec, rows.TPT4 + plus))
-        rows_.append(
-            prompt_job("difftpt", prompted("difftpt", SMALL, spec.labels), SMALL, spec, f"DiffTPT{plus}", drawn)
-        )
-        jobs += [begun_at(start, job_) for job_ in rows_] if start else rows_
-    return table("prompt_init", jobs)
-
-
-def begun_at(start: str, job_: Job) -> Job:
-    """The same job with a learnt prompt."""
-    about = job_[0] | {"few_shot": {"start": start, "shots": SHOTS, **stated(LEARNT[start])}}
-
-    def work() -> Records:
-        used, spec = learnt(start), spec_of("far", about["stream"]["n"], "colour_category")
-        how = {}
-        if "drawn" in about:
-            prompts, n = label_set(spec.labels).prompts(), about["settings"]["generated"]
-            how["generated"] = drawn_by("variation").views(used, prompts, n)
-        method = METHODS[about["method"]].configure(used, settings_of(about), **how)
-        return run(method, stream(spec), about=about, **about["how"])
-
-    return about, work

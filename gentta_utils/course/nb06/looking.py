@@ -21,23 +21,48 @@ from ...world.words import label_set
 from ..drawn import Drawn
 from ..trials import Wording, models
 from .choose import prompt_job
-from .rows import QUANTITIES, READ_PURIFIED, TUNED_PURIFIED, VIEWS
+from .rows import COUNTED, QUANTITIES, READ_PURIFIED, TUNED_PURIFIED, VIEWS
 
 
 def looked_job(settings: zero.Settings, clip: str, spec: SceneSpec, name: str, drawn: Drawn | None = None) -> Job:
     """The mean of the confident views, with `QUANTITIES` of the views of each image in the place of a loss."""
-    about, work = prompt_job("zero", settings, clip, spec, VIEWS + name, drawn)
-    about |= {"loss": list(QUANTITIES)}
+    job_ = prompt_job("zero", settings, clip, spec, VIEWS + name, drawn)
+    return _looking(job_, QUANTITIES, quantities, settings, clip, spec, drawn)
 
-    def look() -> Records:
+
+def counted_job(settings: difftpt.Settings, clip: str, spec: SceneSpec, name: str, drawn: Drawn) -> Job:
+    """The untuned mean of the views that count in DiffTPT, with `COUNTED` of these in the place of a loss."""
+    same = {
+        k: getattr(settings, k) for k in ("views", "kind", "lowest", "generated", "filter", "rho_c", "rho_h", "seed")
+    }
+    s = zero.Settings(temperature=1.0, **same)
+    job_ = prompt_job("zero", s, clip, spec, VIEWS + name, drawn)
+    look = lambda _, logits, chosen, labels: counted(logits, chosen, labels, s.views)  # noqa: E731
+    return _looking(job_, COUNTED, look, s, clip, spec, drawn)
+
+
+def _looking(job_: Job, names: tuple[str, ...], look, settings, clip: str, spec: SceneSpec, drawn: Drawn | None) -> Job:
+    """The job with what `look` finds in features, logits, the views that count and labels in the place of its loss."""
+    about, work = job_[0] | {"loss": list(names)}, job_[1]
+
+    def looked() -> Records:
         used, s = models(clip, None, wording=Wording(spec.labels)), stream(spec)
         views = drawn and drawn.views(used, label_set(spec.labels).prompts(), settings.generated)
         r = work()
         features, logits = zero.configure(used, settings, views).encode(s.images, s.ids)
-        found = quantities(features, logits, select(features, logits, settings), s.labels)
+        found = look(features, logits, select(features, logits, settings), s.labels)
         return replace(r, loss=found.numpy(), about=about | {"protocol": r.about["protocol"]})
 
-    return about, look
+    return about, looked
+
+
+def counted(logits: Logits, chosen: Tensor, labels: Tensor, made: int) -> Tensor:
+    """`COUNTED` (B, 4) of views with logits (B, V, K), of which the first `made` are the image and its crops and
+    `chosen` (B, n) count; the last two are numbers of views."""
+    right = logits.argmax(2).gather(1, chosen) == labels[:, None]  # (B, n)
+    drawn = chosen >= made
+    found = [torch.ones_like(drawn), drawn, right & ~drawn, right & drawn]
+    return torch.stack([v.sum(1) for v in found], 1).float()
 
 
 def quantities(features: Tensor, logits: Logits, chosen: Tensor, labels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Tables of notebook 06: natural shifts and label sets, corruptions, which views help, filters, budgets, calibration.
+"""Tables of notebook 06: natural shifts and label sets, corruptions, which views help, filters, budgets, order, cost.
 
 All differences are paired on the same scenes. A published shape holds, is reversed, or is undecided, which it is where
 the interval holds 0. Seconds are those of the method and of drawing its views.
@@ -13,13 +13,17 @@ from scipy.special import softmax
 from ...common.text import as_table
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, over_classifiers, pick, versus
-from ...evaluation.statistics import Interval, calibration_bins, calibration_error, gain, protocol_line
+from ...evaluation.statistics import Interval, gain, protocol_line
 from ...world.words import label_set
 from ..side_by_side import verdict
+from .calibration import ECE, ece
 from .rows import (
+    ALIKE,
+    COUNTED,
     DIFFTPT,
     LOW,
     ON_THEIRS,
+    ONE_PURIFIED,
     PURIFIED,
     QUANTITIES,
     READ_PURIFIED,
@@ -91,7 +95,7 @@ def by_column(runs: list[Records], column_of: Callable[[Records], str]) -> list[
             row["all"] = f"{accuracy(here):.1f}"
             for head, other in {"minus zero-shot": ZERO_SHOT, "minus TPT, 4 steps": TPT4}.items():
                 row[head] = "" if label == other else str(versus(here, pick(mine, other)))
-            rows.append(row | {"ECE": f"{calibration_error(here):.0f}", "s/img": f"{seconds_of(here):.2f}"})
+            rows.append(row | {ECE: ece(here), "s/img": f"{seconds_of(here):.2f}"})
     return rows
 
 
@@ -123,16 +127,23 @@ def gains_by(runs: list[Records], column_of: Callable[[Records], str], labels: t
     return rows
 
 
-ALL_ROWS = "All rows: percent right by column, paired differences in points, calibration error, cost with drawing."
+ALL_ROWS = (
+    "All rows: percent right by column, paired differences in points, calibration error (in brackets that of a "
+    "calibrated CLIP as sure on as few scenes), seconds per image with drawing."
+)
 AHEAD = "DiffTPT with variations minus other rows, in points, and as a share of what these left wrong:"
 BY_COLUMN = "The same by column, CLIPs pooled:"
 
 
-def natural(runs: list[Records]) -> str:
-    """Natural shifts: all rows, what DiffTPT is ahead of, gains by set."""
-    rows = as_table(gains_by(runs, shift_name, (TPT4, VARIATION)))
-    head = [_header(runs), ALL_ROWS, as_table(by_column(runs, shift_name))]
-    return "\n\n".join([*head, AHEAD, as_table(claim(runs)), BY_COLUMN, rows])
+def every_row(runs: list[Records], column_of: Callable[[Records], str] = shift_name) -> str:
+    """All rows by column."""
+    return "\n\n".join([_header(runs), ALL_ROWS, as_table(by_column(runs, column_of))])
+
+
+def claimed(runs: list[Records], column_of: Callable[[Records], str] = shift_name) -> str:
+    """The same; what DiffTPT is ahead of, and gains by column (T1)."""
+    rows = as_table(gains_by(runs, column_of, (TPT4, VARIATION)))
+    return "\n\n".join([every_row(runs, column_of), AHEAD, as_table(claim(runs)), BY_COLUMN, rows])
 
 
 def by_question(runs: list[Records]) -> list[Records]:
@@ -141,11 +152,13 @@ def by_question(runs: list[Records]) -> list[Records]:
 
 
 def label_sets(runs: list[Records]) -> str:
-    """Ten label sets: all rows, what DiffTPT is ahead of, which sets gain most (T5)."""
-    runs = by_question(runs)
-    rows = as_table(gains_by(runs, labels_name, (TPT4, VARIATION)))
-    head = [_header(runs), ALL_ROWS, as_table(by_column(runs, labels_name))]
-    return "\n\n".join([*head, AHEAD, as_table(claim(runs)), BY_COLUMN, rows])
+    """Ten label sets: all rows."""
+    return every_row(by_question(runs), labels_name)
+
+
+def claimed_of_sets(runs: list[Records]) -> str:
+    """The claim on ten label sets, and which sets gain most (T5)."""
+    return claimed(by_question(runs), labels_name)
 
 
 # --- corruptions ------------------------------------------------------------------------------------------------------
@@ -158,29 +171,40 @@ def corruptions(runs: list[Records]) -> str:
         mine = pick(runs, classifier=clip)
         for label in distinct(mine, "label"):
             here = pick(mine, label)
-            signs = [int(r.right_after.sum()) - int(r.right_before.sum()) for r in here]
+            shifts = list(dict.fromkeys(map(shift_name, here)))
+            signs = [
+                sum(int(r.right_after.sum()) - int(r.right_before.sum()) for r in here if shift_name(r) == shift)
+                for shift in shifts
+            ]
             row = {"CLIP": short(clip), "row": label, "right": f"{accuracy(here):.1f}"}
             for head, other in {"minus zero-shot": ZERO_SHOT, "minus low view": LOW, "minus TPT": TPT4}.items():
                 row[head] = "" if label == other else str(versus(here, pick(mine, other)))
             row |= {"gain": sum(s > 0 for s in signs), "lose": sum(s < 0 for s in signs)}
-            rows.append(row | {"s/img": f"{seconds_of(here):.2f}"})
+            rows.append(row | {ECE: ece(here), "s/img": f"{seconds_of(here):.2f}"})
     shown = [label for label in (ZERO_SHOT, LOW, TPT4, *DIFFTPT.values()) if pick(runs, label)]
     by_shift = []
     for shift in dict.fromkeys(map(shift_name, runs)):
         here = [r for r in runs if shift_name(r) == shift]
         by_shift.append({"corruption": shift} | {label: f"{accuracy(pick(here, label)):.0f}" for label in shown})
-    parts = [_header(runs) + "\n" + as_table(rows), *last_step(runs), as_table(by_shift)]
+    parts = [_header(runs) + "\n" + as_table(rows), *taken_apart(runs), as_table(by_shift)]
     return "\n\n".join(parts)
 
 
-def last_step(runs: list[Records]) -> list[str]:
-    """A sentence, where it was measured: what words tuned on purified views are worth on them instead of on the image,
-    and beside these views untuned."""
-    read, others = pick(runs, READ_PURIFIED), (TUNED_PURIFIED, PURIFIED)
-    if not read:
-        return []
-    said = (f"minus *{other}* {versus(read, pick(runs, other))}" for other in others)
-    return [f"*{READ_PURIFIED}*: {', '.join(said)}"]
+PARTS = {  # row -> what it is compared with, to tell purification, diversity and tuning apart
+    READ_PURIFIED: (TUNED_PURIFIED, PURIFIED),
+    DIFFTPT["image_to_image"]: (ALIKE,),
+    PURIFIED: (ONE_PURIFIED,),
+}
+
+
+def taken_apart(runs: list[Records]) -> list[str]:
+    """A sentence for each row of `PARTS` that was measured with its others: the paired differences to them."""
+    found = []
+    for row, others in PARTS.items():
+        if all(pick(runs, label) for label in (row, *others)):
+            said = (f"minus *{other}* {versus(pick(runs, row), pick(runs, other))}" for other in others)
+            found.append(f"*{row}*: {', '.join(said)}")
+    return found
 
 
 # --- which views help -------------------------------------------------------------------------------------------------
@@ -196,7 +220,7 @@ def quantities(runs: list[Records]) -> list[dict]:
                 row = {"set": shift, "views": label.removeprefix(VIEWS), "image": f"{100 * r.right_before.mean():.0f}"}
                 values = dict(zip(QUANTITIES, r.loss.mean(0), strict=True))
                 row |= {k: f"{100 * v:.0f}" if "right" in k else f"{v:.2f}" for k, v in values.items()}
-                rows.append(row | {"gain of their mean": str(gain([r]))})
+                rows.append(row | {"gain of their mean": str(gain([r])), ECE: ece([r])})
     return rows
 
 
@@ -217,13 +241,35 @@ def against(runs: list[Records], usual: str) -> str:
             here, other = (pick(runs, of, shifts=[name]) for of in (label, usual))
             row[name] = f"{accuracy(here):.1f}"
             row[f"{name}: minus {usual}"] = "" if label == usual else str(versus(here, other))
-        rows.append(row | {"evaluations": evaluations_of(pick(runs, label)[0])})
+        here = pick(runs, label)
+        rows.append(row | {ECE: ece(here), "evaluations": evaluations_of(here[0])})
     return _header(runs) + "\n" + as_table(rows)
 
 
 def filters(runs: list[Records]) -> str:
-    """Filters of views, each against none."""
-    return against(runs, distinct(runs, "label")[0])
+    """Filters of views, each against none; below it what counts behind each."""
+    looked, tuned = ([r for r in runs if r.about["label"].startswith(VIEWS) == wanted] for wanted in (True, False))
+    parts = [against(tuned, distinct(tuned, "label")[0]), *([COUNTING, as_table(counted(looked))] if looked else [])]
+    return "\n\n".join(parts)
+
+
+COUNTING = (
+    "What counts behind each filter: views per image, how often they are right, and what their untuned mean gains:"
+)
+
+
+def counted(runs: list[Records]) -> list[dict]:
+    """A row for each set and filter: means of `COUNTED`, the image beside them."""
+    rows = []
+    for r in sorted(runs, key=shift_name):
+        n, drawn, crops_right, drawn_right = r.loss.sum(0)
+        row = {"set": shift_name(r), "filter": r.about["label"].removeprefix(VIEWS)}
+        row |= dict(zip(COUNTED[:2], (f"{v / len(r):.1f}" for v in (n, drawn)), strict=True))
+        row |= {"image right, %": f"{100 * r.right_before.mean():.0f}"}
+        row |= {"crops right, %": f"{100 * crops_right / (n - drawn):.0f}" if n > drawn else ""}
+        row |= {"drawn right, %": f"{100 * drawn_right / drawn:.0f}" if drawn else ""}
+        rows.append(row | {"gain of their mean": str(gain([r])), ECE: ece([r])})
+    return rows
 
 
 def budget(runs: list[Records]) -> str:
@@ -242,10 +288,10 @@ def initial(runs: list[Records]) -> str:
         row = {"row": label}
         for name, wanted in (("named pairs", True), ("unnamed pairs", False)):
             right = np.concatenate([r.right_after[seen[r.label] == wanted] for r in here])
-            row[name] = f"{100 * right.mean():.0f} of {len(right)}"
+            row[name] = f"{right.sum()} of {len(right)}"
         row["all"] = f"{accuracy(here):.1f}"
         row["minus zero-shot"] = "" if label == ZERO_SHOT else str(versus(here, pick(runs, ZERO_SHOT)))
-        rows.append(row | {"s/img": f"{seconds_of(here):.2f}"})
+        rows.append(row | {ECE: ece(here), "s/img": f"{seconds_of(here):.2f}"})
     return _header(runs) + "\n" + as_table(rows)
 
 
@@ -260,37 +306,12 @@ def orders(runs: list[Records]) -> str:
             here = [r for r in pick(runs, label) if r.about["stream"]["order"] == order]
             each = [100 * r.right_after.mean() for r in here]
             row = {"row": label, "order": order, "seeds": " ".join(f"{v:.1f}" for v in each)}
-            rows.append(row | {"mean": f"{np.mean(each):.1f}", "worst": f"{min(each):.1f}", "gain": str(gain(here))})
+            row |= {"mean": f"{np.mean(each):.1f}", "worst": f"{min(each):.1f}", "gain": str(gain(here))}
+            rows.append(row | {ECE: ece(here)})
     return _header(runs) + "\n" + as_table(rows)
 
 
-# --- calibration, cost ------------------------------------------------------------------------------------------------
-
-
-def calibration(tables: list[list[Records]], labels: tuple[str, ...]) -> list[dict]:
-    """Pooled over tables: predictions, percent right, mean confidence minus that, expected calibration error.
-
-    Only streams that all of these rows met count."""
-    rows, parts = [], {label: pooled(tables, label, labels) for label in labels}
-    for label, here in parts.items():
-        bins = calibration_bins(here)
-        sure = 100 * sum(confidence * n for confidence, _, n in bins) / sum(n for *_, n in bins)
-        row = {"row": label, "n": sum(map(len, here)), "right": f"{accuracy(here):.1f}"}
-        row |= {"confidence minus right": f"{sure - accuracy(here):+.1f}"}
-        rows.append(row | {"ECE": f"{calibration_error(here):.1f}"})
-    return rows
-
-
-def pooled(tables: list[list[Records]], label: str, labels: tuple[str, ...]) -> list[Records]:
-    """The runs of a row on the streams and by the CLIPs that all of these rows met."""
-
-    def key(r: Records) -> tuple:
-        s = r.about["stream"]
-        return r.about["classifier"], labels_name(r), s["shift"], s["severity"], s["start"], len(r)
-
-    runs = [r for table in tables for r in table]
-    met = set.intersection(*({key(r) for r in pick(runs, one)} for one in labels))
-    return [r for r in pick(runs, label) if key(r) in met]
+# --- cost ------------------------------------------------------------------------------------------------------------
 
 
 def frontier(runs: list[Records]) -> list[dict]:
@@ -300,12 +321,12 @@ def frontier(runs: list[Records]) -> list[dict]:
     for label in distinct(runs, "label"):
         if label != TRUE:
             here = pick(runs, label)
-            rows.append((seconds_of(here), accuracy(here), label, evaluations_of(here[0])))
+            rows.append((seconds_of(here), accuracy(here), label, ece(here), evaluations_of(here[0])))
     rows.sort()
     return [
-        {"row": label, "s/img": f"{s:.3f}", "right": f"{right:.1f}", "evaluations": spent}
+        {"row": label, "s/img": f"{s:.3f}", "right": f"{right:.1f}", ECE: error, "evaluations": spent}
         | {"on the frontier": "yes" if right > max((r for t, r, *_ in rows if t < s), default=-1) else ""}
-        for s, right, label, spent in rows
+        for s, right, label, error, spent in rows
     ]
 
 

@@ -27,7 +27,9 @@ ON_THEIRS = {  # untuned methods on the views of DiffTPT with variations
     "zero": "ZERO on DiffTPT's views",
     "mta": "MTA on DiffTPT's views",
 }
+ALIKE = "DiffTPT, one image-to-image view 31 times"
 PURIFIED = "mean of image-to-image views"
+ONE_PURIFIED = "mean of the image and one such view"
 TUNED_PURIFIED = "tuned on these views, read on the image"
 READ_PURIFIED = "tuned on these views, read on them"
 TDA = "TDA"
@@ -44,6 +46,7 @@ FILTERS = {  # row -> filter
 }
 SHOWN = (ZERO, ZERO_PUBLISHED, TPT4, *DIFFTPT.values(), PURIFIED)  # in the figure of gains
 VIEWS = "views: "  # before the kind of views, in the table of which views help
+COUNTED = ("count", "drawn among them", "right, crops", "right, drawn")  # kept of filters in the place of a loss
 QUANTITIES = (  # what that table keeps of an image's views in the place of a loss
     "cosine, all",
     "cosine, kept",

@@ -17,7 +17,7 @@ from ...common.paths import DATA
 from ...common.types import Number
 from ...evaluation.records import Records
 from ...evaluation.rows import shift_of
-from ...evaluation.statistics import DRAWS, LEAST, Interval, paired_interval
+from ...evaluation.statistics import FEWER_DRAWS, LEAST, Interval, paired_interval
 from ...methods import METHODS
 from ..side_by_side import ensemble_temperature
 from .plan import Row, plan
@@ -115,7 +115,7 @@ class Board:
     def versus(self, row: str, other: str = SOURCE) -> Interval:
         """Paired difference in points, `row` minus `other`, on the scenes that both met."""
         both = self.met(row, other)
-        return paired_interval(self.right(row)[both], self.right(other)[both], self.scene[both], DRAWS)
+        return paired_interval(self.right(row)[both], self.right(other)[both], self.scene[both], FEWER_DRAWS)
 
     def changed(self, row: str) -> tuple[int, int]:
         """How many predictions of the source it fixed, and how many it broke."""
@@ -265,7 +265,7 @@ def family(boards: list[Board]) -> dict[str, Number]:
 
 
 @lru_cache(maxsize=4096)
-def by_chance(n: int, changed: int, draws: int = DRAWS) -> float:
+def by_chance(n: int, changed: int, draws: int = FEWER_DRAWS) -> float:
     """The chance that a 95% bootstrap interval of n scenes leaves 0 out, `changed` of which went from right to wrong or
     back, either way equally likely."""
     rng, found = np.random.default_rng(0), 0.0

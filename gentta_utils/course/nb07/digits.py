@@ -24,7 +24,7 @@ from ...evaluation.chosen import choice, chosen_window, purifier, rival, tuned
 from ...evaluation.evaluate import run
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, pick, shift_of, versus
-from ...evaluation.statistics import DRAWS, ON_VALIDATION, Interval, protocol_line
+from ...evaluation.statistics import FEWER_DRAWS, ON_VALIDATION, Interval, protocol_line
 from ...evaluation.tables import Job, results
 from ...methods import METHODS, bn_adapt, diffusion_classifier, diffusion_tta, ensemble, source, tta_averaging
 from ...methods.base import Models, stated
@@ -270,7 +270,9 @@ def on_scenes() -> Differences:
     return rivals | {label: changed[label] for label in PURIFIED}
 
 
-def carried(one: Differences, other: Differences, draws: int = DRAWS, seed: int = 0) -> tuple[list[str], Interval]:
+def carried(
+    one: Differences, other: Differences, draws: int = FEWER_DRAWS, seed: int = 0
+) -> tuple[list[str], Interval]:
     """Rows that both worlds have, and Kendall's tau of their order by gain (in hundredths) with a 95% interval.
 
     Scenes of each world are resampled, all rows together. Noise hides an order, so the interval leans towards 0."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...evaluation.records import Records
 from ...evaluation.rows import shift_of
-from ...evaluation.statistics import DRAWS, Interval, paired_interval
+from ...evaluation.statistics import FEWER_DRAWS, Interval, paired_interval
 from .board import SOURCE, Board, frontier
 from .plan import plan
 
@@ -96,7 +96,7 @@ def cross_fitted(b: Board, rows: tuple[str, ...], s: Situation, kind_of: dict[st
         both = here & (b.scene % 2 == fold) & b.met(row, SOURCE)
         for values, of in ((after, b.right(row)), (before, b.right(SOURCE)), (scenes, b.scene)):
             values.append(of[both])
-    return paired_interval(*map(np.concatenate, (after, before, scenes)), DRAWS)
+    return paired_interval(*map(np.concatenate, (after, before, scenes)), FEWER_DRAWS)
 
 
 def decision_table(b: Board, rows: tuple[str, ...], kind_of: dict[str, str]) -> list[dict]:
@@ -157,8 +157,8 @@ def regret(grid: Board, unseen: Board, rows: tuple[str, ...], kind_of: dict[str,
                 parts.append(np.stack([unseen.scene[judged], *(unseen.right(row)[judged] for row in by)]))
     scene, oracle, guide, usual = np.concatenate(parts, 1)
     return {
-        "regret of the guide": paired_interval(oracle, guide, scene, DRAWS),
-        "regret of the best row": paired_interval(oracle, usual, scene, DRAWS),
-        "guide gains": paired_interval(guide, usual, scene, DRAWS),
+        "regret of the guide": paired_interval(oracle, guide, scene, FEWER_DRAWS),
+        "regret of the best row": paired_interval(oracle, usual, scene, FEWER_DRAWS),
+        "guide gains": paired_interval(guide, usual, scene, FEWER_DRAWS),
         "scenes": len(scene),
     }

@@ -4,7 +4,7 @@ import numpy as np
 
 from ...common.text import as_table
 from ...evaluation.records import Records
-from ...evaluation.statistics import DRAWS, LEAST, Interval, paired_interval, protocol_line
+from ...evaluation.statistics import FEWER_DRAWS, LEAST, Interval, paired_interval, protocol_line
 from ...evaluation.tables import results
 from ...world.severities import TEST
 from . import guide
@@ -112,7 +112,7 @@ def _pooled(runs: list[Records]) -> Interval:
     after, before, scene = (
         np.concatenate([getattr(r, k) for r in runs]) for k in ("right_after", "right_before", "id")
     )
-    return paired_interval(after, before, scene, DRAWS)
+    return paired_interval(after, before, scene, FEWER_DRAWS)
 
 
 def tail(runs: list[Records], share: float = TAIL) -> float:
@@ -146,7 +146,9 @@ def positions(r: Records, edges=(0, 10, 30, 100, 300, 1000)) -> dict[str, Interv
     """Gain over the source by the number of images met before, in the record of one stream."""
     parts = [slice(a, b) for a, b in zip(edges, edges[1:], strict=False) if a < len(r)]
     return {
-        f"{s.start + 1} to {min(s.stop, len(r))}": paired_interval(r.right_after[s], r.right_before[s], r.id[s], DRAWS)
+        f"{s.start + 1} to {min(s.stop, len(r))}": paired_interval(
+            r.right_after[s], r.right_before[s], r.id[s], FEWER_DRAWS
+        )
         for s in parts
     }
 

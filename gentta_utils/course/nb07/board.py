@@ -88,9 +88,9 @@ class Board:
         """The scenes (N,) that all of these rows met."""
         return self._met[[self.index(row) for row in rows]].all(0)
 
-    def enough(self, row: str) -> bool:
-        """Whether it met `LEAST` scenes of every shift."""
-        return all(self.met(row)[self.shift == shift].sum() >= LEAST for shift in set(self.shift))
+    def enough(self, row: str, least: int = LEAST) -> bool:
+        """Whether it met so many scenes of every shift."""
+        return all(self.met(row)[self.shift == shift].sum() >= least for shift in set(self.shift))
 
     def right(self, row: str) -> np.ndarray:
         """Right predictions (N,) bool, False where it met none."""

@@ -18,6 +18,7 @@ from .plan import plan
 
 BUDGETS = {"up to 5": 5.0, "up to 100": 100.0, "any": math.inf}  # forward equivalents per image
 KINDS = ("coarse", "noise")
+TO_RECOMMEND = 20  # scenes of every shift: of the rows with ten, the luckiest would be picked
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,10 @@ def kinds(rough: dict[str, float], at: float) -> dict[str, str]:
 
 
 def candidates(grid: Board, unseen: Board | None = None) -> tuple[str, ...]:
-    """The rows that may be recommended: methods, not other classifiers, that met enough scenes of every shift; where
-    `unseen` is given, of its shifts too."""
+    """The rows that may be recommended: methods, not other classifiers, that met `TO_RECOMMEND` scenes of every shift;
+    where `unseen` is given, enough for a verdict of its shifts too."""
     other = {row.row for row in plan() if row.method == "source" and row.row not in (SOURCE, "low view")}
-    rows = [row for row in grid.rows if row not in other and grid.enough(row)]
+    rows = [row for row in grid.rows if row not in other and grid.enough(row, TO_RECOMMEND)]
     return tuple(row for row in rows if unseen is None or (row in unseen.rows and unseen.enough(row)))
 
 

@@ -90,12 +90,15 @@ def test_chance_is_near_5_percent_of_many_changes_and_0_of_none():
     assert boards.by_chance(400, 200) == pytest.approx(0.05, abs=0.02)
 
 
-def test_a_row_of_few_scenes_is_not_ranked():
-    shift, few = ["fog 5"] * 12 + ["snow 5"] * 12, [1] * 9 + [None] * 3 + [1] * 12
-    b = made({"source": [0] * 24, "x": [1] * 24, "few": few, "ceiling": [1] * 24}, shift)
-    assert report.ranked(b) == ("source", "x")
-    assert report.shared(b, b) == ("source", "x")
-    assert [row["row"] for row in report.rank_rows(b)] == ["x", "source"]
+def test_a_row_of_few_scenes_is_not_ranked_and_one_of_some_not_recommended():
+    shift, few, some = ["fog 5"] * 24 + ["snow 5"] * 24, [1] * 9 + [None] * 15, [1] * 15 + [None] * 9
+    b = made(
+        {"source": [0] * 48, "x": [1] * 48, "few": few + [1] * 24, "some": some + [1] * 24, "ceiling": [1] * 48}, shift
+    )
+    assert report.ranked(b) == ("source", "x", "some")
+    assert report.shared(b, b) == ("source", "x", "some")
+    assert guide.candidates(b) == ("source", "x")
+    assert [row["row"] for row in report.rank_rows(b)][-1] == "source"
 
 
 def test_costs_stand_in_the_table_where_they_were_measured():

@@ -53,11 +53,11 @@ def kinds(rough: dict[str, float], at: float) -> dict[str, str]:
     return {shift: KINDS[value > at] for shift, value in rough.items()}
 
 
-def candidates(grid: Board, unseen: Board | None = None) -> tuple[str, ...]:
-    """The rows that may be recommended: methods, not other classifiers, that met `TO_RECOMMEND` scenes of every shift;
-    where `unseen` is given, enough for a verdict of its shifts too."""
+def candidates(grid: Board, unseen: Board | None = None, least: int = TO_RECOMMEND) -> tuple[str, ...]:
+    """The rows that may be recommended: methods, not other classifiers, that met `least` scenes of every shift; where
+    `unseen` is given, enough for a verdict of its shifts too."""
     other = {row.row for row in plan() if row.method == "source" and row.row not in (SOURCE, "low view")}
-    rows = [row for row in grid.rows if row not in other and grid.enough(row, TO_RECOMMEND)]
+    rows = [row for row in grid.rows if row not in other and grid.enough(row, least)]
     return tuple(row for row in rows if unseen is None or (row in unseen.rows and unseen.enough(row)))
 
 

@@ -80,7 +80,7 @@ def ranked(b: Board) -> tuple[str, ...]:
 
 def shared(b: Board, other: Board) -> tuple[str, ...]:
     """The methods that are ranked in both blocks."""
-    methods, there = guide.candidates(b), ranked(other)
+    methods, there = guide.candidates(b, least=LEAST), ranked(other)
     return tuple(row for row in ranked(b) if row in methods and row in there)
 
 

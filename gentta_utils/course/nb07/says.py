@@ -4,7 +4,7 @@ import numpy as np
 from scipy import stats
 
 from ...evaluation.records import Records
-from ...evaluation.statistics import Interval, gain
+from ...evaluation.statistics import LEAST, Interval, gain
 from . import guide
 from .board import BLOCKS, SOURCE, Board, frontier, heat
 from .plan import plan
@@ -23,7 +23,7 @@ def listed(names: list[str]) -> str:
 
 def methods(b: Board) -> list[str]:
     """The rows that are methods, without the source: no other training."""
-    return [row for row in guide.candidates(b) if row != SOURCE]
+    return [row for row in guide.candidates(b, least=LEAST) if row != SOURCE]
 
 
 def named(gains: dict[str, Interval], most: int = 3) -> str:

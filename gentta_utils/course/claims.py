@@ -45,6 +45,16 @@ def no_gain(differences: Differences) -> str:
     return _all(said)
 
 
+def no_change(differences: Differences) -> str:
+    """No difference is a point away from 0: its interval lies within (-1, 1); reversed where one is not 0 and reaches
+    beyond, and none lies within."""
+    said = [
+        "holds" if max(-d.low, d.high) < NOTHING else "reversed" if d.low > 0 or d.high < 0 else "undecided"
+        for d in differences.values()
+    ]
+    return _all(said)
+
+
 def all_but_one(differences: Differences) -> str:
     """At most one difference is not above 0; reversed where more are below 0 than above it."""
     said = Counter(verdict(d) for d in differences.values())
@@ -157,6 +167,7 @@ with 95% intervals over scenes (bootstrap, {draws} draws):
 - **above**: {above}
 - **below**: {below}
 - **no gain**: {no_gain}
+- **no change**: {no_change}
 - **all but one**: {all_but_one}
 
 Otherwise it is *undecided*: too few scenes, or its parts disagree; the last column then says how many hold. Fewer
@@ -175,7 +186,7 @@ def page(findings: dict[str, list[Finding]]) -> str:
     count = Counter(f.verdict for group in findings.values() for f in group)
     tally = ", ".join(f"{count[word]} {'are ' if word != 'holds' else ''}{word}" for word in VERDICTS)
     tally = tally.replace("holds", "hold", 1)
-    rules = {rule.__name__: _sentence(rule.__doc__) for rule in (above, below, no_gain, all_but_one)}
+    rules = {rule.__name__: _sentence(rule.__doc__) for rule in (above, below, no_gain, no_change, all_but_one)}
     n = sum(len(f.differences) for group in findings.values() for f in group)
     lines = [HEAD.format(draws=f"{DRAWS:,}", fewest=LEAST, n=count.total(), tally=tally, differences=n, **rules)]
     for document, group in findings.items():

@@ -6,7 +6,7 @@ import pytest
 from gentta_utils.__main__ import main
 from gentta_utils.course import claimed, claims
 from gentta_utils.course.claimed import CLAIMS
-from gentta_utils.course.claims import Claim, above, all_but_one, below, no_gain
+from gentta_utils.course.claims import Claim, above, all_but_one, below, no_change, no_gain
 from gentta_utils.course.tables import TABLES
 from gentta_utils.evaluation.records import Records
 from gentta_utils.evaluation.statistics import Interval
@@ -32,6 +32,10 @@ EVERY = [c for group in CLAIMS.values() for c in group]
         (no_gain, [Interval(0.5, 0.2, 0.7)], "holds"),
         (no_gain, [NONE, UP], "undecided"),
         (no_gain, [OPEN, UP], "reversed"),
+        (no_change, [Interval(-0.2, -0.7, 0.5)], "holds"),
+        (no_change, [OPEN], "undecided"),
+        (no_change, [UP], "reversed"),
+        (no_change, [DOWN], "reversed"),
         (all_but_one, [UP, UP, DOWN], "holds"),
         (all_but_one, [UP, OPEN, OPEN], "undecided"),
         (all_but_one, [UP, DOWN, DOWN], "reversed"),
@@ -96,7 +100,7 @@ def test_all_claims_name_what_there_is():
     assert len({(d, c.where, c.says) for d, group in CLAIMS.items() for c in group}) == len(EVERY)
     for c in EVERY:
         assert not c.table or c.table in TABLES or c.notebook == "04", c.says
-        assert c.rule in (above, below, no_gain, all_but_one)
+        assert c.rule in (above, below, no_gain, no_change, all_but_one)
         assert "|" not in c.says + c.published + c.where + c.reason
 
 

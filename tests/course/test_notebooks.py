@@ -130,7 +130,7 @@ def test_a_notebook_is_light(path):
     assert path.stat().st_size <= 700_000
 
 
-@pytest.mark.parametrize("name", ["03_clip_sd_lora", "05_dda_sda", "06_difftpt", "07_compare"])
+@pytest.mark.parametrize("name", ["03_clip_sd_lora", "04_segmentation_depth", "05_dda_sda", "06_difftpt", "07_compare"])
 def test_intervals_in_the_prose_are_printed(name):
     """A sentence says "[25.2, 34.7]", of a loss with the signs turned; the output of a cell has it with signs."""
     nb = rules.load(FOLDER / f"{name}.ipynb")

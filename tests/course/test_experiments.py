@@ -54,25 +54,24 @@ def tables():
         found[name] = list(jobs)
         return evaluation_tables.results(name) if name == "select" else []  # it looks at its runs
 
-    patch = pytest.MonkeyPatch()
-    of_02 = (rivals, one_by_one, frontier, experiments, nb02_choose)
-    for module in (trials, purified, *of_02, nb05_experiments, choose):
-        patch.setattr(module, "table", collect, raising=False)
-        patch.setattr(module, "write_json", lambda *a: None, raising=False)
-        patch.setattr(module, "with_rate", lambda c, s, *a: diffusion_tta.Settings(lr=0.1, **s), raising=False)
-    patch.setattr(nb02_choose, "best_window", lambda: (150, 600))
-    for module in (rivals, frontier, nb05_experiments):
-        patch.setattr(module, "rival", lambda row, c: METHODS[row.split(" ")[0]].Settings(lr=0.1))
-    patch.setattr(nb05_experiments, "chosen", lambda c: (aligned.Data(), sda.published(c)))
-    for module in (purified, nb05_experiments):
-        patch.setattr(module, "selection", sda_selection)
-    for module in (rivals, nb02_choose, trials):
-        patch.setattr(module, "tuned", lambda c, *a: diffusion_tta.Settings(lr=0.1), raising=False)
-    patch.setattr(nb05.domain, "measure", list)  # of images, which are no jobs
-    for name, (measure, _) in (nb02.TABLES | nb05.TABLES).items():
-        if name != "photographs":  # which has no scenes
-            measure()
-    patch.undo()
+    with pytest.MonkeyPatch.context() as patch:  # undone when this fails, too
+        of_02 = (rivals, one_by_one, frontier, experiments, nb02_choose)
+        for module in (trials, purified, *of_02, nb05_experiments, choose):
+            patch.setattr(module, "table", collect, raising=False)
+            patch.setattr(module, "write_json", lambda *a: None, raising=False)
+            patch.setattr(module, "with_rate", lambda c, s, *a: diffusion_tta.Settings(lr=0.1, **s), raising=False)
+        patch.setattr(nb02_choose, "best_window", lambda: (150, 600))
+        for module in (rivals, frontier, nb05_experiments):
+            patch.setattr(module, "rival", lambda row, c: METHODS[row.split(" ")[0]].Settings(lr=0.1))
+        patch.setattr(nb05_experiments, "chosen", lambda c: (aligned.Data(), sda.published(c)))
+        for module in (purified, nb05_experiments):
+            patch.setattr(module, "selection", sda_selection)
+        for module in (rivals, nb02_choose, trials):
+            patch.setattr(module, "tuned", lambda c, *a: diffusion_tta.Settings(lr=0.1), raising=False)
+        patch.setattr(nb05.domain, "measure", list)  # of images, which are no jobs
+        for name, (measure, _) in (nb02.TABLES | nb05.TABLES).items():
+            if name != "photographs":  # which has no scenes
+                measure()
     return found
 
 
@@ -97,7 +96,8 @@ def test_every_shift_of_a_table_has_its_own_scenes_and_tables_do_not_share_any(t
     for name, jobs in tables.items():
         streams: dict[tuple, set] = {}
         for a in (a for a, _ in jobs if "parts" not in a["stream"]):  # a mixed stream is made of the others
-            streams.setdefault((a["stream"]["shift"], a["stream"]["severity"]), set()).update(ids(a["stream"]))
+            shift = a["stream"]["shift"].replace(", 8 draws", "")  # the same images, attacked with more draws
+            streams.setdefault((shift, a["stream"]["severity"]), set()).update(ids(a["stream"]))
         assert sum(map(len, streams.values())) == len(set().union(*streams.values())), name
         used[name] = set().union(*streams.values())
     used["learning rate"] = set(nb02_choose.validation_images()[1].tolist())
@@ -155,7 +155,7 @@ def test_committed_tables_rest_on_the_shipped_models_and_chosen_settings():
             if r.about["label"] in ("diffusion_tta/full", "diffusion_tta/low") and name in settled:
                 view = r.about["label"].split("/")[1]
                 assert r.about["settings"] == settled[name]["settings"][view][r.about["classifier"]]
-    assert sum(p.stat().st_size for p in RESULTS.iterdir()) < 12.7e6
+    assert sum(p.stat().st_size for p in RESULTS.iterdir()) < 13.5e6
 
 
 def test_the_readme_says_what_the_records_say():
@@ -230,13 +230,8 @@ def test_source_needs_no_choice():
 @pytest.mark.parametrize("name", course_tables.TABLES)
 def test_committed_tables_can_be_reported(name):
     text = course_tables.report(name)
-    assert text.startswith(
-        "protocol: stream="
-        if name
-        in (
-            *("online", "select_one_by_one", "one_by_one", "select_streams", "streams", "sda_order", "prompt_order"),
-            *("select_grid", "grid", "grid_streams", "unseen"),
-        )
-        else "protocol: stream=iid reset=per_image"
-    )
+    below = name in ("grid", "grid_streams", "unseen")  # there it says something of all rows
+    of_streams = ("online", "select_one_by_one", "one_by_one", "select_streams", "streams", "sda_order", "prompt_order")
+    line = "protocol: stream=" + "iid reset=per_image" * (not below and name not in (*of_streams, "select_grid"))
+    assert f"\n{line}" in text if below else text.startswith(line)
     assert "nan" not in text

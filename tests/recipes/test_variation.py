@@ -176,8 +176,8 @@ def test_crops_are_parts_of_the_image_and_compared_at_equal_cosine():
     length = (part.amax((1, 2, 3)) - part.amin((1, 2, 3))) * 64
     torch.testing.assert_close(length, torch.full((6,), 31.0))
     found = {"a": [0.9, 0.2], "b": [0.7, 0.6]}
-    assert variation._at(0.8, found) == pytest.approx(0.4)
-    assert variation._at(0.95, found) is None
+    assert variation.at_cosine(0.8, found) == pytest.approx(0.4)
+    assert variation.at_cosine(0.95, found) is None
 
 
 @pytest.mark.skipif(NAME not in zoo.names(), reason="not shipped yet")

@@ -18,6 +18,7 @@ from ...evaluation.evaluate import run
 from ...evaluation.map_rows import gain_of, metrics_of, per_image, shared
 from ...evaluation.records import Records
 from ...evaluation.rows import distinct, is_clean, pick
+from ...evaluation.statistics import protocol_line
 from ...evaluation.tables import Job
 from ...methods import METHODS, diffusion_tta
 from ...methods.feedback import told
@@ -84,7 +85,7 @@ def jobs(network: str, specs: list[MapSpec], windows: tuple) -> list[Job]:
     return [window_job(network, spec, m, s, label, **every) for label, (m, s) in starts.items() for spec in specs]
 
 
-def rows_of(runs: list[Records], altered: list[Records] = ()) -> list[dict]:
+def rows_of(runs: list[Records], altered: list[Records] | None = None) -> list[dict]:
     """A row for each network, start, kind of scenes and window; with the gains that updates in that window bring, of
     the weights and of a free map, where `altered` (the ablations) holds them."""
     found = []
@@ -92,7 +93,9 @@ def rows_of(runs: list[Records], altered: list[Records] = ()) -> list[dict]:
         for label in distinct(pick(runs, classifier=network), "label"):
             for head, clean in (("corrupted", False), ("clean", True)):
                 part = [r for r in pick(runs, label, network) if is_clean(r) == clean]
-                same = [r for r in pick(altered, classifier=network) if is_clean(r) == clean and label == rows.SOURCE]
+                same = [
+                    r for r in pick(altered or [], classifier=network) if is_clean(r) == clean and label == rows.SOURCE
+                ]
                 for i, window in enumerate(part[0].about["looked"]["windows"] if part else ()):
                     row = {"network": report.short(network), "answer": label, "scenes": head}
                     row |= {"window": "{}..{}".format(*window)} | _asked(part, i) | _gains(same, window)
@@ -162,4 +165,4 @@ def judged(runs: list[Records], network: str, pair: tuple[str, str], metric: str
 
 def show(runs: list[Records]) -> str:
     """The whole table, then by shift."""
-    return as_table(rows_of(runs)) + "\n\n" + as_table(by_shift(runs))
+    return protocol_line(runs) + "\n" + as_table(rows_of(runs)) + "\n\n" + as_table(by_shift(runs))

@@ -152,7 +152,7 @@ def clean_gaps(runs: list[Records]) -> dict[str, float]:
     """Setting -> points that the source loses on the projected clean scenes that were read first, those of `gap_specs`,
     all networks pooled."""
     clean = pick(runs, shifts=("clean",))
-    first = min(r.about["stream"].get("start", 0) for r in clean)
+    first = min((r.about["stream"].get("start", 0) for r in clean), default=0)
     clean = [r for r in clean if r.about["stream"].get("start", 0) == first]
     names = [label.removesuffix(", dda, alone") for r in clean if (label := r.about["label"]).endswith(", dda, alone")]
     source = pick(clean, "source/full")

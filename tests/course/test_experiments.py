@@ -28,7 +28,10 @@ from gentta_utils.world.severities import TEST, VALIDATION
 # tables about the very same scenes, so that they can be paired
 ONE_SET_OF_SCENES = [
     {"reading", "clean", "natural", "sda_clean", "information"},
-    {f"sda_{name}" for name in ("corruptions", "watermark", "parts", "number", "cfg", "order", "faults", "steps")},
+    {
+        f"sda_{k}"
+        for k in ["corruptions", "watermark", "parts", "number", "cfg", "order", "faults", "steps", "controls", "sets"]
+    },
     {"test", "backbones", "information", "common_draws", "frontier"},
     {"heldout", "trust", "common_draws"},
     {"online", "ablations", "rivals"},

@@ -35,9 +35,10 @@ class Facts:
         forwards: evaluations of all networks per image, one with a backward pass counted as three.
         seconds: of one CPU thread, per image. memory: MB above the source's, with 8 images at once. Both are None where
             they were not measured.
-        batch, order, source, denoiser, classes, labels: whether it needs a batch of test images, a state carried
-            through a stream, something trained on the source or its generator before, a diffusion model, and of it that
-            it was trained with the classes; labelled images, for a temperature of its votes.
+        batch, order, source, denoiser, classes: whether it needs a batch of test images, a state carried through a
+            stream, something trained on the source or its generator before, a diffusion model, and of it that it was
+            trained with the classes.
+        labels: whether it needs labelled images, for a temperature of its votes.
         together: images in its batches, of a row whose answers depend on them.
     """
 

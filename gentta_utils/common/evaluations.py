@@ -22,3 +22,8 @@ class Evaluations(dict[str, int]):
 def together(one: Mapping[str, Number], other: Mapping[str, Number]) -> dict[str, Number]:
     """The sum of two counts, by kind; a kind that one of them lacks counts as 0 there."""
     return {kind: one.get(kind, 0) + other.get(kind, 0) for kind in {**one, **other}}
+
+
+def forwards(nfe: Mapping[str, Number]) -> float:
+    """Forward equivalents of evaluations by network and kind: a backward pass counts as two forward ones."""
+    return float(sum(n * (3 if kind.endswith("fwd+bwd") else 1) for kind, n in nfe.items()))

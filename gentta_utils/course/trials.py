@@ -271,6 +271,11 @@ def coarse(logits: np.ndarray) -> np.ndarray:
     return np.where(top, 0, steps.clip(LEAST, -STEP)).astype(np.float32)
 
 
+def decided(logits: np.ndarray, others: float = LEAST) -> np.ndarray:
+    """Of logits (B, K) the prediction alone, for tables of many rows: 0 where they are largest, `others` elsewhere."""
+    return np.where(np.arange(logits.shape[1]) == logits.argmax(1)[:, None], 0, others).astype(np.float32)
+
+
 # --- measuring -------------------------------------------------------------------------------------------------------
 
 

@@ -245,7 +245,7 @@ def test_the_best_row_at_a_cost_is_compared_with_the_next_on_the_scenes_of_both(
     runs = [spent("source/full", [1, 1, 1], classifier_fwd=1.0), spent("source/low", [0, 1, 1], classifier_fwd=1.0)]
     runs += [spent("diffusion_tta/full", [0, 0, 1], **{"denoiser_fwd+bwd": 96.0})]
     runs += [spent("reader/48 pairs/150..600", [0, 0, 0], denoiser_fwd=480.0)]
-    assert frontier.forwards(runs[2]) == 288
+    assert frontier.forwards(runs[2].nfe) == 288
     cheap, costly = frontier.best_at(runs)
     assert (cheap["best"], cheap["next"]) == ("source/low", "source/full")
     assert (costly["best"], costly["next"]) == ("diffusion_tta/full", "source/low")

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from matplotlib.axes import Axes
 
+from ...common.evaluations import forwards
 from ...common.text import as_table
 from ...evaluation.chosen import chosen_window, rival
 from ...evaluation.records import Records
@@ -58,14 +59,9 @@ def frontier() -> list[Records]:
     return light_table("frontier", jobs)
 
 
-def forwards(r: Records) -> float:
-    """Forward equivalents per image of all networks: a backward pass counts as two forward ones."""
-    return sum(n * (3 if kind.endswith("bwd") else 1) for kind, n in r.nfe.items())
-
-
 def by_label(runs: list[Records]) -> dict[str, list[Records]]:
     """Row -> its records, the cheapest first."""
-    labels = sorted(distinct(runs, "label"), key=lambda label: forwards(pick(runs, label)[0]))
+    labels = sorted(distinct(runs, "label"), key=lambda label: forwards(pick(runs, label)[0].nfe))
     return {label: pick(runs, label) for label in labels}
 
 
@@ -74,7 +70,7 @@ def by_cost(runs: list[Records]) -> str:
     below, what is best at each cost."""
     rows, source = [], pick(runs, "source/full")
     for label, mine in by_label(runs).items():
-        row = {"row": label, "forward equivalents": f"{forwards(mine[0]):.0f}", "n": sum(map(len, mine))}
+        row = {"row": label, "forward equivalents": f"{forwards(mine[0].nfe):.0f}", "n": sum(map(len, mine))}
         row |= {
             "right": f"{accuracy(mine):.1f}",
             "minus source": "" if label == "source/full" else common(mine, source),
@@ -98,7 +94,7 @@ def best_at(runs: list[Records]) -> list[dict]:
             shared[label] = here
     rows = []
     for most in CEILINGS:
-        within = [label for label, mine in shared.items() if forwards(mine[0]) <= most]
+        within = [label for label, mine in shared.items() if forwards(mine[0].nfe) <= most]
         first, second = sorted(within, key=lambda label: -accuracy(shared[label]))[:2]
         row = {"at most": str(most), "best": first, "right": f"{accuracy(shared[first]):.1f}", "next": second}
         rows.append(row | {"best minus next": str(common(shared[first], shared[second]))})
@@ -113,7 +109,7 @@ def draw(ax: Axes, runs: list[Records]) -> None:
             continue
         kind = KINDS.get(label.split("/")[0].split(",")[0], "classifier alone")
         colour = plots.OTHERS[kinds.setdefault(kind, len(kinds))]
-        g, x = common(mine, source), forwards(mine[0])
+        g, x = common(mine, source), forwards(mine[0].nfe)
         ax.plot([x, x], [g.low, g.high], color=colour, lw=1, alpha=0.6)
         ax.plot(x, g.mean, "o", color=colour, ms=4)
         short, left = label.removesuffix("/150..600").replace("diffusion_tta", "D-TTA"), kind == "Diffusion-TTA"

@@ -48,9 +48,9 @@ def long_specs(n: int) -> list[SceneSpec]:
     return [SceneSpec(n, name, 5, "test", 40_000 + LONG * i) for i, name in enumerate(SMALL)]
 
 
-def select_specs() -> list[SceneSpec]:
-    """The first `FEW` of 400 selection scenes under each of the first `CORRUPTIONS` validation corruptions."""
-    return [SceneSpec(FEW, name, 5, "select", 50_000 + 400 * i) for i, name in enumerate(VALIDATION[:CORRUPTIONS])]
+def select_specs(n: int = FEW) -> list[SceneSpec]:
+    """The first n of 400 selection scenes under each of the first `CORRUPTIONS` validation corruptions."""
+    return [SceneSpec(n, name, 5, "select", 50_000 + 400 * i) for i, name in enumerate(VALIDATION[:CORRUPTIONS])]
 
 
 def light_table(name: str, jobs: list[Job], logits: Callable[[np.ndarray], np.ndarray] = coarse) -> list[Records]:

@@ -3,6 +3,7 @@
 Every rate and what else a rival leaves open at this size is chosen by `select_rivals` on the validation corruptions.
 """
 
+from ...common.evaluations import forwards
 from ...common.text import as_table
 from ...evaluation.chosen import chosen_window, rival, tuned
 from ...evaluation.records import Records
@@ -107,7 +108,7 @@ def against(runs: list[Records], ours: str = "diffusion_tta/full") -> list[dict]
     resnet, rows = [r for r in runs if r.about["classifier"] == CLASSIFIERS[0]], []
     for label in distinct(resnet, "label"):
         mine = pick(resnet, label)
-        spent = sum(n * (3 if "bwd" in kind else 1) for kind, n in mine[0].nfe.items() if kind.startswith("denoiser"))
+        spent = forwards({kind: n for kind, n in mine[0].nfe.items() if kind.startswith("denoiser")})
         gap = "" if label == ours else str(versus(mine, pick(resnet, ours)))
         row = {"row": label, "right": f"{accuracy(mine):.1f}", "minus Diffusion-TTA": gap}
         rows.append(row | {"forward passes of the diffusion model": f"{spent:g}"})

@@ -6,7 +6,7 @@ validation corruptions, that of CoTTA and TEA in batches of ten. What an update 
 the row's own twin, which sees the same and learns nothing.
 """
 
-import numpy as np
+from functools import partial
 
 from ...common.text import as_table
 from ...common.validate import frozen
@@ -17,9 +17,8 @@ from ...evaluation.statistics import protocol_line
 from ...evaluation.tables import Job, results
 from ...methods import METHODS, bn_adapt, cotta, tea, tent
 from ...streams.scenes import SceneSpec
-from ...world.severities import VALIDATION
-from ..trials import job, right, source_jobs
-from .one_by_one import LONG, RESNET, common, light_table, long_specs
+from ..trials import decided, job, right, source_jobs
+from .one_by_one import LONG, RESNET, common, light_table, long_specs, select_specs
 
 SIZES = {1: 200, 10: LONG, 50: LONG, 200: LONG}  # images of a batch -> scenes under each corruption
 SHORTER = {1: 10, 10: 60, 50: 100}  # the same of CoTTA and TEA
@@ -38,16 +37,7 @@ BATCH, FEW = 10, 100  # in which CoTTA and TEA are chosen, and on how many scene
 VIEWS = "cotta views"  # CoTTA whose teacher never moves
 TWINS = {"tent": "bn_adapt", "tea": "bn_adapt", "cotta": VIEWS}  # row -> what it is without its update
 ORDER = ("bn_adapt", "tent", "tea", VIEWS, "cotta")
-
-
-def select_specs(n: int) -> list[SceneSpec]:
-    """The first n of 400 selection scenes under each of two validation corruptions."""
-    return [SceneSpec(n, name, 5, "select", 50_000 + 400 * i) for i, name in enumerate(VALIDATION[:2])]
-
-
-def stream_specs(n: int) -> list[SceneSpec]:
-    """The first n of 1,000 scenes under each of the five corruptions of K5's streams."""
-    return long_specs(n)
+VOTES = partial(decided, others=-1.0)  # what records keep of logits
 
 
 def named(settings) -> str:
@@ -62,11 +52,6 @@ def stream_job(method: str, settings, spec: SceneSpec, size: int, label: str) ->
     return job(method, settings, RESNET, spec, label, reset="per_shift", batch=size)
 
 
-def decided(logits: np.ndarray) -> np.ndarray:
-    """Of logits (B, K) the decision alone: 0 for the largest, -1 for all others."""
-    return np.where(np.arange(logits.shape[1]) == logits.argmax(1)[:, None], 0, -1).astype(np.float32)
-
-
 def select_streams() -> list[Records]:
     """Every candidate on streams of the validation corruptions; `chosen_for` reads what did best."""
     jobs = []
@@ -75,7 +60,7 @@ def select_streams() -> list[Records]:
             for settings in grid:
                 label = f"{method} batch {size}, {named(settings)}"
                 jobs += [stream_job(method, settings, s, size, label) for s in select_specs(n)]
-    return light_table("select_streams", jobs, decided)
+    return light_table("select_streams", jobs, VOTES)
 
 
 def chosen_for(row: str, size: int):
@@ -100,12 +85,12 @@ def scenes_of(row: str) -> dict[int, int]:
 
 def streams() -> list[Records]:
     """Batch statistics, TENT, CoTTA and TEA in the same batches, each chosen on validation corruptions."""
-    jobs = source_jobs(stream_specs(LONG), (RESNET,))[::2]  # the full view alone
+    jobs = source_jobs(long_specs(LONG), (RESNET,))[::2]  # the full view alone
     for row in ORDER:
         for size, n in scenes_of(row).items():
             settings = chosen_for(row, size)
-            jobs += [stream_job(method_of(row), settings, s, size, f"{row} batch {size}") for s in stream_specs(n)]
-    return light_table("streams", jobs, decided)
+            jobs += [stream_job(method_of(row), settings, s, size, f"{row} batch {size}") for s in long_specs(n)]
+    return light_table("streams", jobs, VOTES)
 
 
 def contributions(runs: list[Records]) -> str:

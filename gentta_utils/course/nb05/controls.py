@@ -15,9 +15,9 @@ from ...methods import diffpure, sda
 from ...streams.scenes import SceneSpec
 from ...world.severities import TEST
 from ..purified import input_job, ours, small_table
-from ..trials import source_jobs
+from ..trials import decided, source_jobs
 from .experiments import THREE, input_jobs, set_of, table_specs, watermark_specs
-from .gap import READINGS, SEEDS, Dial, decided, how_at, read_jobs, set_at, tuned_jobs
+from .gap import READINGS, SEEDS, Dial, how_at, read_jobs, set_at, tuned_jobs
 from .gap_report import apart, seeds_of
 from .report import LOW, SOURCE, by_kind, header, short, shown, verdict
 

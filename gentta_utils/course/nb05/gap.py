@@ -27,8 +27,6 @@ read, and whatever they show stands, on all 240 scenes.
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from ...evaluation.chosen import purifier
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, pick
@@ -40,7 +38,7 @@ from ...recipes.aligned import ALIGNER, BACKBONES, GENERATOR, Data
 from ...streams.scenes import SceneSpec
 from ...world.severities import VALIDATION
 from ..purified import input_job, small_table
-from ..trials import LEAST, source_jobs
+from ..trials import decided, source_jobs
 from .experiments import SYNTHESIS
 
 NETWORKS = BACKBONES
@@ -141,11 +139,6 @@ def tuned_jobs(
                 label = f"{name}, {row}, as it is, seed {seed}"
                 jobs += [input_job("source", source.Settings(), c, spec, label, tuned) for spec in specs]
     return jobs
-
-
-def decided(logits: np.ndarray) -> np.ndarray:
-    """Of logits (B, K) the prediction alone: 0 where they are largest, `LEAST` elsewhere. The table has many rows."""
-    return np.where(np.arange(logits.shape[1]) == logits.argmax(1)[:, None], 0, LEAST).astype(np.float32)
 
 
 def clean_gaps(runs: list[Records]) -> dict[str, float]:

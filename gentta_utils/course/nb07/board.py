@@ -4,7 +4,7 @@ All rows of a block have one family of classifier, so no rank is taken across fa
 scenes that both met, in pairs.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -12,6 +12,7 @@ import numpy as np
 from scipy.special import log_softmax, logsumexp, softmax
 from scipy.stats import binom, rankdata
 
+from ...common.evaluations import forwards
 from ...common.files import read_json
 from ...common.paths import DATA
 from ...common.types import Number
@@ -134,11 +135,6 @@ class Board:
         """Mean squared distance of the probabilities to the true class, 0 to 2 (Brier, 1950)."""
         p, label = self.p(row), self.label[self.met(row)]
         return float(((p - np.eye(p.shape[1])[label]) ** 2).sum(1).mean())
-
-
-def forwards(nfe: Mapping[str, Number]) -> float:
-    """Forward equivalents of evaluations by network and kind: a backward pass counts as two forward ones."""
-    return float(sum(n * (3 if kind.endswith("fwd+bwd") else 1) for kind, n in nfe.items()))
 
 
 @lru_cache

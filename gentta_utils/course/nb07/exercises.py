@@ -10,6 +10,7 @@ import torch
 from scipy.stats import binom
 from torch import Tensor, nn
 
+from ...common.evaluations import forwards
 from ...evaluation.evaluate import run
 from ...evaluation.records import Records
 from ...methods.base import Models, Output, no_loss, source_logits, spent
@@ -17,7 +18,6 @@ from ...models.classifier import Classifier
 from ...streams.stream import Stream
 from .. import side_by_side
 from ..exercises import Wrong, compare, whole_numbers
-from .board import forwards
 
 
 def check_mine(answer: Callable) -> None:

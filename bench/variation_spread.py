@@ -9,7 +9,8 @@ the mean cosine of their features to the image's, their mean distance to each ot
 from gentta_utils.common.text import as_table
 from gentta_utils.methods.variations import Settings, variations
 from gentta_utils.models import zoo
-from gentta_utils.recipes.variation import AREAS, FEATURES, JUDGES, accuracy, at_cosine, crops, spread_of
+from gentta_utils.recipes.quality import accuracy
+from gentta_utils.recipes.variation import AREAS, FEATURES, JUDGES, at_cosine, crops, spread_of
 from gentta_utils.streams.scenes import SceneSpec
 from gentta_utils.streams.stream import stream
 

@@ -79,8 +79,8 @@ def input_job(
     elsewhere: bool = False,
 ) -> Job:
     """One run of a method that changes the input by `aligner`. `tuned`: what SDA's second classifier is fine-tuned on,
-    and how; the method "source" reads the image as it is with that one. `wording`: of a CLIP's classes. `elsewhere`:
-    that classifier may meet another alignment than its own, as in the published code."""
+    and how; the method "source" reads the image as it is with that one. `wording`: of a CLIP's classes. `elsewhere`,
+    only with `tuned`: that classifier may meet another alignment than its own, as in the published code."""
     about, _ = job(method, settings, classifier, spec, label, denoiser=aligner, wording=wording, batch=100)
     about |= {"aligned": describe(classifier, *tuned)} if tuned else {}
     about |= {"elsewhere": True} if elsewhere else {}

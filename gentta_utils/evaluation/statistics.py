@@ -22,7 +22,7 @@ FEWER_DRAWS = 2_000  # on pages that show hundreds of intervals
 LEAST = 10  # scenes below which an interval decides nothing: of three changes, all in one direction, it has no width
 
 Runs = Annotated[list[Records], Rule("one record or more", bool)]
-KEPT = 500_000  # draws times scenes: from 20 milliseconds on
+KEPT = 500_000  # draws times scenes from which a file is written: drawing them takes 20 milliseconds
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,12 @@
 """What the loss says by window of t, and what the judge of maps takes: on records made by hand, and on one scene."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from gentta_utils.course.nb04 import by_window, experiments, rows
+from gentta_utils.course.nb04.where import near_edges, towards_truth
 from gentta_utils.course.trials import models
 from gentta_utils.evaluation import dense
 from gentta_utils.evaluation.chosen import tuned_maps
@@ -63,7 +66,7 @@ def test_the_judge_is_right_where_it_takes_the_better_map():
 def test_a_record_holds_what_the_model_says_of_the_answer():
     spec = experiments.blocks(1, "fog", 3, "classes")[0]
     now = tuned_maps(NETWORK, pairs=2)
-    about, work = by_window.jobs(NETWORK, [spec], ((300, 500),))[0]
+    about, _ = by_window.jobs(NETWORK, [spec], ((300, 500),))[0]
     assert about["looked"]["windows"] == [[300, 500], list(now.window)]
     how = dict(how=now, windows=((300, 500),))
     _, work = by_window.window_job(NETWORK, spec, "source", by_window.METHODS["source"].Settings(), rows.SOURCE, **how)
@@ -75,5 +78,15 @@ def test_a_record_holds_what_the_model_says_of_the_answer():
     true = at_map("classes", s.labels, answer.shape[1])
     gap = dense.reading(used.denoiser, s.images, s.ids, true, {"its": answer.softmax(1)}, 2, ((300, 500),))["its"]
     assert abs(found[0, 0] - gap.item()) < 1e-3
+    said = towards_truth(used, replace(now, window=(300, 500)), s, answer, near_edges(s.labels))
+    np.testing.assert_allclose(found[0, 1:], [float(v) for v in said[: len(by_window.ASKED) - 1]], rtol=1e-2)
     wrong, points = found[0, 1:3]
     assert 0 < points < wrong < answer[0, 0].numel()
+
+
+def test_the_numbers_of_a_window_stand_together():
+    gap = torch.tensor([[1.0, 2.0], [3.0, 4.0]])  # (windows, B)
+    each = [[torch.tensor([10 * w + q, 100 + 10 * w + q]) for q in range(4)] for w in (1, 2)]
+    first, second = by_window.together(gap, each).tolist()
+    assert first == [1, 10, 11, 12, 13, 3, 20, 21, 22, 23]
+    assert second == [2, 110, 111, 112, 113, 4, 120, 121, 122, 123]

@@ -46,7 +46,9 @@ KNOWN["sda_gap"] = {
     ("t 300, dda, alone", "t 300, own scenes, alone, seed 2"): LEARNED,
     ("t 494, dda, sum", "t 494, sda, sum, seed 2"): "a sure source outvotes what the copy learned (notebook 05)",
 }
-KNOWN["sda_sets"] = {("30 a class, agreed, sum", "dda, sum"): "the same, on few scenes"}
+KNOWN["sda_sets"] = {
+    ("30 a class, agreed, sum", "dda, sum"): "a sure source outvotes what the copy learned, on few scenes (notebook 05)"
+}
 KNOWN["digits"] = {
     ("naive ensemble", "reader/48 pairs/150..600"): "the reader is so sure that the other vote hardly counts",
     ("bn_adapt", "tea"): "few batches: TEA hardly moves off the batch's statistics",

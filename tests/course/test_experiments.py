@@ -158,6 +158,7 @@ def test_committed_tables_rest_on_the_shipped_models_and_chosen_settings():
             if r.about["label"] in ("diffusion_tta/full", "diffusion_tta/low") and name in settled:
                 view = r.about["label"].split("/")[1]
                 assert r.about["settings"] == settled[name]["settings"][view][r.about["classifier"]]
+    # with the long streams, costs by method and windows of t
     assert sum(p.stat().st_size for p in RESULTS.iterdir()) < 13.5e6
 
 

@@ -184,13 +184,13 @@ def test_quantities_of_views():
 
 
 def test_what_counts_is_counted():
-    """An image and a crop, then two drawn views of which one is right; all but the crop count."""
+    """An image and a crop, then two drawn views of which one is right; all but the wrong one count."""
     logits = torch.eye(2)[torch.tensor([[0, 0, 1, 0]])]
-    found = looking.counted(logits, torch.tensor([[0, 2, 3]]), torch.tensor([0]), made=2)[0].tolist()
+    found = looking.counted(logits, torch.tensor([[0, 1, 3]]), torch.tensor([0]), made=2)[0].tolist()
     assert dict(zip(rows.COUNTED, found, strict=True)) == {
         "count": 3,
-        "drawn among them": 2,
-        "right, crops": 1,
+        "drawn among them": 1,
+        "right, crops": 2,
         "right, drawn": 1,
     }
 

@@ -65,6 +65,10 @@ def test_a_sure_source_drowns_what_the_purified_image_says():
     assert [r["predictions"] for r in rows] == [1, 0, 0, 3]
     assert [r["source wrong, purified right"] for r in rows] == [1, 0, 0, 1]
     assert [r["sum right, percent"] for r in rows] == ["100 [100, 100]", "", "", "0 [0, 0]"]
+    swapped = replace(purified, before=purified.after, after=purified.before)
+    row = figures.drowned_votes([swapped, both])[2]
+    assert (row["source right, purified wrong"], row["source wrong, purified right"]) == (2, 0)
+    assert row["sum still right, percent"].startswith("50 [")
 
 
 def test_figures_show_what_the_records_hold():

@@ -1,6 +1,7 @@
 """The gap as a dial: its settings, what its rows stand on, the slope and its null on records made by hand."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,8 +64,8 @@ def test_a_seed_moves_the_images_and_the_fine_tuning():
 
 
 def test_its_scenes_are_of_no_other_table():
-    taken = {i for spec in gap.gap_specs() for i in range(spec.start, spec.start + spec.n)}
-    assert len(taken) == 60 + 4 * 15
+    taken = {i for spec in gap.gap_specs() + gap.more_specs() for i in range(spec.start, spec.start + spec.n)}
+    assert len(taken) == 2 * (60 + 4 * 15)
     assert min(taken) >= 33_000
     assert max(taken) < 34_600
 
@@ -103,6 +104,15 @@ def runs_of(recover: dict, gain: dict, source=80, gap_of=20, networks=(RESNET, S
 RECOVER = dict(zip((*SETTINGS, "control, t 300"), (0, 4, 8, 16, 0), strict=True))
 
 
+def test_scenes_that_only_the_control_met_leave_the_clean_loss_and_the_slope_alone():
+    runs = runs_of(RECOVER, {k: v // 2 for k, v in RECOVER.items()})
+    later = [r for r in runs if r.about["label"] in (gap_report.SOURCE, "control, t 300, dda, alone")]
+    at = lambda r: r.about | {"stream": r.about["stream"] | {"start": 5_000}}  # noqa: E731
+    more = [replace(r, id=r.id + 5_000, label=(r.label + 1) % 10, about=at(r)) for r in later]
+    assert gap.clean_gaps(runs + more) == gap.clean_gaps(runs)
+    assert gap_report.slopes(runs + more) == gap_report.slopes(runs)
+
+
 def test_differences_are_named_for_what_they_subtract():
     runs = runs_of(RECOVER, {k: v // 2 for k, v in RECOVER.items()})
     found = {k: d.mean for k, d in gap_report.differences(runs, "t 700", RESNET).items()}
@@ -112,6 +122,7 @@ def test_differences_are_named_for_what_they_subtract():
     )  # fmt: skip
     assert gap_report.differences(runs, "t 700") == gap_report.differences(runs, "t 700", RESNET)  # two networks alike
     text = gap_report.main(runs)
+    assert {r["scenes"] for r in gap_report.table(runs)} == {"200"}
     assert re.search(r"control, t 300: SDA - DDA \+0.0 \[-\S+, \+\S+\], within two points of 0", text)
     assert text.count("first clean loss of 10 points") == 3
     row = gap_report.order_rows(runs)[2]

@@ -152,6 +152,7 @@ def test_a_board_takes_the_rows_of_its_block_and_the_naive_ensemble(monkeypatch)
     assert b.right("source").tolist() == [True, False, True]
     assert b.right("ensemble").tolist() == [False, True, True]
     assert b.facts["reader"].forwards == 7.0
+    assert (b.facts["reader"].labels, b.facts["ensemble"].labels) == (False, True)
     assert board(runs, "vit").rows == b.rows  # the reader asks no classifier
     with pytest.raises(ValueError, match="choose one of resnet"):
         board(runs, "mae")
@@ -169,6 +170,17 @@ def two_kinds() -> Board:
     shift = ["fog 5"] * N + ["gaussian_noise 5"] * N
     half = [0, 0, 1, 1] * (N // 4)
     return made({"source": half * 2, "slow": half + [1] * N, "stream": [1] * N + half}, shift, FACTS)
+
+
+def test_who_needs_labels_and_who_answers_by_batches():
+    runs = [
+        record("source/full", [1.0] * 3),
+        record("tent", [1.0] * 3, how={"batch": 2}),
+        record("sda, chosen", [1.0] * 3, settings={"ensemble": "calibrated"}),
+    ]
+    facts = board(runs, "resnet").facts
+    assert (facts["TENT"].together, facts["source"].together) == (2, None)
+    assert [row for row, f in facts.items() if f.labels] == ["SDA, calibrated"]
 
 
 def test_a_situation_leaves_what_it_can_pay_and_feed():

@@ -228,7 +228,8 @@ def test_parameters_reach_the_runner(command):
 @pytest.mark.parametrize("key", SHARED, ids="-".join)
 def test_notebooks_run(key, hub_home, image_root, forked, tmp_path):
     """One run of each kind, smallest sizes, the first value of each axis of a grid, with a fake hub and noise images in
-    the place of real ones. Kernels are forked but of notebooks that nbval does not start in test_notebooks."""
+    the place of real ones. Kernels are forked, except of notebooks without marked numbers: no other test starts a fresh
+    kernel for these."""
     words = words_of(SHARED[key])
     variables = environment() | {"HF_HOME": str(hub_home)}
     if "NBVAL_CHECK_OUTPUT" in notebook.find(key[0]).read_text(encoding="utf-8"):

@@ -101,10 +101,10 @@ def contributions(runs: list[Records]) -> str:
     for name in ORDER:
         for size in scenes_of(name):
             mine = pick(runs, f"{name} batch {size}")
-            twin = pick(runs, f"{TWINS[name]} batch {size}") if name in TWINS else []
             row = {"batch": size, "row": name, "n": sum(map(len, mine)), "right": f"{accuracy(mine):.1f}"}
             row["minus source"] = str(common(mine, source))
-            row["its update adds"] = str(common(mine, twin)) if twin else ""
+            twin = f"{TWINS[name]} batch {size}" if name in TWINS else ""
+            row["its update adds"] = str(common(mine, pick(runs, twin))) if twin else ""
             rows.append(row | {"s/img": f"{sum(r.seconds.sum() for r in mine) / sum(map(len, mine)):.3f}"})
     rows.sort(key=lambda row: row["batch"])
     return protocol_line([r for r in runs if r.about["label"] != "source/full"]) + "\n" + as_table(rows)

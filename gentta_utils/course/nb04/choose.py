@@ -239,9 +239,7 @@ def select_maps() -> list[Records]:
         base, stages = diffusion_tta.Settings(**START[target]), STAGES[target]
         for network in here(target):
             met = [source_job(network, spec) for part in scenes_for(network) for spec in part]
-            choose.jobs += {
-                place(about): (about, work) for about, work in met
-            }.values()  # the same clean scenes are in both
+            choose.jobs += {place(job[0]): job for job in met}.values()  # the same clean scenes are in both
             now, bold = staged(choose, network, base, stages)
             content["settings"][network], content["bold"][network] = stated(now), stated(bold)
             if network == here(target)[0]:

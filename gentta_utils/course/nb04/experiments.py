@@ -31,14 +31,15 @@ PAIRS = {"classes": (1, 4, 48), "depth": (1, 4, 24)}
 WINDOWS = ((20, 150), (150, 300), (300, 500), (500, 700), (0, 1000))
 
 
-def blocks(n: int, shift: str, severity: int, target: str, size: int = 0) -> list[MapSpec]:
-    """n test scenes under a shift, in blocks; a corruption has scenes of its own, the same at every severity."""
+def blocks(n: int, shift: str, severity: int, target: str, size: int | None = None) -> list[MapSpec]:
+    """n test scenes under a shift, in blocks of `size` (else `BLOCK`); a corruption has scenes of its own, the
+    same at every severity."""
     first = SCENES["clean"] if shift == "clean" else SCENES["test"] + 200 * TEST.index(shift)
     size = size or BLOCK[target]
     return [MapSpec(min(size, n - k), shift, severity, start=first + k, target=target) for k in range(0, n, size)]
 
 
-def k8_specs(target: str, n: int, clean: int, size: int = 0) -> list[MapSpec]:
+def k8_specs(target: str, n: int, clean: int, size: int | None = None) -> list[MapSpec]:
     """Clean scenes, and the paper's six corruptions at severities 3 and 5."""
     found = blocks(clean, "clean", 0, target, size)
     return found + [spec for name in SIX for severity in (3, 5) for spec in blocks(n, name, severity, target, size)]
@@ -155,34 +156,34 @@ def ablated(network: str) -> dict[str, tuple[diffusion_tta.Settings, dict]]:
     return found | {"phi adapted too": adapted}
 
 
-def ablations(n: int = 1, far: int = 1) -> list[Records]:
-    """One thing changed at a time, the first network of each target; of depth `far` scenes a corruption."""
+def ablations(n: int = 1) -> list[Records]:
+    """One thing changed at a time, the first network of each target."""
     jobs = []
-    for target, each in (("classes", n), ("depth", far)):
+    for target in METRICS:
         for network in chosen_networks(target)[:1]:
-            for spec in small_grid(each, target):
+            for spec in small_grid(n, target):
                 jobs.append(source_job(network, spec))
                 for label, (s, how) in ablated(network).items():
                     jobs.append(map_job("diffusion_tta", s, network, spec, label, **how))
     return table("maps_ablations", jobs)
 
 
-def where(n: int = 1, far: int = 1) -> list[Records]:
-    """Where it fails: the chosen settings and a free map by the same loss; of depth `far` scenes a corruption."""
+def where(n: int = 1) -> list[Records]:
+    """Where it fails: the chosen settings and a free map by the same loss."""
     jobs = []
-    for target, each in (("classes", n), ("depth", far)):
+    for target in METRICS:
         for i, network in enumerate(chosen_networks(target)):
-            for spec in small_grid(each, target):
+            for spec in small_grid(n, target):
                 jobs.append(where_job(network, spec, tuned_maps(network), "shared weights"))
                 if i == 0:
                     jobs.append(where_job(network, spec, tuned_maps(network, "free"), "free map"))
     return table("maps_where", jobs)
 
 
-def windows(n: int = 1, far: int = 1) -> list[Records]:
-    """What the loss says by window of t, before any update; of depth `far` scenes a corruption."""
+def windows(n: int = 1) -> list[Records]:
+    """What the loss says by window of t, before any update."""
     jobs = []
-    for target, each in (("classes", n), ("depth", far)):
+    for target in METRICS:
         for network in chosen_networks(target)[:1]:
-            jobs += by_window.jobs(network, small_grid(each, target), WINDOWS)
+            jobs += by_window.jobs(network, small_grid(n, target), WINDOWS)
     return table("maps_windows", jobs)

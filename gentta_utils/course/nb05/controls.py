@@ -27,7 +27,10 @@ SEEDS_OF = {"dda": SEEDS, "diffpure, t 149": SEEDS, "gda-like": SEEDS[:1], "one 
 
 
 def projections() -> dict[str, Dial]:
-    """Name in the table -> how images are projected. DDA without guidance, from DiffPure's start, is DiffPure."""
+    """Name in the table -> how images are projected. DDA without guidance, from DiffPure's start, is DiffPure.
+
+    One norm over a batch has twice w, as in `experiments.faults`: that makes up for four images (sqrt 4), so with five
+    and with ten the guidance of each is weaker than DDA's."""
     base, pure, w = purifier("sda"), ours("diffpure"), ours("dda").scale
     free = {k: getattr(pure, k) for k in ("steps", "eta")} | dict(scale=0.0)
     changes = {

@@ -45,7 +45,7 @@ NETWORKS = BACKBONES
 SEEDS = (0, 1, 2)  # of which training images, of the draws that project them, and of the fine-tuning
 STARTS = (300, 494, 550, 600, 650, 700)
 SNAPSHOTS = (1000, 2000, 4000)
-PAPER_START, PAPER_GAP = 494, 10.0  # the published start; points that make a gap like the paper's
+PAPER_START, PAPER_GAP = dda.PUBLISHED["start"], 10.0  # the published start; points that make a gap like the paper's
 PER_CLASS, BATCH, UPDATES = 10, 25, 32  # of every training set; the published set has 50 of each class
 WHOLE = ("t 700", "control, t 300", "t 494", "t 300")  # where classifiers are fine-tuned, whatever the gap
 SETS = {"sda": {}, "own scenes": dict(kind="own")}  # what the second classifier is fine-tuned on, with every seed

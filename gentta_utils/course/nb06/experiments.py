@@ -153,10 +153,9 @@ def claimed(clip: str, spec: SceneSpec) -> list[Job]:
 
 def claim(sizes: tuple[int, ...] = (20, 10, 10)) -> list[Records]:
     """The claim on more scenes of the natural shifts, both CLIPs (T1)."""
-    parts = [parts_of(spec_of(shift, sum(sizes)), *sizes) for shift in NATURAL]
-    return table(
-        "prompt_t1", [j for each in zip(*parts, strict=True) for p in each for c in CLIPS for j in claimed(c, p)]
-    )
+    parts = zip(*(parts_of(spec_of(shift, sum(sizes)), *sizes) for shift in NATURAL), strict=True)
+    jobs = [job_ for each in parts for part in each for clip in CLIPS for job_ in claimed(clip, part)]
+    return table("prompt_t1", jobs)
 
 
 def claim_of_sets(sizes: tuple[int, ...] = (20, 10, 10)) -> list[Records]:
@@ -191,13 +190,13 @@ def corruptions(n: int = 5) -> list[Records]:
     """The 15 test corruptions at severity 5: who repairs what."""
     jobs, clip = [], SMALL
     for i, name in enumerate(TEST):
-        for spec in parts_of(SceneSpec(n, name, 5, "test", SCENES["test"] + 100 * i), n):
-            jobs += [zero_shot_job(clip, spec), zero_shot_job(clip, spec, "low", label=rows.LOW)]
-            jobs += untuned(clip, spec) + tuned(clip, spec) + generative(clip, spec)
-            jobs += purified(clip, spec) + purified_jobs(clip, spec, drawn_by("image_to_image"), GENERATED)
-            jobs.append(prompt_job("tpt", prompted("tpt", clip, kind="low"), clip, spec, rows.LOW_CROPS))
-            how = dict(wording=Wording(), batch=spec.n)
-            jobs.append(job("diffusion_tta", tuned_text(clip), clip, spec, rows.DIFFUSION_TTA, TEXT, **how))
+        spec = SceneSpec(n, name, 5, "test", SCENES["test"] + 100 * i)
+        jobs += [zero_shot_job(clip, spec), zero_shot_job(clip, spec, "low", label=rows.LOW)]
+        jobs += untuned(clip, spec) + tuned(clip, spec) + generative(clip, spec)
+        jobs += purified(clip, spec) + purified_jobs(clip, spec, drawn_by("image_to_image"), GENERATED)
+        jobs.append(prompt_job("tpt", prompted("tpt", clip, kind="low"), clip, spec, rows.LOW_CROPS))
+        how = dict(wording=Wording(), batch=spec.n)
+        jobs.append(job("diffusion_tta", tuned_text(clip), clip, spec, rows.DIFFUSION_TTA, TEXT, **how))
     return table("prompt_test", jobs)
 
 

@@ -171,11 +171,7 @@ def corruptions(runs: list[Records]) -> str:
         mine = pick(runs, classifier=clip)
         for label in distinct(mine, "label"):
             here = pick(mine, label)
-            shifts = list(dict.fromkeys(map(shift_name, here)))
-            signs = [
-                sum(int(r.right_after.sum()) - int(r.right_before.sum()) for r in here if shift_name(r) == shift)
-                for shift in shifts
-            ]
+            signs = [int(r.right_after.sum()) - int(r.right_before.sum()) for r in here]  # a run is a corruption
             row = {"CLIP": short(clip), "row": label, "right": f"{accuracy(here):.1f}"}
             for head, other in {"minus zero-shot": ZERO_SHOT, "minus low view": LOW, "minus TPT": TPT4}.items():
                 row[head] = "" if label == other else str(versus(here, pick(mine, other)))

@@ -40,7 +40,7 @@ class Facts:
             stream, something trained on the source or its generator before, a diffusion model, and of it that it was
             trained with the classes.
         labels: whether it needs labelled images, for a temperature of its votes.
-        together: images in its batches, of a row whose answers depend on them.
+        together: images in its largest batch, of a row whose answers depend on its batches; None of others.
     """
 
     forwards: float

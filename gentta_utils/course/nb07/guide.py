@@ -62,7 +62,8 @@ def candidates(grid: Board, unseen: Board | None = None, least: int = TO_RECOMME
 
 
 def allowed(b: Board, rows: tuple[str, ...], s: Situation) -> tuple[str, ...]:
-    """Those of the rows that a situation leaves: a row that needs a batch or a stream needs images in batches."""
+    """Those of the rows that a situation leaves: a row that needs a batch or a stream needs images in batches, a vote
+    with a temperature a calibrated classifier, and none may cost more than the budget."""
     facts = {row: b.facts[row] for row in rows if b.facts[row].forwards <= BUDGETS[s.budget]}
     return tuple(
         row for row, f in facts.items() if (s.batch or not (f.batch or f.order)) and (s.calibrated or not f.labels)
@@ -102,7 +103,8 @@ def cross_fitted(b: Board, rows: tuple[str, ...], s: Situation, kind_of: dict[st
 
 def decision_table(b: Board, rows: tuple[str, ...], kind_of: dict[str, str]) -> list[dict]:
     """One line for each situation: what to use, its gain, and the gain on scenes that had no part in choosing it. Two
-    lines where a classifier that is not calibrated needs another row."""
+    lines where a classifier that is not calibrated needs another row; of one line for "either", the cross-fitted gain
+    is that of a calibrated one, whose halves may pick a row that needs labels."""
     lines, plain = [], recommended(b, rows, kind_of, calibrated=False)
     for s, row in recommended(b, rows, kind_of).items():
         without = replace(s, calibrated=False)

@@ -3,7 +3,8 @@
     python bench/precisions.py [NOTEBOOK ...] [--fast] [--avx2] [--rounds 1] [--write]
 
 The two kinds of machine take turns, notebook by notebook, each after half a second of the probe by which `run` predicts
-the time of another machine; the last line is their sum, what `make course` takes. `--avx2` forbids the wider
+the time of another machine; the last line is their sum, what `make course` takes. Each run makes the draws of intervals
+anew, as the first one of a clone does. `--avx2` forbids the wider
 instructions too, as most laptops do not have them. `--write` puts the medians into data/costs.json, into the line
 **Cost** of each notebook, and their sum into that of the README, once all are measured.
 """
@@ -11,6 +12,7 @@ instructions too, as most laptops do not have them. `--write` puts the medians i
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from pathlib import Path
 
 from gentta_utils.common.devices import precision_on
 from gentta_utils.common.files import write_json
-from gentta_utils.common.paths import ROOT
+from gentta_utils.common.paths import CACHE, ROOT
 from gentta_utils.runner import costs, probe
 from gentta_utils.runner import notebook as runner_notebook
 
@@ -29,6 +31,7 @@ AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 def measured(notebook: Path, variables: dict[str, str], fast: bool) -> dict:
     """Seconds, peak memory (MB) and the probe's milliseconds of one run with these environment variables."""
     environment = os.environ | variables
+    shutil.rmtree(CACHE / "draws", ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
         probe_ms = probe.speed(environment)
         command = [sys.executable, "-m", "gentta_utils", "run", str(notebook), "--out", folder]

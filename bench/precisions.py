@@ -3,10 +3,10 @@
     python bench/precisions.py [NOTEBOOK ...] [--fast] [--avx2] [--rounds 1] [--write]
 
 The two kinds of machine take turns, notebook by notebook, each after half a second of the probe by which `run` predicts
-the time of another machine; the last line is their sum, what `make course` takes. Each run makes the draws of intervals
-anew, as the first one of a clone does. `--avx2` forbids the wider
-instructions too, as most laptops do not have them. `--write` puts the medians into data/costs.json, into the line
-**Cost** of each notebook, and their sum into that of the README, once all are measured.
+the time of another machine; the last line is their sum, what `make course` takes. Draws of intervals are made in each
+run, as in the first one of a clone. `--avx2` forbids the wider instructions too, as most laptops do not have them.
+`--write` puts the medians into data/costs.json, into the line **Cost** of each notebook, and their sum into that of the
+README, once all are measured.
 """
 
 import argparse

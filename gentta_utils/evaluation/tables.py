@@ -14,8 +14,9 @@ from ..methods import METHODS
 from .records import Records, load, save
 
 
-def _finished(folder: Path) -> dict[str, Records]:
-    """Fingerprint of its job -> record, of all tables in `folder` that this version of the code could have made."""
+def _finished(folder: Path) -> dict[str, dict[str | None, Records]]:
+    """Fingerprint of its job -> precision -> record, of all tables in `folder` that this version of the code could have
+    made."""
     found = {}
     for path in sorted(folder.glob("*.npz")):
         try:
@@ -26,8 +27,19 @@ def _finished(folder: Path) -> dict[str, Records]:
             print(f"{path} is damaged: what it held is made again; `git checkout -- {path}` brings it back at once")
             continue
         for r in runs:
-            found[fingerprint({key: value for key, value in r.about.items() if key != "protocol"})] = r
+            found.setdefault(_whatever_precision(r.about), {})[r.about.get("precision")] = r
     return found
+
+
+def _whatever_precision(about: dict) -> str:
+    return fingerprint({key: value for key, value in about.items() if key not in ("protocol", "precision")})
+
+
+def _record_of(about: dict, finished: dict[str, dict[str | None, Records]]) -> Records | None:
+    """The record of a job; one of another precision where this has none, so that a machine without fast bf16 need not
+    make again what stands in the course's tables."""
+    made = finished.get(_whatever_precision(about), {})
+    return made.get(about.get("precision"), next(iter(made.values()), None))
 
 
 def _other_code(record: Records) -> bool:
@@ -63,8 +75,9 @@ Job = tuple[dict, Callable[[], Records]]  # a description that determines the nu
 
 def missing_jobs(jobs: Iterable[Job], folder: Path = RESULTS, cache: Path = CACHE / "runs") -> list[dict]:
     """The descriptions of those that `table` would have to run: neither in a table of `folder` nor in the cache."""
-    finished, keys = _finished(folder), [(about, fingerprint(about)) for about, _ in jobs]
-    return [about for about, key in keys if key not in finished and not (cache / f"{key}.npz").is_file()]
+    finished, left = _finished(folder), [about for about, _ in jobs]
+    left = [about for about in left if _record_of(about, finished) is None]
+    return [about for about in left if not (cache / f"{fingerprint(about)}.npz").is_file()]
 
 
 def table(
@@ -77,7 +90,7 @@ def table(
     """Do the jobs that have no record yet, then write all records as one table `folder`/<name>.npz.
 
     Each finished job is kept at once under its fingerprint, so an interrupted table goes on where it stopped; nor is a
-    job done again that stands in any table of `folder`.
+    job done again that stands in any table of `folder`, in whichever precision it was made.
 
     Args:
         kept: what of a record the table holds.
@@ -88,8 +101,8 @@ def table(
         raise ValueError(f"two jobs of the table {name} have the same description: one of them would never run")
     for about, work in progress(jobs, desc=name, unit="run"):
         path = cache / f"{fingerprint(about)}.npz"
-        known = fingerprint(about) in finished
-        found = [finished[fingerprint(about)]] if known else _kept(path, work)
+        known = _record_of(about, finished)
+        found = _kept(path, work) if known is None else [known]
         old |= {about["method"] for r in found if _other_code(r)}
         runs += found
     for method in sorted(old):

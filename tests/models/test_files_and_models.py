@@ -358,6 +358,11 @@ def test_a_job_that_stands_in_a_committed_table_is_not_done_again(records, tmp_p
     tables.table("second", [job("b"), job("c")], tmp_path, tmp_path / "elsewhere")
     assert done == ["a", "b", "c"]
     assert [r.about["label"] for r in evaluation_records.load(tmp_path / "second.npz")] == ["b", "c"]
+    of_a_laptop = [(about | {"precision": "another"}, work) for about, work in (job("a"), job("b"))]
+    assert tables.missing_jobs(of_a_laptop, tmp_path, tmp_path / "nowhere") == []
+    tables.table("third", of_a_laptop, tmp_path, tmp_path / "nowhere")
+    assert done == ["a", "b", "c"]
+    (tmp_path / "third.npz").unlink()
     (tmp_path / "first.npz").write_bytes(b"half a file")
     tables.table("second", [job("a"), job("b")], tmp_path, tmp_path / "nowhere")
     assert done == ["a", "b", "c", "a"]

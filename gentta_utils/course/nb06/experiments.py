@@ -151,20 +151,24 @@ def claimed(clip: str, spec: SceneSpec) -> list[Job]:
     return [zero_shot_job(clip, spec), *wanted, *generative(clip, spec, GENERATORS[:1])]
 
 
-def claim(sizes: tuple[int, ...] = (20, 10, 10)) -> list[Records]:
+def claim(sizes: tuple[int, ...] = (20, 10, 10, 20, 20)) -> list[Records]:
     """The claim on more scenes of the natural shifts, both CLIPs (T1)."""
     parts = zip(*(parts_of(spec_of(shift, sum(sizes)), *sizes) for shift in NATURAL), strict=True)
     jobs = [job_ for each in parts for part in each for clip in CLIPS for job_ in claimed(clip, part)]
     return table("prompt_t1", jobs)
 
 
-def claim_of_sets(sizes: tuple[int, ...] = (20, 10, 10)) -> list[Records]:
-    """The claim on more scenes of the ten label sets (T1)."""
-    parts = [part for labels in LABEL_SETS for part in parts_of(spec_of("clean", sum(sizes), labels), *sizes)]
-    return table("prompt_t1_sets", [job_ for part in parts for job_ in claimed(SMALL, part)])
+def claim_of_sets(sizes: tuple[int, ...] = (20, 10, 10, 20, 20), of_large: int = 2) -> list[Records]:
+    """The claim on more scenes of the ten label sets; the larger CLIP meets the first parts alone (T1)."""
+    jobs = []
+    for labels in LABEL_SETS:
+        parts = parts_of(spec_of("clean", sum(sizes), labels), *sizes)
+        jobs += [job_ for part in parts for job_ in claimed(SMALL, part)]
+        jobs += [job_ for part in parts[:of_large] for job_ in claimed(CLIPS[1], part)]
+    return table("prompt_t1_sets", jobs)
 
 
-def calibration(sizes: tuple[int, ...] = (40,) * 6) -> list[Records]:
+def calibration(sizes: tuple[int, ...] = (*(40,) * 6, *(60,) * 3)) -> list[Records]:
     """Zero-shot, TPT and C-TPT, which draw nothing, on many scenes of each natural shift: for the calibration error."""
     jobs, starts = [], [CALIBRATED + 1000 * i for i in range(len(NATURAL))]
     specs = [SceneSpec(sum(sizes), shift, 0, "test", at) for shift, at in zip(NATURAL, starts, strict=True)]
@@ -186,11 +190,11 @@ def label_sets(n: int = 20) -> list[Records]:
     return table("prompt_s2", jobs)
 
 
-def corruptions(n: int = 5) -> list[Records]:
+def corruptions(sizes: tuple[int, ...] = (5, 5, 10)) -> list[Records]:
     """The 15 test corruptions at severity 5: who repairs what."""
+    wholes = [SceneSpec(sum(sizes), name, 5, "test", SCENES["test"] + 100 * i) for i, name in enumerate(TEST)]
     jobs, clip = [], SMALL
-    for i, name in enumerate(TEST):
-        spec = SceneSpec(n, name, 5, "test", SCENES["test"] + 100 * i)
+    for spec in (part for each in zip(*(parts_of(spec, *sizes) for spec in wholes), strict=True) for part in each):
         jobs += [zero_shot_job(clip, spec), zero_shot_job(clip, spec, "low", label=rows.LOW)]
         jobs += untuned(clip, spec) + tuned(clip, spec) + generative(clip, spec)
         jobs += purified(clip, spec) + purified_jobs(clip, spec, drawn_by("image_to_image"), GENERATED)

@@ -164,6 +164,11 @@ def claimed_of_sets(runs: list[Records]) -> str:
 # --- corruptions ------------------------------------------------------------------------------------------------------
 
 
+def by_shift_of(runs: list[Records]) -> dict[str, list[Records]]:
+    """The runs of each shift."""
+    return {name: [r for r in runs if shift_name(r) == name] for name in dict.fromkeys(map(shift_name, runs))}
+
+
 def corruptions(runs: list[Records]) -> str:
     """Fifteen corruptions: all rows against zero-shot and against the low view, and how many of them gain."""
     rows = []
@@ -171,7 +176,7 @@ def corruptions(runs: list[Records]) -> str:
         mine = pick(runs, classifier=clip)
         for label in distinct(mine, "label"):
             here = pick(mine, label)
-            signs = [int(r.right_after.sum()) - int(r.right_before.sum()) for r in here]  # a run is a corruption
+            signs = [sum(r.right_after.sum() - r.right_before.sum() for r in met) for met in by_shift_of(here).values()]
             row = {"CLIP": short(clip), "row": label, "right": f"{accuracy(here):.1f}"}
             for head, other in {"minus zero-shot": ZERO_SHOT, "minus low view": LOW, "minus TPT": TPT4}.items():
                 row[head] = "" if label == other else str(versus(here, pick(mine, other)))
@@ -179,8 +184,7 @@ def corruptions(runs: list[Records]) -> str:
             rows.append(row | {ECE: ece(here), "s/img": f"{seconds_of(here):.2f}"})
     shown = [label for label in (ZERO_SHOT, LOW, TPT4, *DIFFTPT.values()) if pick(runs, label)]
     by_shift = []
-    for shift in dict.fromkeys(map(shift_name, runs)):
-        here = [r for r in runs if shift_name(r) == shift]
+    for shift, here in by_shift_of(runs).items():
         by_shift.append({"corruption": shift} | {label: f"{accuracy(pick(here, label)):.0f}" for label in shown})
     parts = [_header(runs) + "\n" + as_table(rows), *taken_apart(runs), as_table(by_shift)]
     return "\n\n".join(parts)

@@ -124,6 +124,10 @@ def test_corruptions_that_gain_are_counted():
     assert cells[2] == "55.0"
     assert cells[-4:-2] == ["1", "0"]
     assert "| fog " in text
+    more = [replace(r, id=r.id + 100) for r in table(("fog",), (SMALL,), after=AFTER | {rows.LOW: 8, rows.TPT4: 6})]
+    text = report.corruptions(runs + more)
+    (line,) = [x for x in text.splitlines() if x.startswith("| small") and f"| {rows.TPT4} " in x]
+    assert [c.strip() for c in line.split("|")[1:-1]][-4:-2] == ["0", "1"]  # +2 and -4 in two parts of fog: one loss
 
 
 def test_costs_hold_the_generator():

@@ -62,8 +62,6 @@ KNOWN["photographs"] = {
 }
 KNOWN["select_streams"] = dict.fromkeys(map(tuple, RATES), "a low rate, or so few batches that it does not matter")
 KNOWN["grid_streams"] = dict.fromkeys(map(tuple, STREAMS), FEW_IMAGES)
-LONGEST = [("BN-adapt", f"{row}, 1000 images") for row in ("BN-adapt", "tent")] + [("BN-adapt, 1000 images", "tent")]
-KNOWN["grid_streams"] |= dict.fromkeys(LONGEST, "the long stream is the one of 200 images of each corruption, mixed")
 KNOWN["select_prompt"]["eta 0.2", "eta 0.8"] = "the weight reaches the lower bound only at the end of this stream"
 KNOWN |= {  # table -> {two rows: why they are one}
     "select_text": {
@@ -138,11 +136,10 @@ KNOWN |= {  # table -> {two rows: why they are one}
     "grid": {
         ("BN-adapt", "tent"): TENT,
         ("DUSA", OWN): "one of the two lowest rates of its grid, which do nothing (notebook 02)",
-        ("DUSA", "source/full"): "one of the two lowest rates of its grid, which do nothing (notebook 02)",
         ("DOTA", "TDA"): CACHE,
         ("DOTA", "DUSA"): CACHE,
         ("DUSA", "TDA"): CACHE,
-        **{(row, other): CACHE for row in ("DOTA", "TDA") for other in (OWN, "source/full")},
+        **{(row, OWN): CACHE for row in ("DOTA", "TDA")},
     },
     "select_grid": {
         ("cotta lr 0.0001", "cotta lr 0.001"): FLAT,

@@ -159,7 +159,7 @@ def test_committed_tables_rest_on_the_shipped_models_and_chosen_settings():
                 view = r.about["label"].split("/")[1]
                 assert r.about["settings"] == settled[name]["settings"][view][r.about["classifier"]]
     # with the long streams, costs by method and windows of t
-    assert sum(p.stat().st_size for p in RESULTS.iterdir()) < 13.5e6
+    assert sum(p.stat().st_size for p in RESULTS.iterdir()) < 16e6
 
 
 def test_the_readme_says_what_the_records_say():

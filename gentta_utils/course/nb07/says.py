@@ -32,14 +32,15 @@ def named(gains: dict[str, Interval], most: int = 3) -> str:
 
 
 def answer(b: Board) -> list[dict]:
-    """What to use of one classifier whatever the shift: for single images and for batches, by what may be spent; its
-    gain over all corruptions, and the one where it does worst."""
+    """What to use of one classifier whatever the shift: for single images and for batches, by what may be spent; how
+    many scenes it met, its gain over all corruptions, and the one where it does worst."""
     rows, shifts, gains, _ = heat(b)
     lines = []
     for batch in (False, True):
         for budget in guide.BUDGETS:
             row = guide.always(b, guide.candidates(b), guide.Situation(batch, guide.KINDS[0], budget))
             line = {"images come": "in batches" if batch else "one by one", "forward equivalents": budget, "use": row}
+            line["scenes"] = int(b.met(row, SOURCE).sum())
             gain_of, worst_on = "", ""
             if row != SOURCE:
                 by_shift = gains[rows.index(row)]

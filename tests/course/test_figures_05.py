@@ -152,6 +152,12 @@ def test_a_push_is_as_long_as_the_estimate_follows_the_sample():
     )
 
 
+def test_the_table_of_pushes_has_the_numbers_of_its_figure():
+    rows = figures.push_rows((50, 700), [[0.5, 0.25, 0.75], [8.0, 6.0, 4.0]])
+    assert rows[0] == {"t": 50, "shortest": "0.25 w", "mean": "0.50 w", "longest": "0.75 w"}
+    assert rows[1] == {"t": 700, "shortest": "4.00 w", "mean": "6.00 w", "longest": "8.00 w"}
+
+
 def test_a_picture_of_the_dial_has_a_row_for_each_scene(monkeypatch):
     monkeypatch.setattr(figures.dda, "align", lambda d, images, ids, s: images + s.start)
     images = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 3, 2, 2)

@@ -191,6 +191,12 @@ def push_lengths(denoiser, images, ids, levels: tuple[int, ...], s) -> list[list
     return found
 
 
+def push_rows(levels: tuple[int, ...], found: list[list[float]]) -> list[dict]:
+    """What `push_lengths` found as a table: a row for each level, over the images."""
+    ends = {"shortest": min, "mean": np.mean, "longest": max}
+    return [{"t": t} | {k: f"{f(v):.2f} w" for k, f in ends.items()} for t, v in zip(levels, found, strict=True)]
+
+
 def draw_gap(axes, runs: list[Records]) -> None:
     """SDA - DDA on the projected image alone against the whole gap, and against what is recoverable: two axes, a pale
     mark for each setting and network, a dark one with its start for all networks together, with both 95% intervals; the

@@ -10,7 +10,7 @@ from test_report_05 import record, rights
 
 from gentta_utils.common.cache import fingerprint
 from gentta_utils.course import recheck
-from gentta_utils.course.nb05 import adversarial
+from gentta_utils.course.nb05 import adversarial, report
 from gentta_utils.course.nb05.adversarial import EPS, Attacked, pgd
 from gentta_utils.methods import diffpure
 from gentta_utils.models import zoo
@@ -97,10 +97,10 @@ def test_seeds_of_an_attack_are_one_row_and_its_scenes_are_resampled_once():
             runs.append(replace(r, id=r.id % 1000))
     rows = adversarial.rows_of(runs)
     (row,) = (r for r in rows if (r["attack"], r["row"]) == ("pgd", "diffpure, t 149"))
-    assert (row["seeds"], row["accuracy"], row["minus source"].mean) == (2, pytest.approx(55), pytest.approx(40))
+    assert (row["seeds"], row["accuracy"].mean, row["minus source"].mean) == (2, pytest.approx(55), pytest.approx(40))
     assert row["minus low view"].mean == pytest.approx(35)
-    low, high = (float(v) for v in row["interval"].strip("[]").split(","))
-    assert high - low > 18  # of 100 scenes, not of 200
+    assert row["accuracy"].high - row["accuracy"].low > 18  # of 100 scenes, not of 200
+    assert report.percent(row["accuracy"]) in adversarial.report(runs)
     assert "pgd" in adversarial.report(runs)
     assert "| 55 [" in adversarial.brief(runs)
 

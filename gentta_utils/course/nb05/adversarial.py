@@ -15,7 +15,7 @@ from torch import Tensor
 from ...common.randomness import generator
 from ...common.text import as_table
 from ...evaluation.records import Records
-from ...evaluation.rows import accuracy, distinct, pick
+from ...evaluation.rows import distinct, pick
 from ...evaluation.statistics import accuracy_interval
 from ...methods import diffpure
 from ...models import zoo
@@ -25,7 +25,7 @@ from ...streams.stream import Stream, stream
 from ..purified import ours, small_table
 from ..trials import source_jobs
 from .experiments import input_jobs, set_of
-from .report import LOW, ROW_NAMES, SOURCE, header, minus, short, shown
+from .report import LOW, ROW_NAMES, SOURCE, header, minus, percent, short, shown
 
 NETWORKS = ("classifier/resnet", "classifier/swin")
 EPS, STEPS = 4 / 255, 10  # published for ImageNet, and so many gradients
@@ -123,8 +123,7 @@ def rows_of(runs: list[Records]) -> list[dict]:
             for label in distinct(here, "label"):
                 mine = pick(here, label)
                 row = {"classifier": short(c), "attack": kind, "seeds": len(shifts), "row": label}
-                spread = accuracy_interval(mine)
-                row |= {"accuracy": accuracy(mine), "interval": f"[{spread.low:.1f}, {spread.high:.1f}]"}
+                row["accuracy"] = accuracy_interval(mine)
                 others = {"minus source": SOURCE, "minus low view": LOW}
                 rows.append(
                     row | {k: None if label in (SOURCE, v) else minus(here, label, v) for k, v in others.items()}
@@ -136,13 +135,12 @@ def brief(runs: list[Records]) -> str:
     """The same as a grid, for the notebook: a line for each row, a column for each network and attack."""
     lines: dict[str, dict] = {}
     for row in rows_of(runs):
-        low, high = (float(v) for v in row["interval"].strip("[]").split(","))
-        said = f"{row['accuracy']:.0f} [{low:.0f}, {high:.0f}]"
         lines.setdefault(row["row"], {"row": ROW_NAMES.get(row["row"], row["row"])})
-        lines[row["row"]][f"{row['classifier']}, {row['attack']}"] = said
+        lines[row["row"]][f"{row['classifier']}, {row['attack']}"] = percent(row["accuracy"], 0)
     return f"{header(runs)}\n{as_table(list(lines.values()))}"
 
 
 def report(runs: list[Records]) -> str:
     """Every defence under every kind of attack."""
-    return f"{header(runs)}\n{as_table([shown(row) for row in rows_of(runs)])}"
+    rows = [row | {"accuracy": percent(row["accuracy"])} for row in rows_of(runs)]
+    return f"{header(runs)}\n{as_table([shown(row) for row in rows])}"

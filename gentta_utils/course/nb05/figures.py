@@ -93,7 +93,7 @@ def drowned_votes(runs: list[Records], edges: tuple[float, ...] = (0.0, 0.5, 0.8
             row |= {kind: int(here.sum()), f"{share}, percent": ""}
             if here.any():
                 d = paired_interval(followed[here], np.zeros(here.sum()), scene[here])
-                row[f"{share}, percent"] = f"{d.mean:.0f} [{d.low:.0f}, {d.high:.0f}]"
+                row[f"{share}, percent"] = report.percent(d, 0)
         rows.append(row)
     return rows
 

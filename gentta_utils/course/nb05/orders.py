@@ -7,7 +7,7 @@ from ...common.text import as_table
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, pick
 from ...evaluation.statistics import accuracy_interval
-from .report import SOURCE, header, short, shown
+from .report import SOURCE, header, percent, short, shown
 
 
 def spread(runs: list[Records]) -> list[dict]:
@@ -30,7 +30,7 @@ def order(runs: list[Records]) -> str:
     for label in distinct(runs, "label"):
         each = {short(c): accuracy_interval(pick(runs, label, c)) for c in classifiers}
         row = {"row": label, "scenes": sum(map(len, pick(runs, label, classifiers[0])))}
-        rows.append(row | {c: f"{v.mean:.1f} [{v.low:.1f}, {v.high:.1f}]" for c, v in each.items()})
+        rows.append(row | {c: percent(v) for c, v in each.items()})
     return f"{header(runs)}\n{as_table(rows)}\n\n{as_table([shown(row) for row in spread(runs)])}"
 
 

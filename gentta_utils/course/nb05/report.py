@@ -167,6 +167,11 @@ def shown(row: dict) -> dict:
     }
 
 
+def percent(accuracy: Interval, digits: int = 1) -> str:
+    """An accuracy with its interval as text, without the signs of a difference."""
+    return f"{accuracy.mean:.{digits}f} [{accuracy.low:.{digits}f}, {accuracy.high:.{digits}f}]"
+
+
 def _losses(runs: list[Records], label: str) -> list[str]:
     lines = []
     for c, lost in worsened(runs, label).items():

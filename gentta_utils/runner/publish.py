@@ -12,7 +12,8 @@ from .sweep import run
 def publish(notebook: Path) -> dict:
     """Execute a notebook at its defaults and put the result in its place, without run metadata and widget state.
 
-    Its line "**Cost**: ..." is rewritten with what was measured on both kinds of machine (`costs`), or just now.
+    Its line "**Cost**: ..." is rewritten with what was measured on both kinds of machine (`costs`), or just now. A
+    table stands there once, as the Markdown that every front end shows: its plain copy is for terminals.
 
     Raises RuntimeError, leaving the notebook as it was, if it fails."""
     with tempfile.TemporaryDirectory() as folder:
@@ -30,6 +31,9 @@ def publish(notebook: Path) -> dict:
     for cell in content["cells"]:
         keep = {k: v for k, v in cell["metadata"].items() if k in ("tags", "jupyter")}
         cell["metadata"] = keep
+        for data in (output.get("data", {}) for output in cell.get("outputs", ())):
+            if "text/plain" in data and data["text/plain"] == data.get("text/markdown"):
+                del data["text/plain"]
     write_text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     atomic_write(notebook, lambda path: path.write_text(write_text, encoding="utf-8"))
     return record

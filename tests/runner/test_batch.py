@@ -31,6 +31,9 @@ def notebook(folder, *cells, name="10_test.ipynb"):
 
 
 HEADLINE = "from gentta_utils.course.display import headline\nheadline(answer=n * 21)"
+TABLE = """\
+display({"text/markdown": "| a |", "text/plain": "| a |"}, raw=True)
+display({"text/markdown": "*a*", "text/plain": "a"}, raw=True)"""  # and a caption
 PLAIN = 'display({"application/vnd.gentta.headline+json": {"answer": 42}, "text/plain": ""}, raw=True)'  # at once
 
 
@@ -108,7 +111,7 @@ def test_finding_notebooks():
 
 
 def test_publishing_cleans_and_states_the_cost_and_failure_changes_nothing(tmp_path):
-    path = notebook(tmp_path / "in", PLAIN)
+    path = notebook(tmp_path / "in", f"{TABLE}\n{PLAIN}")
     nb = nbformat.read(path, 4)
     nb.cells.insert(0, nbformat.v4.new_markdown_cell("**Cost**: unknown"))
     nbformat.write(nb, path)
@@ -118,6 +121,10 @@ def test_publishing_cleans_and_states_the_cost_and_failure_changes_nothing(tmp_p
     assert set(content["metadata"]) <= {"kernelspec", "language_info"}
     assert all(not set(c["metadata"]) - {"tags"} for c in content["cells"])
     assert content["cells"][-1]["execution_count"] == 2
+    table, caption, other = (output["data"] for output in content["cells"][-1]["outputs"])
+    assert "".join(table.pop("text/markdown")) == "| a |"
+    assert table == {}  # once: as Markdown
+    assert len(caption) == len(other) == 2
     bad = notebook(tmp_path / "in", "1 / 0", name="11_bad.ipynb")
     before = bad.read_text(encoding="utf-8")
     with pytest.raises(RuntimeError, match="was left as it was"):

@@ -40,6 +40,11 @@ RATES = json.loads((Path(__file__).parent / "rows_of_rates.json").read_text(enco
 FEW_IMAGES = "so few images that a state, a batch or a cache hardly matters: longer streams in data/grid.yaml"
 TUNED = "the logits of every image differ, but few scenes do not tell such rows apart (notebook 06)"
 BATCHES = [f"{kind}, batch {n}" for kind in ("per image", "fixed chunk") for n in (20, 1)] + ["batch norm, batch 1"]
+TURNED = [  # the same scenes in another order
+    (f"{method}, {one}", f"{method}, {other}")
+    for method in ("diffpure", "memo")
+    for one, other in (("correlated", "iid"), ("mixed", "mixed correlated"))
+]
 KNOWN = {name: dict.fromkeys(map(tuple, pairs), TUNED) for name, pairs in PROMPTS.items()}
 LEARNED = "the source was fitted on these scenes: projected early, they teach it nothing new (notebook 05)"
 KNOWN["sda_gap"] = {
@@ -163,7 +168,7 @@ KNOWN |= {  # table -> {two rows: why they are one}
     },
     "sda_number": {("dda, sum", "sda, 0 a class"): "no synthetic image: SDA is DDA, which is what the row shows"},
     # one image or twenty at a time is what these rows compare, and nothing depends on it but one published norm
-    "sda_batches": dict.fromkeys(combinations(sorted(BATCHES), 2), "that they are one is what they show"),
+    "sda_batches": dict.fromkeys([*combinations(sorted(BATCHES), 2), *TURNED], "that they are one is what they show"),
 }
 
 

@@ -235,7 +235,8 @@ def test_source_needs_no_choice():
 def test_committed_tables_can_be_reported(name):
     text = course_tables.report(name)
     below = name in ("grid", "grid_streams", "unseen")  # there it says something of all rows
-    of_streams = ("online", "select_one_by_one", "one_by_one", "select_streams", "streams", "sda_order", "prompt_order")
+    of_streams = ("online", "select_one_by_one", "one_by_one", "select_streams", "streams", "prompt_order")
+    of_streams += ("sda_order", "sda_batches")
     line = "protocol: stream=" + "iid reset=per_image" * (not below and name not in (*of_streams, "select_grid"))
     assert f"\n{line}" in text if below else text.startswith(line)
     assert "nan" not in text

@@ -1,5 +1,7 @@
 """The tables of notebook 05, on records made by hand: who is paired with whom, what holds, what a part costs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -252,6 +254,29 @@ def test_batches():
     runs[-1].id[:] += 1
     with pytest.raises(ValueError, match="same scenes"):
         orders.batch_effects(runs)
+
+
+def test_a_method_without_a_state_answers_alike_in_every_order():
+    """Scenes are paired by their ids: in a mixed stream they stand under another shift, and in another order."""
+    runs = []
+    for c in (RESNET, SWIN):
+        for how in ("iid", "correlated"):
+            runs += [record(f"memo, {how}", rights(10, 20), shift, c, order=how) for shift in ("fog", "snow")]
+        fog, snow = (record("memo, mixed", rights(10, 20), shift, c, order="mixed") for shift in ("fog", "snow"))
+        both = {k: np.concatenate([getattr(snow, k), getattr(fog, k)]) for k in ("id", "label", "before", "after")}
+        about = fog.about | {"stream": fog.about["stream"] | {"shift": "mixed"}}
+        runs.append(replace(fog, **both, loss=np.zeros((40, 0)), seconds=np.ones(40), about=about))
+    first, sorted_, mixed = orders.order_effects(runs)
+    assert (first["order"], first["scenes"], first["minus iid"]) == ("iid", 40, None)
+    assert first["percent"].startswith("50.0 [")
+    assert (sorted_["minus iid"].low, sorted_["minus iid"].high, sorted_["largest difference"]) == (0, 0, 0)
+    assert (mixed["scenes"], mixed["minus iid"].mean, mixed["largest difference"]) == (40, 0, 0)
+    runs[-1].after[0] = runs[-1].after[0, ::-1]
+    assert orders.order_effects(runs)[-1]["largest difference"] > 0
+    assert "| memo | mixed" in orders.batches(runs)
+    runs[-1].id[:] += 1
+    with pytest.raises(ValueError, match="mixed and iid did not meet the same scenes"):
+        orders.order_effects(runs)
 
 
 def test_weights_of_the_bootstrap_are_drawn_once_and_not_changed():

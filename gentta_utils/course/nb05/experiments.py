@@ -6,6 +6,7 @@ Everything is chosen before, on the validation corruptions (`choose`).
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import product
 
 from ...diffusion.synthesis import Synthesis
 from ...evaluation.chosen import rival, selection
@@ -178,11 +179,17 @@ def steps() -> list[Records]:
 
 
 def batches() -> list[Records]:
-    """20 scenes together and one by one: per image, with chunks of one shape, and with the published norm."""
+    """20 scenes together and one by one: per image, with chunks of one shape, and with the published norm; then two
+    methods without a state, MEMO and DiffPure, in the orders of TENT, on ten scenes under each of two corruptions."""
     spec, c = SceneSpec(20, "gaussian_noise", 5, "test", 32_400), CLASSIFIERS[0]
     kinds = {"per image": {}, "fixed chunk": dict(fixed_chunk=True), "batch norm": dict(norm="batch")}
     jobs = source_jobs([spec], (c,))
     for label, change in kinds.items():
         s = replace(ours("dda", "purified"), images_at_once=20, **change)
         jobs += [job("dda", s, c, spec, f"{label}, batch {b}", denoiser=ALIGNER, batch=b) for b in (20, 1)]
+    few = [SceneSpec(10, name, 5, "test", 32_420 + 10 * i) for i, name in enumerate(FAULTY[:2])]
+    for c, how in product(CLASSIFIERS, ORDERS):
+        rows = {"memo": (memo.Settings(lr=selection()["memo"][c]), None), "diffpure": (ours("diffpure"), ALIGNER)}
+        for at in [tuple(few)] if "mixed" in how else few:
+            jobs += [job(m, s, c, at, f"{m}, {how}", net, order=how, batch=25) for m, (s, net) in rows.items()]
     return table("sda_batches", jobs)

@@ -6,7 +6,8 @@ import numpy as np
 from ...common.text import as_table
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, pick
-from ...evaluation.statistics import accuracy_interval
+from ...evaluation.statistics import accuracy_interval, paired_interval
+from .experiments import ORDERS
 from .report import SOURCE, header, percent, short, shown
 
 
@@ -50,7 +51,42 @@ def batch_effects(runs: list[Records]) -> list[dict]:
     return rows
 
 
+def order_effects(runs: list[Records]) -> list[dict]:
+    """For each method without a state and each order, all networks together: accuracy, the paired difference to the
+    first order on the same scenes, and the largest difference of a logit to it, as in `batch_effects`.
+
+    Raises ValueError where two orders did not meet the same scenes."""
+    rows = []
+    for label in distinct(runs, "label"):
+        method, _, how = label.partition(", ")
+        if how not in ORDERS:
+            continue
+        (at, logits, right), (there, known, before) = (
+            _answers(pick(runs, f"{method}, {name}")) for name in (how, ORDERS[0])
+        )
+        if at != there:
+            raise ValueError(f"{method}: the orders {how} and {ORDERS[0]} did not meet the same scenes")
+        scene = np.array([i for _, i in at])
+        spread, change = (paired_interval(right, v, scene) for v in (np.zeros(len(right)), before))
+        row = {"row": method, "order": how, "scenes": len(set(scene.tolist())), "percent": percent(spread)}
+        row[f"minus {ORDERS[0]}"] = None if how == ORDERS[0] else change
+        rows.append(row | {"largest difference": float(np.abs(logits - known).max())})
+    return rows
+
+
+def _answers(runs: list[Records]) -> tuple[list[tuple], np.ndarray, np.ndarray]:
+    """Network and scene of every prediction, sorted, its logits (N, K) and whether it is right (N,)."""
+    at = [(r.about["classifier"], i) for r in runs for i in r.id.tolist()]
+    order = sorted(range(len(at)), key=at.__getitem__)
+    logits, right = (np.concatenate([getattr(r, k) for r in runs])[order] for k in ("after", "right_after"))
+    return [at[k] for k in order], logits, right
+
+
 def batches(runs: list[Records]) -> str:
-    """Does an image know of its neighbours in the batch?"""
-    rows = [row | {"largest difference": f"{row['largest difference']:.2g}"} for row in batch_effects(runs)]
-    return f"{header(runs)}\n{as_table([shown(row) for row in rows])}"
+    """Does an image know of its neighbours in the batch, or of its place in the stream?"""
+    tables = [
+        as_table([shown(row | {"largest difference": f"{row['largest difference']:.2g}"}) for row in rows])
+        for rows in (batch_effects(runs), order_effects(runs))
+        if rows
+    ]
+    return header(runs) + "\n" + "\n\n".join(tables)

@@ -52,7 +52,8 @@ KNOWN["sda_gap"] = {
     ("t 494, dda, sum", "t 494, sda, sum, seed 2"): "a sure source outvotes what the copy learned (notebook 05)",
 }
 KNOWN["sda_sets"] = {
-    ("30 a class, agreed, sum", "dda, sum"): "a sure source outvotes what the copy learned, on few scenes (notebook 05)"
+    (f"{kind}, sum", "dda, sum"): "a sure source outvotes what the copy learned, on few scenes (notebook 05)"
+    for kind in ("30 a class, agreed", "100 a class")
 }
 KNOWN["digits"] = {
     ("naive ensemble", "reader/48 pairs/150..600"): "the reader is so sure that the other vote hardly counts",

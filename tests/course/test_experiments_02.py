@@ -15,6 +15,7 @@ from gentta_utils.course.nb02 import (
     frontier,
     one_by_one,
     report,
+    seeds,
     streams,
     trust,
     when_it_helps,
@@ -253,6 +254,26 @@ def test_the_best_row_at_a_cost_is_compared_with_the_next_on_the_scenes_of_both(
     assert (cheap["best"], cheap["next"]) == ("source/low", "source/full")
     assert (costly["best"], costly["next"]) == ("diffusion_tta/full", "source/low")
     assert costly["best minus next"].startswith("+33.3")
+
+
+def test_seeds_are_compared_on_the_scenes_that_all_met(monkeypatch):
+    """Two of three scenes. Of the three rows with other draws two predict the same; two trainings are equally often
+    right and share no prediction."""
+    monkeypatch.setattr(seeds, "DRAWS", (1, 2))
+    monkeypatch.setattr(seeds, "TRAINED", ("classifier/other",))
+    known = [record("source/full", [1, 1, 0], [1, 1, 0], method="source")]
+    known.append(record("diffusion_tta/full", [0, 1, 1], [1, 1, 0]))
+    monkeypatch.setattr(seeds, "results", lambda name: known)
+    runs = [record(f"diffusion_tta/full, draws {seed}", [0, 0], [1, 1]) for seed in (1, 2)]
+    runs.append(record("source/full", [1, 0], [1, 0], classifier="classifier/other", method="source"))
+    runs.append(record("diffusion_tta/full, draws 0", [1, 0], [1, 0], classifier="classifier/other"))
+    lines = [[c.strip() for c in line.split("|")[1:-1]] for line in seeds.by_seed(runs).splitlines() if "|" in line]
+    rows = {cells[0]: cells[1:] for cells in lines}
+    assert rows["ResNet, draws 0"][:3] == ["2", "0.0", "50.0"]
+    assert rows["ResNet, draws 2"][2:] == ["100.0", "+100.0 [+100.0, +100.0]"]
+    assert rows["other, draws 0"][:4] == ["2", "50.0", "50.0", "+0.0 [+0.0, +0.0]"]
+    assert rows["draws"] == ["3", f"{np.std([50, 100, 100], ddof=1):.1f} points", "33.3%"]
+    assert rows["training"] == ["2", "0.0 points", "100.0%"]
 
 
 def test_the_carried_state_is_scored_before_it_sees_an_image():

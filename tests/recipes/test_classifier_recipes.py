@@ -28,7 +28,8 @@ def test_backbones_are_small_and_run_as_copies(family):
 def test_the_resnets_differ_in_what_they_see_alone():
     recipes = {n: r for n, r in classifiers.RECIPES.items() if r.architecture == "resnet18"}
     assert len({repr(r.model_args) for r in recipes.values()}) == 1
-    assert sorted(r.labels for r in recipes.values() if r.split == "train" and not r.seen_as) == [300, 1500, 3000]
+    plain = [r for r in recipes.values() if r.split == "train" and not r.seen_as]
+    assert sorted((r.labels, r.seed) for r in plain) == [(300, 1), (1500, 1), (1500, 2), (1500, 3), (3000, 1)]
     assert {r.split for n, r in recipes.items() if n != "classifier/filter"} == {"train"}
 
 

@@ -15,6 +15,7 @@ from gentta_utils.course.nb02 import (
     frontier,
     one_by_one,
     report,
+    rivals,
     seeds,
     streams,
     trust,
@@ -254,6 +255,33 @@ def test_the_best_row_at_a_cost_is_compared_with_the_next_on_the_scenes_of_both(
     assert (cheap["best"], cheap["next"]) == ("source/low", "source/full")
     assert (costly["best"], costly["next"]) == ("diffusion_tta/full", "source/low")
     assert costly["best minus next"].startswith("+33.3")
+
+
+def test_what_labels_buy_is_compared_view_by_view(monkeypatch):
+    """Three scenes; the reader met two. The ResNet that learned from the reader is held against each row on the row's
+    own view, the one with all labels against all on the low view."""
+    source = dict(before=[1, 1, 1], method="source")
+    known = {"backbones": [], "test": [record("reader", [0, 0], [1, 1], method="diffusion_classifier")]}
+    known["test"][0].nfe["denoiser fwd"] = 480.0
+    for label, after in zip(rivals.ADAPTED, ([1, 1, 1], [0, 1, 1], [0, 0, 1], [0, 0, 0]), strict=True):
+        known["backbones"].append(record(label, after, [1, 1, 1]))
+    monkeypatch.setattr(rivals, "results", known.get)
+    runs = []
+    for name, full, low in ((rivals.SAME_LABELS, [1, 1, 1], [0, 0, 1]), (rivals.DISTILLED, [0, 1, 1], [1, 1, 1])):
+        runs += [record(f"source/{v}", z, classifier=name, **source) for v, z in (("full", full), ("low", low))]
+        runs += [record("source/low", z, classifier=name, shift="clean", **source) for z in ([0, *low[1:]],)]
+    # the first two scenes in a run of their own, as the reader met them
+    cut = lambda r, rows: dataclasses.replace(  # noqa: E731
+        r, **{k: getattr(r, k)[rows] for k in ("id", "label", "before", "after", "loss", "seconds")}
+    )
+    runs = [p for r in runs for p in ([r] if r.about["stream"]["shift"] == "clean" else [cut(r, [0, 1]), cut(r, [2])])]
+    text = rivals.same_labels(runs)
+    rows = [[c.strip().split(" ")[0] for c in line.split("|")[2:-1]] for line in text.splitlines()[3:] if "|" in line]
+    assert [row[:2] for row in rows] == [[str(n), f"{100 * k / n:.1f}"] for k, n in
+        ((2, 3), (1, 3), (0, 3), (0, 3), (1, 3), (2, 3), (3, 3), (2, 2))]  # fmt: skip
+    assert [row[2] for row in rows] == ["", "+33.3", "+66.7", "+66.7", "+33.3", "+0.0", "-33.3", "+0.0"]
+    assert [row[3] for row in rows] == ["-66.7", "", "", "+33.3", "-33.3", "-33.3", "-100.0", "-100.0"]
+    assert text.endswith("same labels 66.7; taught by the reader 33.3")
 
 
 def test_seeds_are_compared_on_the_scenes_that_all_met(monkeypatch):

@@ -31,7 +31,7 @@ NOTE = (
     "chosen: for each corruption the setting that is best on the others; of Diffusion-TTA that of `select`, on other "
     "scenes. In hindsight: the one setting that is best on these very scenes, so a little too good. Published: rate "
     "and optimiser (TENT, CoTTA, TEA, MEMO: those for CIFAR), in our batches; DUSA adapts the classifier alone, "
-    "TTT-MAE has 16 masks."
+    "TTT-MAE has 16 masks where 128 are published."
 )
 
 

@@ -96,7 +96,7 @@ RECIPES = {
     "classifier/resnet-ceiling": _resnet(1500, 2800, seen_as="corruptions"),
     # what the diffusion model knew: as many labelled scenes, at 32 pixels
     "classifier/resnet-60000": _resnet(60_000, 4000, seen_as="low"),
-    # the ResNet trained anew: how much is the luck of one training?
+    # the ResNet trained again: how much is the luck of one training?
     "classifier/resnet-seed2": _resnet(1500, 1400, seed=2),
     "classifier/resnet-seed3": _resnet(1500, 1400, seed=3),
     # what the diffusion model can say of clean scenes, learned once instead of asked for each test image

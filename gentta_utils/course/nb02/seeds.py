@@ -1,4 +1,4 @@
-"""What intervals over scenes leave out: the same scenes with other draws, and the same ResNet trained anew.
+"""What intervals over scenes leave out: the same scenes with other draws, and the same ResNet trained again.
 
 The first scenes under each of the fifteen corruptions of `test`, whose rows have the first seed of both.
 """

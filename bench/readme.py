@@ -8,7 +8,7 @@ import re
 from gentta_utils.common.files import atomic_write
 from gentta_utils.common.paths import ROOT
 from gentta_utils.common.text import as_table
-from gentta_utils.course import nb04, nb07
+from gentta_utils.course import nb02, nb04, nb07
 from gentta_utils.evaluation.rows import accuracy, distinct, is_clean, over_classifiers, pick
 from gentta_utils.evaluation.statistics import gain
 from gentta_utils.evaluation.tables import results
@@ -37,8 +37,9 @@ def backbones() -> list[dict]:
             adapted = of(f"diffusion_tta/{view}")
             line |= {heads[0]: f"{accuracy(adapted):.1f}", heads[1]: str(gain(adapted))}
         lines.append(line)
-    same = f"{accuracy([r for r in pick(results('information'), 'source/low') if not is_clean(r)]):.1f}"
-    return [*lines, dict.fromkeys(lines[0], "") | {"mean of 15 corruptions": SAME_LABELS, READ["source/low"]: same}]
+    same = pick(results("information"), "source/low", nb02.rivals.SAME_LABELS)
+    right = {READ["source/low"]: f"{accuracy([r for r in same if not is_clean(r)]):.1f}"}
+    return [*lines, dict.fromkeys(lines[0], "") | {"mean of 15 corruptions": SAME_LABELS} | right]
 
 
 def changed_images() -> list[dict]:

@@ -51,6 +51,7 @@ def chosen_window() -> tuple[int, int]:
     return tuple(choice()["window"])
 
 
+PRUNED = ((3, 3), (9, 1))  # stages of the pruned reader: three pairs of all classes, six more of the best three
 RIVALS = RESULTS / "rivals.json"
 
 

@@ -24,7 +24,7 @@ PROFILES = ("scenes", "imagenet")
 ON_DEMAND = (
     "denoiser/dit-10min",
     "denoiser/dit-soft-10min",
-    "classifier/resnet-60000",
+    *(f"classifier/resnet-{kind}" for kind in ("60000", "seed2", "seed3", "distilled")),
 )  # checksums and cards are here, weights must be trained
 CHECKSUMS = MODELS / "checksums.json"
 FIX_LIST = "run `git checkout -- data/models/checksums.json`"

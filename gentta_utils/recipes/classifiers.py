@@ -15,14 +15,20 @@ from safetensors.torch import save_file
 from timm.layers import set_fused_attn
 from torch import Tensor, nn
 
+from ..common.cache import fingerprint, in_parts
 from ..common.files import atomic_write, write_json
+from ..common.paths import CACHE
 from ..common.progress import progress
 from ..common.randomness import numpy_generator
+from ..evaluation.chosen import PRUNED, chosen_window
+from ..methods.diffusion_classifier import read_staged
+from ..models import zoo
 from ..models.zoo import IMAGE_SIZE
 from ..streams.scenes import SceneSpec
 from ..streams.stream import stream
 from ..world.corruptions import corrupt
 from ..world.labels import CLASSES
+from ..world.scenes import VERSION, scene_ids
 from ..world.severities import TEST
 from ..world.views import augment, augmix_views, low_pass
 from .data import training_set
@@ -33,7 +39,7 @@ MEAN = STD = (0.5, 0.5, 0.5)
 
 @dataclass(frozen=True)
 class ClassifierRecipe:
-    """One classifier: a timm architecture, how many labels it sees, how long it trains."""
+    """One classifier: a timm architecture, how many labelled scenes it sees, how long it trains."""
 
     architecture: str
     labels: int
@@ -43,6 +49,7 @@ class ClassifierRecipe:
     split: str = "train"  # of the scenes it is fitted on
     # half of the images are shown so: "augmix" or "corruptions"; "low": all on the low view; or all as they are
     seen_as: str = ""
+    labelled_by: str = ""  # a diffusion model whose reading stands for the labels, at which nobody looks then
 
     def build(self) -> nn.Module:
         torch.manual_seed(self.seed)
@@ -89,6 +96,11 @@ RECIPES = {
     "classifier/resnet-ceiling": _resnet(1500, 2800, seen_as="corruptions"),
     # what the diffusion model knew: as many labelled scenes, at 32 pixels
     "classifier/resnet-60000": _resnet(60_000, 4000, seen_as="low"),
+    # the ResNet trained again: how much is the luck of one training?
+    "classifier/resnet-seed2": _resnet(1500, 1400, seed=2),
+    "classifier/resnet-seed3": _resnet(1500, 1400, seed=3),
+    # what the diffusion model can say of clean scenes, learned once instead of asked for each test image
+    "classifier/resnet-distilled": _resnet(1500, 1400, split="unlabelled", labelled_by="denoiser/dit"),
     # picks the hard views of the shift "a" and is used for nothing else
     "classifier/filter": _resnet(1500, 1400, seed=2, split="filter"),
 }
@@ -123,9 +135,24 @@ def other_views(images: Tensor, seen_as: str, n: int = 4, seed: int = 0) -> Tens
     return out
 
 
+def read_labels(images: Tensor, denoiser: str, split: str, chunk: int = 50) -> Tensor:
+    """What the pruned reader of the course says (n,) of the first n scenes of a split, uint8 images (n, 3, S, S).
+
+    Kept in the cache in parts of `chunk`: an interrupted call goes on where it stopped."""
+    network, window, ids = zoo.cached(denoiser), chosen_window(), scene_ids(len(images), split)
+    depends = {"denoiser": zoo.fingerprint(denoiser), "precision": network.precision, "world": VERSION}
+    folder = CACHE / "read" / fingerprint(depends | {"stages": PRUNED, "window": window, "split": split})
+    pairs, keep = zip(*PRUNED, strict=True)
+    read = lambda rows: read_staged(network, images[rows].float() / 255, ids[rows], pairs, keep, window)  # noqa: E731
+    parts = in_parts(lambda rows: {"read": read(rows)}, ids, folder, chunk, "unlabelled scenes read")
+    return torch.cat([part["read"] for part in parts])
+
+
 def make_loss(recipe: ClassifierRecipe, device: str = "cpu"):
     """The loss function of `training.train`, with its data loaded: cross-entropy on shuffled passes over the labels."""
     images, labels = training_set(recipe.labels, split=recipe.split)
+    if recipe.labelled_by:
+        labels = read_labels(images, recipe.labelled_by, recipe.split)
     views = other_views(images, recipe.seen_as) if recipe.seen_as not in ("", "low") else None  # (n, B, 3, S, S)
     batch = recipe.schedule.batch
     per_pass = len(images) // batch

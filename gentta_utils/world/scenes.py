@@ -25,7 +25,8 @@ from .tracing import camera_rays, intersect, photograph, surfaces
 
 VERSION = "1.0"  # part of every record: raise it when any pixel of any scene changes
 SHIPPED = SCENES / "test.npz"
-SPLITS = {"train": 0, "select": 1, "test": 2, "filter": 3}  # disjoint seeds: to fit, to choose settings, for tables
+# disjoint seeds: to fit, to choose settings, for tables, for one network of its own, to be read without labels
+SPLITS = {"train": 0, "select": 1, "test": 2, "filter": 3, "unlabelled": 4}
 SPLIT_SIZE = 100_000_000
 _SLOTS = 128  # uniform numbers drawn for a scene, more than are used: a new attribute takes a free slot
 

@@ -10,7 +10,7 @@ from gentta_utils.common.paths import RESULTS, ROOT
 from gentta_utils.course import nb02, nb05, purified, trials
 from gentta_utils.course import tables as course_tables
 from gentta_utils.course.nb02 import choose as nb02_choose
-from gentta_utils.course.nb02 import experiments, frontier, one_by_one, report, rivals
+from gentta_utils.course.nb02 import experiments, frontier, leave_one_out, one_by_one, report, rivals, seeds
 from gentta_utils.course.nb05 import choose
 from gentta_utils.course.nb05 import experiments as nb05_experiments
 from gentta_utils.course.trials import CLASSIFIERS, job, source_jobs
@@ -32,9 +32,9 @@ ONE_SET_OF_SCENES = [
         f"sda_{k}"
         for k in ["corruptions", "watermark", "parts", "number", "cfg", "order", "faults", "steps", "controls", "sets"]
     },
-    {"test", "backbones", "information", "common_draws", "frontier"},
+    {"test", "backbones", "information", "common_draws", "frontier", "seeds"},
     {"heldout", "trust", "common_draws"},
-    {"online", "ablations", "rivals"},
+    {"online", "ablations", "rivals", "leave_one_out"},
     {"phase", "phase_output", "soft"},
     {"one_by_one", "streams"},
     {"select_one_by_one", "select_streams"},
@@ -58,7 +58,7 @@ def tables():
         return evaluation_tables.results(name) if name == "select" else []  # it looks at its runs
 
     with pytest.MonkeyPatch.context() as patch:  # undone when this fails, too
-        of_02 = (rivals, one_by_one, frontier, experiments, nb02_choose)
+        of_02 = (rivals, one_by_one, frontier, seeds, leave_one_out, experiments, nb02_choose)
         for module in (trials, purified, *of_02, nb05_experiments, choose):
             patch.setattr(module, "table", collect, raising=False)
             patch.setattr(module, "write_json", lambda *a: None, raising=False)
@@ -69,8 +69,9 @@ def tables():
         patch.setattr(nb05_experiments, "chosen", lambda c: (aligned.Data(), sda.published(c)))
         for module in (purified, nb05_experiments):
             patch.setattr(module, "selection", sda_selection)
-        for module in (rivals, nb02_choose, trials):
-            patch.setattr(module, "tuned", lambda c, *a: diffusion_tta.Settings(lr=0.1), raising=False)
+        for module in (rivals, nb02_choose, seeds, leave_one_out, trials):
+            tuned = lambda c, *a, **more: diffusion_tta.Settings(lr=0.1, **more)  # noqa: E731
+            patch.setattr(module, "tuned", tuned, raising=False)
         patch.setattr(nb05.domain, "measure", list)  # of images, which are no jobs
         for name, (measure, _) in (nb02.TABLES | nb05.TABLES).items():
             if name != "photographs":  # which has no scenes
@@ -84,6 +85,7 @@ def ids(stream: dict) -> set[int]:
 
 def test_choices_are_made_on_validation_corruptions_and_selection_scenes(tables):
     chosen_on = ("select", "why", "select_rivals", "select_one_by_one", "select_streams", "select_dit", "select_sda")
+    chosen_on += ("select_leave_one_out",)
     for name in chosen_on:
         for about, _ in tables[name]:
             assert about["stream"]["split"] == "select"

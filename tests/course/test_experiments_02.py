@@ -13,14 +13,18 @@ from gentta_utils.course.nb02 import (
     choose,
     experiments,
     frontier,
+    hindsight,
+    leave_one_out,
     one_by_one,
     report,
+    rivals,
+    seeds,
     streams,
     trust,
     when_it_helps,
 )
 from gentta_utils.evaluation import records, tables
-from gentta_utils.methods import diffusion_tta, source
+from gentta_utils.methods import cotta, diffusion_tta, dusa, memo, source, tea, tent, ttt_mae
 from gentta_utils.models import lora
 from gentta_utils.streams.scenes import SceneSpec
 from gentta_utils.streams.stream import stream
@@ -253,6 +257,139 @@ def test_the_best_row_at_a_cost_is_compared_with_the_next_on_the_scenes_of_both(
     assert (cheap["best"], cheap["next"]) == ("source/low", "source/full")
     assert (costly["best"], costly["next"]) == ("diffusion_tta/full", "source/low")
     assert costly["best minus next"].startswith("+33.3")
+
+
+def test_what_labels_buy_is_compared_view_by_view(monkeypatch):
+    """Three scenes; the reader met two. The ResNet that learned from the reader is held against each row on the row's
+    own view, the one with all labels against all on the low view."""
+    source = dict(before=[1, 1, 1], method="source")
+    known = {"backbones": [], "test": [record("reader", [0, 0], [1, 1], method="diffusion_classifier")]}
+    known["test"][0].nfe["denoiser fwd"] = 480.0
+    for label, after in zip(rivals.ADAPTED, ([1, 1, 1], [0, 1, 1], [0, 0, 1], [0, 0, 0]), strict=True):
+        known["backbones"].append(record(label, after, [1, 1, 1]))
+    monkeypatch.setattr(rivals, "results", known.get)
+    runs = []
+    for name, full, low in ((rivals.SAME_LABELS, [1, 1, 1], [0, 0, 1]), (rivals.DISTILLED, [0, 1, 1], [1, 1, 1])):
+        runs += [record(f"source/{v}", z, classifier=name, **source) for v, z in (("full", full), ("low", low))]
+        runs += [record("source/low", z, classifier=name, shift="clean", **source) for z in ([0, *low[1:]],)]
+    # the first two scenes in a run of their own, as the reader met them
+    cut = lambda r, rows: dataclasses.replace(  # noqa: E731
+        r, **{k: getattr(r, k)[rows] for k in ("id", "label", "before", "after", "loss", "seconds")}
+    )
+    runs = [p for r in runs for p in ([r] if r.about["stream"]["shift"] == "clean" else [cut(r, [0, 1]), cut(r, [2])])]
+    text = rivals.same_labels(runs)
+    rows = [[c.strip().split(" ")[0] for c in line.split("|")[2:-1]] for line in text.splitlines()[3:] if "|" in line]
+    assert [row[:2] for row in rows] == [[str(n), f"{100 * k / n:.1f}"] for k, n in
+        ((2, 3), (1, 3), (0, 3), (0, 3), (1, 3), (2, 3), (3, 3), (2, 2))]  # fmt: skip
+    assert [row[2] for row in rows] == ["", "+33.3", "+66.7", "+66.7", "+33.3", "+0.0", "-33.3", "+0.0"]
+    assert [row[3] for row in rows] == ["-66.7", "", "", "+33.3", "-33.3", "-33.3", "-100.0", "-100.0"]
+    assert text.endswith("same labels 66.7; taught by the reader 33.3")
+
+
+def test_three_settings_are_those_that_their_names_say():
+    """ "a" is right on all of fog, "b" on all of snow and half of fog, "c" on half of each."""
+    right = {"a": ([0, 0], [1, 1]), "b": ([0, 1], [0, 0]), "c": ([0, 1], [1, 0])}
+    runs = []
+    for label, (fog, snow) in right.items():
+        runs.append(record(label, fog, [1, 1]))
+        runs.append(record(label, snow, [1, 1], shift="snow"))
+        runs[-1].id[:] += 10
+    row = hindsight.three(runs, published="c")
+    # on fog the best of snow, "b", on snow the best of fog, "a": half, then none
+    assert (row["published"], row["chosen"], row["in hindsight"]) == ("50.0", "25.0", "75.0")
+    assert row["chosen minus published"].startswith("-25.0")
+    assert row["in hindsight minus chosen"].startswith("+50.0")
+    assert (row["settings"], row["n"]) == (3, 4)
+    elsewhere = hindsight.three(runs, chosen="b")
+    assert (elsewhere["published"], elsewhere["chosen"]) == ("", "75.0")
+    assert elsewhere["chosen minus published"] == ""
+
+
+def test_the_published_setting_of_a_rival_is_in_its_records():
+    """Under the label that the table looks for, with the published rate."""
+    published = {"TENT": tent.PUBLISHED_CIFAR, "CoTTA": cotta.PUBLISHED_CIFAR, "TEA": tea.PUBLISHED}
+    published |= {"MEMO": memo.PUBLISHED_CIFAR, "DUSA": dusa.PUBLISHED, "TTT-MAE": ttt_mae.PUBLISHED}
+    published |= {"Diffusion-TTA": diffusion_tta.PUBLISHED}
+    for name, (table, start, end, chosen) in hindsight.ROWS.items():
+        runs = tables.results(table)
+        assert sum(r.about["label"].startswith(start) for r in runs) > 2
+        assert not chosen or any(r.about["label"] == chosen for r in runs)
+        made = [r.about["settings"] for r in runs if r.about["label"] == start + end]
+        assert bool(end) == bool(made)
+        for settings in made:
+            at = published[name.split(",")[0]]
+            assert settings["lr"] == at["lr"]
+            assert settings["optimizer"] == at.get("optimizer", settings["optimizer"])
+    assert hindsight.side_by_side().count("\n| ") == len(hindsight.ROWS) + 1
+
+
+def test_updates_of_equal_displacement_go_equally_far():
+    """On one gradient that does not change, as SGD itself goes."""
+    gone = []
+    for updates in (12, *leave_one_out.UPDATES):
+        x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.SGD([x], 1 / leave_one_out.reach(updates, 0.9), momentum=0.9)
+        for _ in range(updates):
+            optimizer.zero_grad()
+            (-x).sum().backward()
+            optimizer.step()
+        gone.append(x.item())
+    assert gone == pytest.approx([1.0] * len(gone))
+
+
+def test_a_part_is_left_out_at_its_own_rate(monkeypatch):
+    """Of equals the lowest; only what the row names is other than chosen, and all rows cost the same."""
+
+    def tried(label, settings):
+        r = record(label, [0, 1] if settings.lr in (0.5, 2.0) else [1, 1], [1, 1])
+        return dataclasses.replace(r, about=r.about | {"settings": dataclasses.asdict(settings)})
+
+    ours = diffusion_tta.Settings(lr=0.5, momentum=0.9)
+    monkeypatch.setattr(leave_one_out, "tuned", lambda classifier: ours)
+    changes = {row: (change, rates[:2]) for row, (change, rates) in leave_one_out.LEFT_OUT.items()}
+    changes[leave_one_out.WHOLE] = ({}, (1.0, 4.0))
+    monkeypatch.setattr(leave_one_out, "LEFT_OUT", changes)
+    runs = [tried(label, settings) for label, settings in leave_one_out.candidates().items()]
+    monkeypatch.setattr(leave_one_out, "results", lambda name: runs)
+    found = leave_one_out.rows()
+    assert found[leave_one_out.WHOLE] == ours
+    assert found["temperature 1"] == dataclasses.replace(ours, temperature=1.0)
+    assert found["Adam"] == dataclasses.replace(ours, optimizer="adamw", lr=1e-4)
+    assert {s.updates * s.pairs for s in found.values()} == {ours.updates * ours.pairs}
+    assert len(found) == len(changes) + len(leave_one_out.UPDATES)
+
+
+def test_the_table_of_parts_says_where_a_rate_is_at_its_edge(monkeypatch):
+    monkeypatch.setattr(leave_one_out, "results", lambda name: [record("source/full", [1, 1, 1], [1, 1, 1])])
+    lowest, second, *_ = leave_one_out.candidates().values()
+    runs = [record(leave_one_out.WHOLE, [0, 0], [1, 1]), record("temperature 1", [0, 1], [1, 1])]
+    runs[0].about["settings"] = {"lr": lowest.lr}
+    runs[1].about["settings"] = {"lr": second.lr * 10}
+    _, _, _, whole, other = leave_one_out.without(runs).splitlines()
+    assert "at the edge" in whole
+    assert "+100.0" in whole
+    assert "at the edge" not in other
+    assert "-50.0" in other
+
+
+def test_seeds_are_compared_on_the_scenes_that_all_met(monkeypatch):
+    """Two of three scenes. Of the three rows with other draws two predict the same; two trainings are equally often
+    right and share no prediction."""
+    monkeypatch.setattr(seeds, "DRAWS", (1, 2))
+    monkeypatch.setattr(seeds, "TRAINED", ("classifier/other",))
+    known = [record("source/full", [1, 1, 0], [1, 1, 0], method="source")]
+    known.append(record("diffusion_tta/full", [0, 1, 1], [1, 1, 0]))
+    monkeypatch.setattr(seeds, "results", lambda name: known)
+    runs = [record(f"diffusion_tta/full, draws {seed}", [0, 0], [1, 1]) for seed in (1, 2)]
+    runs.append(record("source/full", [1, 0], [1, 0], classifier="classifier/other", method="source"))
+    runs.append(record("diffusion_tta/full, draws 0", [1, 0], [1, 0], classifier="classifier/other"))
+    lines = [[c.strip() for c in line.split("|")[1:-1]] for line in seeds.by_seed(runs).splitlines() if "|" in line]
+    rows = {cells[0]: cells[1:] for cells in lines}
+    assert rows["ResNet, draws 0"][:3] == ["2", "0.0", "50.0"]
+    assert rows["ResNet, draws 2"][2:] == ["100.0", "+100.0 [+100.0, +100.0]"]
+    assert rows["other, draws 0"][:4] == ["2", "50.0", "50.0", "+0.0 [+0.0, +0.0]"]
+    assert rows["draws"] == ["3", f"{np.std([50, 100, 100], ddof=1):.1f} points", "33.3%"]
+    assert rows["training"] == ["2", "0.0 points", "100.0%"]
 
 
 def test_the_carried_state_is_scored_before_it_sees_an_image():

@@ -28,8 +28,14 @@ def test_backbones_are_small_and_run_as_copies(family):
 def test_the_resnets_differ_in_what_they_see_alone():
     recipes = {n: r for n, r in classifiers.RECIPES.items() if r.architecture == "resnet18"}
     assert len({repr(r.model_args) for r in recipes.values()}) == 1
-    assert sorted(r.labels for r in recipes.values() if r.split == "train" and not r.seen_as) == [300, 1500, 3000]
-    assert {r.split for n, r in recipes.items() if n != "classifier/filter"} == {"train"}
+    plain = [r for r in recipes.values() if r.split == "train" and not r.seen_as]
+    assert sorted((r.labels, r.seed) for r in plain) == [(300, 1), (1500, 1), (1500, 2), (1500, 3), (3000, 1)]
+    assert {n: r.split for n, r in recipes.items() if r.split != "train"} == {
+        "classifier/filter": "filter",
+        "classifier/resnet-distilled": "unlabelled",
+    }
+    taught, plain = (recipes[f"classifier/resnet{kind}"] for kind in ("-distilled", ""))
+    assert replace(taught, split="train", labelled_by="") == plain
 
 
 @pytest.mark.parametrize("seen_as", ["augmix", "corruptions"])
@@ -89,6 +95,35 @@ def test_half_of_what_is_trained_on_stays_as_it_is(monkeypatch, seen_as):
     assert plain.float().mean().item() == pytest.approx(0.5, abs=0.05)
     shares = torch.bincount((torch.stack(seen)[~plain] - 100) // 40) / plain.numel()
     assert shares.tolist() == pytest.approx([1 / 6] * 3, abs=0.03)
+
+
+def test_scenes_without_labels_are_learned_as_they_were_read(monkeypatch, tmp_path):
+    """Each is read once, an interrupted reading goes on, and the true labels (0 here) are not looked at."""
+    images, asked = torch.arange(6, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 8, 8), []
+
+    def read(network, seen, ids, *how):
+        asked.extend(ids.tolist())
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        assert torch.equal((255 * seen[:, 0, 0, 0]).round().long(), ids % 100)
+        return 9 - ids % 100
+
+    monkeypatch.setattr(classifiers, "read_staged", read)
+    monkeypatch.setattr(classifiers, "CACHE", tmp_path)
+    monkeypatch.setattr(classifiers, "training_set", lambda n, split: (images, torch.zeros(6).long()))
+    monkeypatch.setattr(classifiers, "augment", lambda x, generator: x)
+    with pytest.raises(KeyboardInterrupt):
+        classifiers.read_labels(images, "denoiser/dit", "unlabelled", chunk=2)
+    labels = classifiers.read_labels(images, "denoiser/dit", "unlabelled", chunk=2)
+    assert labels.tolist() == [9, 8, 7, 6, 5, 4]
+    assert [i % 100 for i in asked] == [0, 1, 2, 3, 2, 3, 4, 5]
+    monkeypatch.setattr(classifiers, "read_labels", lambda images, denoiser, split: labels)
+    recipe = replace(classifiers.RECIPES["classifier/resnet-distilled"], labels=6)
+    recipe = replace(recipe, schedule=replace(recipe.schedule, batch=6))
+    knows = lambda x: 50 * torch.eye(10)[9 - ((x[:, 0, 0, 0] + 1) * 127.5).round().long()]  # noqa: E731
+    network = torch.nn.Module()
+    network.forward = knows
+    assert classifiers.make_loss(recipe)(network, torch.Generator(), 0).item() < 1e-6
 
 
 def test_unknown_views():

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from ...common.evaluations import forwards
 from ...common.text import as_table
-from ...evaluation.chosen import chosen_window, rival
+from ...evaluation.chosen import PRUNED, chosen_window, rival
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, pick
 from ...evaluation.statistics import protocol_line
@@ -24,7 +24,6 @@ from .experiments import BUDGETS
 from .one_by_one import RESNET, common, light_table
 from .rivals import corruption_specs
 
-STAGES = ((3, 3), (9, 1))  # three pairs of all classes, six more of the best three
 FULL, LOW = "diffusion_tta/full", "diffusion_tta/low"
 SMALLER = {6: 40, 24: 10}  # evaluations of smaller budgets of Diffusion-TTA -> scenes under each corruption
 CEILINGS = (1, 10, 50, 100, 350, 500)  # forward equivalents per image
@@ -52,7 +51,7 @@ def frontier() -> list[Records]:
     jobs += named("memo", memo.Settings(lr=rival("memo", RESNET).lr), "MEMO", few)
     for pairs in (1, 3, 48):
         jobs += reader_jobs(first, pairs, window)
-    staged = diffusion_classifier.Settings(pairs=STAGES[-1][0], window=window, stages=STAGES)
+    staged = diffusion_classifier.Settings(pairs=PRUNED[-1][0], window=window, stages=PRUNED)
     cut = [part(s, *at) for s in first for at in ((0, 10), (10, 30))]
     jobs += named("diffusion_classifier", staged, "reader, pruned", cut)
     for pairs, n in SMALLER.items():

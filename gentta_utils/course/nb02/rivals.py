@@ -60,7 +60,8 @@ def rivals() -> list[Records]:
     return table("rivals", jobs)
 
 
-SAME_LABELS = "classifier/resnet-60000"  # made on demand; it saw the diffusion model's scenes, on the low view
+# made on demand: one saw the diffusion model's labelled scenes on the low view, one has its reading for labels
+SAME_LABELS, DISTILLED = "classifier/resnet-60000", "classifier/resnet-distilled"
 ADAPTED = ("source/full", "source/low", "diffusion_tta/full", "diffusion_tta/low")  # rows of `backbones`
 
 
@@ -71,30 +72,37 @@ def corruption_specs() -> tuple[list[SceneSpec], list[SceneSpec]]:
 
 
 def information() -> list[Records]:
-    """A ResNet with labels and resolution of the diffusion model, on the scenes of `backbones` and clean ones."""
+    """A ResNet with labels and resolution of the diffusion model, and one that learned from its reading, on the scenes
+    of `backbones` and clean ones."""
     first, more = corruption_specs()
-    return table("information", source_jobs([*first, *more, clean_spec()], (SAME_LABELS,)))
+    return table("information", source_jobs([*first, *more, clean_spec()], (SAME_LABELS, DISTILLED)))
 
 
 def same_labels(runs: list[Records]) -> str:
-    """What labels alone buy: that ResNet on the low view, beside the ResNet with 1,500 labels, adapted or not, on the
-    scenes of `backbones`, and beside the reader on those that it met; paired differences to the first."""
+    """What labels alone buy: that ResNet on the low view, beside the ResNet with 1,500 labels, adapted or not, and the
+    one that learned from the reader, on the scenes of `backbones`, and beside the reader on those that it met; paired
+    differences to the first, and of each row to the ResNet that learned from the reader, on its view."""
+    clean = {(r.about["classifier"], r.about["label"]): accuracy([r]) for r in runs if is_clean(r)}
+    shifted = [r for r in runs if not is_clean(r)]
+    first = pick(shifted, "source/low", SAME_LABELS)
+    taught = {view: pick(shifted, f"source/{view}", DISTILLED) for view in ("full", "low")}
 
-    def row(name: str, mine: list[Records], gap: str) -> dict:
-        n = sum(map(len, mine))
-        return {"row": name, "n": n, "right": f"{accuracy(mine):.1f}", "same labels minus it": gap}
+    def row(name: str, mine: list[Records], view: str = "low") -> dict:
+        met, line = {int(i) for r in mine for i in r.id}, {"row": name, "n": sum(map(len, mine))}
+        line["right"] = f"{accuracy(mine):.1f}"
+        for other, theirs in {"same labels": first, "taught by the reader": taught[view]}.items():
+            here = [r for r in theirs if met.issuperset(r.id.tolist())]
+            line[f"{other} minus it"] = "" if theirs is mine else str(versus(here, mine))
+        return line
 
-    first = [r for r in pick(runs, "source/low") if not is_clean(r)]
-    rows = [row("ResNet, same 60,000 labels, low view", first, "")]
+    rows = [row("ResNet, same 60,000 labels, low view", first)]
+    rows += [row(f"ResNet, taught by the reader, {view} view", taught[view], view) for view in taught]
     for label in ADAPTED:
-        mine = pick(results("backbones"), label, CLASSIFIERS[0])
-        rows.append(row(f"ResNet, {label}", mine, str(versus(first, mine))))
+        rows.append(row(f"ResNet, {label}", pick(results("backbones"), label, CLASSIFIERS[0]), label.split("/")[1]))
     reader = readers()
-    met = {int(i) for r in reader for i in r.id}
-    gap = versus([r for r in first if set(r.id.tolist()) <= met], reader)
-    rows.append(row(f"the reader, {reader[0].nfe['denoiser fwd']:g} evaluations", reader, str(gap)))
-    clean = accuracy([r for r in pick(runs, "source/low") if is_clean(r)])
-    return f"{protocol_line(first)}\n{as_table(rows)}\n\nclean scenes, low view: {clean:.1f}"
+    rows.append(row(f"the reader, {reader[0].nfe['denoiser fwd']:g} evaluations", reader))
+    told = f"{clean[SAME_LABELS, 'source/low']:.1f}; taught by the reader {clean[DISTILLED, 'source/low']:.1f}"
+    return f"{protocol_line(first)}\n{as_table(rows)}\n\nclean scenes, low view: same labels {told}"
 
 
 def readers() -> list[Records]:

@@ -11,6 +11,7 @@ from ...common.cache import fingerprint
 from ...common.paths import DATA
 from ...common.validate import check_choice, frozen
 from ...evaluation.chosen import (
+    PRUNED,
     chosen_rows,
     chosen_window,
     prompt_choice,
@@ -35,7 +36,7 @@ from ..trials import Wording, how_of, job
 GRID = DATA / "grid.yaml"
 CATEGORIES = Wording()  # what a CLIP is asked here: the categories, which the other classifiers were trained on
 PAPER_START = dda.PUBLISHED["start"]  # the noise level of the papers of DDA and SDA; here another was chosen
-STAGES = ((3, 3), (9, 1))  # of the pruned reader: 48 evaluations for ten classes
+STAGES = PRUNED  # 48 evaluations for ten classes
 NATURAL = ("v2", "a", "r", "sketch", "stylized")
 UNSEEN = tuple(getattr(severities, "UNSEEN", ()))  # ten corruptions that nothing was chosen on
 SHIFTS = (*NATURAL, "watermark", *UNSEEN)

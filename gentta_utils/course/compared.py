@@ -46,10 +46,15 @@ def of_gain(label: str, **where):
     }
 
 
-def gains_of(rows: dict[str, str], classifier: str):
+def gains_of(rows: dict[str, str], classifier: str, order: str | None = None):
     """For `Claim.compare`: after minus before of a classifier's rows, each under its words; also of mixed streams,
-    whose scenes stand under no shift of their own."""
-    return lambda runs: {said: gained(pick(runs, label, classifier)) for said, label in rows.items()}
+    whose scenes stand under no shift of their own; in one `order` of the stream where a label stands for several."""
+
+    def compare(runs: list[Records]) -> Differences:
+        met = [r for r in runs if order in (None, r.about["stream"].get("order"))]
+        return {said: gained(pick(met, label, classifier)) for said, label in rows.items()}
+
+    return compare
 
 
 def of_maps(metric: str, shifts):

@@ -169,14 +169,19 @@ def by_shift_of(runs: list[Records]) -> dict[str, list[Records]]:
     return {name: [r for r in runs if shift_name(r) == name] for name in dict.fromkeys(map(shift_name, runs))}
 
 
+def _right(runs: list[Records]) -> int:
+    return sum(int(r.right_after.sum()) for r in runs)
+
+
 def corruptions(runs: list[Records]) -> str:
     """Fifteen corruptions: all rows against zero-shot and against the low view, and how many of them gain."""
     rows = []
     for clip in distinct(runs, "classifier"):
         mine = pick(runs, classifier=clip)
+        usual = by_shift_of(pick(mine, ZERO_SHOT))
         for label in distinct(mine, "label"):
             here = pick(mine, label)
-            signs = [sum(r.right_after.sum() - r.right_before.sum() for r in met) for met in by_shift_of(here).values()]
+            signs = [_right(met) - _right(usual[name]) for name, met in by_shift_of(here).items()]
             row = {"CLIP": short(clip), "row": label, "right": f"{accuracy(here):.1f}"}
             for head, other in {"minus zero-shot": ZERO_SHOT, "minus low view": LOW, "minus TPT": TPT4}.items():
                 row[head] = "" if label == other else str(versus(here, pick(mine, other)))

@@ -66,6 +66,7 @@ KNOWN["maps_depth"] = {("its start, no feedback", row): NOTHING_MORE for row in 
 KNOWN["photographs"] = {
     ("TENT, batches of 16", "batch statistics of 16"): "four batches at the published rate for ImageNet (notebook 02)"
 }
+KNOWN["select_leave_one_out"] = {("Adam, lr 0.0003", "Adam, lr 0.001"): "two rates, and few scenes to choose on"}
 KNOWN["select_streams"] = dict.fromkeys(map(tuple, RATES), "a low rate, or so few batches that it does not matter")
 KNOWN["grid_streams"] = dict.fromkeys(map(tuple, STREAMS), FEW_IMAGES)
 KNOWN["select_prompt"]["eta 0.2", "eta 0.8"] = "the weight reaches the lower bound only at the end of this stream"

@@ -48,7 +48,7 @@ def by_seed(runs: list[Records]) -> str:
     rows += [_row(k.split("/")[1] + ", draws 0", v, pick(runs, "source/full", k)) for k, v in other.items()]
     spread = []
     for kind, same in {"draws": [first, *drawn.values()], "training": [first, *other.values()]}.items():
-        deviation, apart = np.std([accuracy(mine) for mine in same], ddof=1), 100 * told_apart(same)
+        deviation, apart = np.std([accuracy(mine) for mine in same], ddof=1), 100 * unshared(same)
         row = {"seeds of": kind, "number": len(same), "standard deviation": f"{deviation:.1f} points"}
         spread.append(row | {"predictions that two do not share": f"{apart:.1f}%"})
     adapted = [r for r in runs if r.about["method"] == "diffusion_tta"]
@@ -67,7 +67,7 @@ def _row(name: str, adapted: list[Records], source: list[Records]) -> dict:
     return row | {"Diffusion-TTA": f"{accuracy(adapted):.1f}", "gain": str(common(adapted, source))}
 
 
-def told_apart(rows: list[list[Records]]) -> float:
+def unshared(rows: list[list[Records]]) -> float:
     """The share of scenes for which two of these rows predict another class, the mean over all pairs of rows."""
     said = [{int(i): int(k) for r in mine for i, k in zip(r.id, r.after.argmax(1), strict=True)} for mine in rows]
     return float(np.mean([one[i] != two[i] for one, two in combinations(said, 2) for i in one]))

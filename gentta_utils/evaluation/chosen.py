@@ -51,7 +51,10 @@ def chosen_window() -> tuple[int, int]:
     return tuple(choice()["window"])
 
 
-PRUNED = ((3, 3), (9, 1))  # stages of the pruned reader: three pairs of all classes, six more of the best three
+PRUNED = (
+    (3, 3),
+    (9, 1),
+)  # stages of the pruned reader: 3 pairs of all classes, 6 more of the best 3; 48 evaluations of ten
 RIVALS = RESULTS / "rivals.json"
 
 

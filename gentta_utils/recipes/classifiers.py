@@ -138,7 +138,8 @@ def other_views(images: Tensor, seen_as: str, n: int = 4, seed: int = 0) -> Tens
 def read_labels(images: Tensor, denoiser: str, split: str, chunk: int = 50) -> Tensor:
     """What the pruned reader of the course says (n,) of the first n scenes of a split, uint8 images (n, 3, S, S).
 
-    Kept in the cache in parts of `chunk`: an interrupted call goes on where it stopped."""
+    Kept in the cache in parts of `chunk`: an interrupted call goes on where it stopped. Raises as `zoo.cached` and
+    `chosen_window`."""
     network, window, ids = zoo.cached(denoiser), chosen_window(), scene_ids(len(images), split)
     depends = {"denoiser": zoo.fingerprint(denoiser), "precision": network.precision, "world": VERSION}
     folder = CACHE / "read" / fingerprint(depends | {"stages": PRUNED, "window": window, "split": split})

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gentta_utils.__main__ import main
-from gentta_utils.course import claimed, claims
+from gentta_utils.course import claimed, claims, compared
 from gentta_utils.course.claimed import CLAIMS
 from gentta_utils.course.claims import Claim, above, all_but_one, below, no_change, no_gain
 from gentta_utils.course.tables import TABLES
@@ -84,6 +84,16 @@ def test_rows_are_paired_on_the_scenes_that_both_met():
     assert claims.gained(runs[:1]).mean == pytest.approx(200 / 3)
     with pytest.raises(ValueError, match="share no scene"):
         claims.minus([runs[0], record("theirs", [True], [9])], "ours", "theirs")
+
+
+def test_gains_are_those_of_the_asked_order_of_a_stream():
+    runs = [record("tent", [True, False], [1, 2]), record("tent", [False, False], [1, 2])]
+    for r, order in zip(runs, ("iid", "correlated"), strict=True):
+        r.about["stream"]["order"] = order
+    means = {
+        o: compared.gains_of({"it": "tent"}, "classifier/a", o)(runs)["it"].mean for o in ("iid", "correlated", None)
+    }
+    assert means == {"iid": 50, "correlated": 0, None: 25}
 
 
 def test_a_claim_needs_records_or_a_reason():

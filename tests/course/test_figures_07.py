@@ -110,6 +110,9 @@ def test_the_answer_is_the_best_row_that_a_budget_allows():
     assert found["in batches", "any"]["use"] == "best"
     assert found["in batches", "any"]["it costs"] == "300"
     assert found["in batches", "any"]["gain"].startswith("+50.0 [")
+    b = made()
+    b.logits[0, :5] = np.nan  # scenes that the source did not meet
+    assert {line["scenes"] for line in says.answer(b) if line["use"] == "best"} == {len(b.shift) - 5}
 
 
 def test_a_row_that_needs_a_batch_is_no_answer_for_single_images():

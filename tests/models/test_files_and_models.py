@@ -342,6 +342,16 @@ def test_tables_resume_and_do_only_what_is_missing(records, tmp_path):
     assert len(evaluation_records.load(tmp_path / "t.npz")) == 3
 
 
+def test_of_records_that_differ_in_precision_each_job_gets_its_own(records, tmp_path):
+    of = {precision: records.about | {"precision": precision} for precision in ("bf16", "fp32")}
+    evaluation_records.save(tmp_path / "t.npz", [replace(records, about=about) for about in of.values()])
+    for order in (["bf16", "fp32"], ["fp32", "bf16"]):
+        jobs = [({k: v for k, v in of[p].items() if k != "protocol"}, lambda: records) for p in order]
+        found = tables.table("again", jobs, tmp_path, tmp_path / "cache")
+        assert [r.about["precision"] for r in found] == order
+        (tmp_path / "again.npz").unlink()
+
+
 def test_a_job_that_stands_in_a_committed_table_is_not_done_again(records, tmp_path, monkeypatch):
     done = []
 

@@ -71,7 +71,8 @@ def three(runs: list[Records], published: str = "", chosen: str = "") -> dict:
     found = {kind: np.concatenate([right[label][s] for s, label in at.items()]) for kind, at in picked.items()}
     scene = np.concatenate(list(scenes.values()))
     row = {"settings": len(right), "n": len(scene)}
-    row |= {kind: f"{100 * found[kind].mean():.1f}" if kind in found else "" for kind in ("published", *picked)}
+    kinds = ("published", "chosen", "in hindsight")
+    row |= {kind: f"{100 * found[kind].mean():.1f}" if kind in found else "" for kind in kinds}
     for one, other in (("chosen", "published"), ("in hindsight", "chosen")):
         row[f"{one} minus {other}"] = str(paired_interval(found[one], found[other], scene)) if other in found else ""
     return row

@@ -27,7 +27,7 @@ LEFT_OUT = {  # row -> what is other than chosen, and four rates: shares of the 
 }
 UPDATES = (1, 3, 24)  # in the place of twelve, with as many evaluations in all
 TRIED = 8  # scenes under each validation corruption
-FIRST, SCENES = (0,), 25  # parts of the 50 scenes under each corruption: where each begins, how many it has
+SCENES = 25  # of the 50 under each corruption
 
 
 def candidates() -> dict[str, diffusion_tta.Settings]:
@@ -78,7 +78,7 @@ def rows() -> dict[str, diffusion_tta.Settings]:
 
 def leave_one_out() -> list[Records]:
     """All rows on the first scenes of `ablations`."""
-    specs = [part(spec, first, SCENES) for spec in small_grid() for first in FIRST]
+    specs = [part(spec, 0, SCENES) for spec in small_grid()]
     jobs = [job("diffusion_tta", s, RESNET, spec, label, batch=SCENES) for label, s in rows().items() for spec in specs]
     return light_table("leave_one_out", jobs)
 

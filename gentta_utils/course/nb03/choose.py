@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 
 from ...common.files import write_json
 from ...common.text import as_table
-from ...evaluation.chosen import DIFFUSION_TTA_TEXT
+from ...evaluation.chosen import DIFFUSION_TTA_TEXT, PRUNED
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, is_clean, pick, versus
 from ...evaluation.statistics import gain
@@ -41,7 +41,7 @@ KINDS = {  # what is adapted, by the notebook's names
 }
 DEFAULT = "logits"  # the kind of the chosen candidate
 # successive elimination: as many evaluations as ours, and as many as ours cost, a backward pass counted as two
-STAGES = {48: ((3, 3), (9, 1)), 144: ((9, 2), (36, 1))}
+STAGES = {48: PRUNED, 144: ((9, 2), (36, 1))}
 TENT_RATES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 1e-4, 1e-5)
 SD_RATES = (1e-1, 1e-2)  # of the text model's adapters; of equals the larger, which moves more
 

@@ -16,6 +16,7 @@ from ...evaluation.rows import accuracy, distinct, over_classifiers, pick, versu
 from ...evaluation.statistics import Interval, gain, protocol_line
 from ...world.words import label_set
 from ..side_by_side import verdict
+from ..trials import right
 from .calibration import ECE, ece
 from .rows import (
     ALIKE,
@@ -169,10 +170,6 @@ def by_shift_of(runs: list[Records]) -> dict[str, list[Records]]:
     return {name: [r for r in runs if shift_name(r) == name] for name in dict.fromkeys(map(shift_name, runs))}
 
 
-def _right(runs: list[Records]) -> int:
-    return sum(int(r.right_after.sum()) for r in runs)
-
-
 def corruptions(runs: list[Records]) -> str:
     """Fifteen corruptions: all rows against zero-shot and against the low view, and how many of them gain."""
     rows = []
@@ -181,7 +178,7 @@ def corruptions(runs: list[Records]) -> str:
         usual = by_shift_of(pick(mine, ZERO_SHOT))
         for label in distinct(mine, "label"):
             here = pick(mine, label)
-            signs = [_right(met) - _right(usual[name]) for name, met in by_shift_of(here).items()]
+            signs = [right(met, label) - right(usual[name], ZERO_SHOT) for name, met in by_shift_of(here).items()]
             row = {"CLIP": short(clip), "row": label, "right": f"{accuracy(here):.1f}"}
             for head, other in {"minus zero-shot": ZERO_SHOT, "minus low view": LOW, "minus TPT": TPT4}.items():
                 row[head] = "" if label == other else str(versus(here, pick(mine, other)))

@@ -20,7 +20,7 @@ from ...common.paths import RESULTS
 from ...common.text import as_table
 from ...common.types import Images, Index
 from ...common.validate import check_choice
-from ...evaluation.chosen import choice, chosen_window, purifier, rival, tuned
+from ...evaluation.chosen import PRUNED, choice, chosen_window, purifier, rival, tuned
 from ...evaluation.evaluate import run
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, pick, shift_of, versus
@@ -37,7 +37,6 @@ from ..digits import CLASSES, DigitDenoiser, Digits, load, train
 from ..purified import small_table
 from ..side_by_side import ensemble_temperature
 from ..trials import CLASSIFIERS, SMALL, how_of
-from .plan import STAGES
 
 SIDE = 8
 DIGITS = 120  # test digits of the table, the same under every shift
@@ -182,7 +181,7 @@ def rows() -> dict[str, tuple[str, object]]:
         "tea": ("tea", rival("tea", resnet)),
         "dusa": ("dusa", rival("dusa", resnet)),
         reader: ("diffusion_classifier", read),
-        "reader, pruned": ("diffusion_classifier", replace(read, pairs=STAGES[-1][0], stages=STAGES)),
+        "reader, pruned": ("diffusion_classifier", replace(read, pairs=PRUNED[-1][0], stages=PRUNED)),
         "naive ensemble": ("ensemble", naive),
         "diffusion_tta/full": ("diffusion_tta", with_rate(tuned(resnet, "full"))),
         "diffusion_tta/low": ("diffusion_tta", with_rate(tuned(resnet, "low"))),

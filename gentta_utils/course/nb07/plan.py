@@ -36,7 +36,6 @@ from ..trials import Wording, how_of, job
 GRID = DATA / "grid.yaml"
 CATEGORIES = Wording()  # what a CLIP is asked here: the categories, which the other classifiers were trained on
 PAPER_START = dda.PUBLISHED["start"]  # the noise level of the papers of DDA and SDA; here another was chosen
-STAGES = PRUNED  # 48 evaluations for ten classes
 NATURAL = ("v2", "a", "r", "sketch", "stylized")
 UNSEEN = tuple(getattr(severities, "UNSEEN", ()))  # ten corruptions that nothing was chosen on
 SHIFTS = (*NATURAL, "watermark", *UNSEEN)
@@ -139,8 +138,8 @@ def settings_of(row: Row, model: str):
     if row.label in ("diffusion_tta/low", "diffusion_tta/full") or (row.method == "diffusion_tta" and row.after):
         return tuned(base, row.label.removeprefix("diffusion_tta/") if "/" in row.label else "full")
     if row.method == "diffusion_classifier":
-        stages = {"stages": STAGES} if "pruned" in row.row else {}
-        pairs = STAGES[-1][0] if stages else 48
+        stages = {"stages": PRUNED} if "pruned" in row.row else {}
+        pairs = PRUNED[-1][0] if stages else 48
         return diffusion_classifier.Settings(pairs=pairs, window=chosen_window(), **stages)
     if clip:
         from .choose import clip_rival  # that one makes jobs of rows

@@ -101,7 +101,7 @@ def reading(
     All maps see the same pairs, antithetic in noise. Above 0 the model has read the image right."""
     out = {name: [] for name in wrong}
     with torch.no_grad():
-        x0 = denoiser.encode(images)
+        x0 = denoiser.encode(images.to(denoiser.alphas_cumprod.device))
     for window in windows:
         how = (pairs, denoiser.shape, window, "stratified", "antithetic", seed, "map reading")
         t, eps = draw_pairs(ids, *how)

@@ -25,6 +25,8 @@ ON_DEMAND = (
     "denoiser/dit-10min",
     "denoiser/dit-soft-10min",
     *(f"classifier/resnet-{kind}" for kind in ("60000", "seed2", "seed3", "distilled")),
+    *("segmentor/resnet-60000", "depth/densenet-60000", "depth/densenet-ceiling"),
+    *(f"maps/classes-{kind}" for kind in ("1500", "exact", "averaged", "latents", "control")),
 )  # checksums and cards are here, weights must be trained
 CHECKSUMS = MODELS / "checksums.json"
 FIX_LIST = "run `git checkout -- data/models/checksums.json`"

@@ -98,6 +98,11 @@ def dense_shard(i: int, size: int = 64, split: str = "train") -> dict[str, Tenso
     return tensors
 
 
+def at_default(*tensors: Tensor) -> list[Tensor]:
+    """Tensors of any shape on the default device, where a recipe draws its batches: the CPU, unless told otherwise."""
+    return [v.to(torch.get_default_device()) for v in tensors]
+
+
 def facts_of(n: int, split: str = "train") -> Tensor:
     """Attributes (n, A) of the scenes of `training_set`, from their seeds alone."""
     return torch.cat([attributes(scenes.sample(ids)) for ids in scenes.scene_ids(n, split).split(SHARD)])

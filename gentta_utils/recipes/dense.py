@@ -28,7 +28,7 @@ from ..world.labels import CLASSES
 from ..world.maps import FAR, MAP_CLASSES, NEAR, STUFF
 from ..world.severities import VALIDATION
 from .classifiers import other_views
-from .data import dense_set, training_set
+from .data import at_default, dense_set, training_set
 from .training import Schedule, halved
 
 NAMED = 20_000
@@ -87,9 +87,11 @@ class DenseRecipe:
 
     def make_loss(self, device: str = "cpu") -> Callable[[nn.Module, torch.Generator, int], Tensor]:
         """The loss function of `training.train`, with its data loaded."""
-        images, maps = dense_set(self.labels, self.target)
-        views = other_views(images, self.seen_as) if self.seen_as else None  # (n, B, 3, S, S)
-        named, labels = training_set(NAMED) if self.warm else (None, None)
+        with torch.device("cpu"):  # scenes are rendered and corrupted there
+            images, maps = dense_set(self.labels, self.target)
+            views = other_views(images, self.seen_as) if self.seen_as else images[None, :0]  # (n, B, 3, S, S)
+            named, labels = training_set(NAMED) if self.warm else (images[:0], maps[:0])
+        images, maps, views, named, labels = at_default(images, maps, views, named, labels)
         batch, of_maps = self.schedule.batch, LOSSES[self.kind]
 
         def loss_of(model: nn.Module, generator: torch.Generator, step: int) -> Tensor:
@@ -101,7 +103,7 @@ class DenseRecipe:
             if step < self.warm:
                 return F.cross_entropy(model.named(seen(named[rows])).float(), labels[rows].to(device))
             x = images[rows]
-            if views is not None:
+            if self.seen_as:
                 which = torch.randint(0, 2 * len(views), (batch,), generator=generator)  # one half stays as it is
                 other = views[which % len(views), rows]
                 x = torch.where((which < len(views))[:, None, None, None], other, x)
@@ -208,8 +210,8 @@ def _pyramid(labels: int, steps: int, **more) -> DenseRecipe:
     return DenseRecipe("classes", "pyramid", labels, schedule, _RESNET, start="classifier/resnet", **more)
 
 
-def _densedepth(steps: int, **more) -> DenseRecipe:
-    return DenseRecipe("depth", "densedepth", 1500, Schedule(steps, batch=32, lr=1e-3), _DENSENET, **more)
+def _densedepth(steps: int, labels: int = 1500, **more) -> DenseRecipe:
+    return DenseRecipe("depth", "densedepth", labels, Schedule(steps, batch=32, lr=1e-3), _DENSENET, **more)
 
 
 RECIPES = {
@@ -234,6 +236,7 @@ RECIPES = {
     "depth/densenet": _densedepth(1200),
     # equal information: as many maps as the diffusion model saw; and the ceilings, which have seen the corruptions
     "segmentor/resnet-60000": _pyramid(60_000, 6000),
+    "depth/densenet-60000": _densedepth(6000, 60_000),
     "segmentor/resnet-ceiling": _pyramid(1500, 2400, seen_as="corruptions"),
     "depth/densenet-ceiling": _densedepth(2400, seen_as="corruptions"),
 }

@@ -14,6 +14,7 @@ Three other ways to show a map, to be compared with that (`SPACES`); none of the
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -32,7 +33,7 @@ from ..models.map_unet import MapUNet, at_map, scaled_depth
 from ..models.text_unet import TextUNet
 from ..world.maps import MAP_CLASSES
 from . import dit
-from .data import dense_set
+from .data import at_default, dense_set
 from .map_quality import of_map_model
 from .training import Schedule, halved
 from .unconditional import UNET, WEIGHTS, UnconditionalRecipe
@@ -139,11 +140,13 @@ class MapRecipe:
 
     def make_loss(self, device: str = "cpu") -> Callable[[nn.Module, torch.Generator, int], Tensor]:
         """The loss function of `training.train`, with its data loaded."""
-        images, maps = dense_set(self.scenes, self.target)
+        with torch.device("cpu"):  # scenes are rendered there
+            images, maps = dense_set(self.scenes, self.target)
+        images, maps = at_default(images, maps)
         batch, (_, side, fold) = self.schedule.batch, SPACES[self.space]
         unshuffle = 2 if self.space == "unshuffled" else 1
         linear = alphas_cumprod_of(linear_betas()).float()
-        alphas_cumprod = _text().alphas_cumprod if self.space == "control" else linear
+        alphas_cumprod = _text(device).alphas_cumprod if self.space == "control" else linear
         snr = alphas_cumprod / (1 - alphas_cumprod)
         weights = (snr.clamp_max(5) / snr).to(device)
 
@@ -153,7 +156,7 @@ class MapRecipe:
             order = torch.randperm(batch, generator=generator)
             t = dit.timesteps(batch, len(alphas_cumprod), generator)[order]
             x, y = images[rows].float() / 127.5 - 1, maps[rows]
-            x0 = self.denoised(torch.where(flip[:, None, None, None], x.flip(-1), x))
+            x0 = self.denoised(torch.where(flip[:, None, None, None], x.flip(-1), x).to(device))
             y = torch.where(flip[:, None, None], y.flip(-1), y)
             seen = F.pixel_unshuffle(conditions(y, self.target, side, generator, self.soften), fold).to(device)
             eps = torch.randn(x0.shape, generator=generator)
@@ -168,7 +171,7 @@ class MapRecipe:
     def denoised(self, images: Tensor) -> Tensor:
         """What is denoised of images (B, 3, 64, 64) in [-1, 1]: these, smaller ones or latents."""
         if self.space in ("latents", "control"):
-            return _text().encode(images / 2 + 0.5)
+            return _text(images.device.type).encode(images / 2 + 0.5)
         return images if self.space == "unshuffled" else resized(images, UNET["sample_size"])
 
     def save(self, network: nn.Module, folder: Path) -> None:
@@ -193,9 +196,10 @@ class MapRecipe:
         return of_map_model(model)
 
 
-def _text() -> TextUNet:
+@lru_cache(maxsize=2)
+def _text(device: str = "cpu") -> TextUNet:
     """The text model whose latents are denoised, frozen."""
-    return zoo.cached(TEXT, "fp32")
+    return zoo.load(TEXT, device=device, precision="fp32")
 
 
 def conditions(maps: Tensor, target: str, side: int, generator: torch.Generator, soft: bool = True) -> Tensor:

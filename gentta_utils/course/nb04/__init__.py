@@ -1,9 +1,22 @@
 """Notebook 04: segmentation and depth by generative feedback. `TABLES`: how each table is measured and shown."""
 
-from . import by_window, choose, exercises, experiments, figures, live, pictures, report, rows, where  # noqa: F401
+from . import (  # noqa: F401
+    by_window,
+    candidates,
+    choose,
+    exercises,
+    experiments,
+    figures,
+    live,
+    pictures,
+    report,
+    rows,
+    where,
+)
 
 TABLES = {  # name -> (measure it, show its records)
     "select_maps": (choose.select_maps, report.selection),
+    "maps_candidates": (candidates.candidates, candidates.show),
     "maps_classes": (experiments.classes, report.k8),
     "maps_depth": (experiments.depth, report.k8),
     "maps_all": (experiments.all_corruptions, report.all_corruptions),

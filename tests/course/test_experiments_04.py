@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gentta_utils.course import nb04, recheck, trials
-from gentta_utils.course.nb04 import choose, experiments, rows
+from gentta_utils.course.nb04 import candidates, choose, experiments, rows
 from gentta_utils.evaluation import tables as evaluation_tables
 from gentta_utils.evaluation.chosen import map_controls, maps_choice, tuned_maps
 from gentta_utils.evaluation.map_rows import METRICS
@@ -17,9 +17,10 @@ from gentta_utils.world.severities import TEST, VALIDATION
 
 @pytest.fixture(scope="module")
 def tables():
-    """Name -> the jobs of every table of test scenes, none of them run."""
+    """Name -> the jobs of every table but the choice, none of them run."""
     found, patch = {}, pytest.MonkeyPatch()
-    patch.setattr(experiments, "table", lambda name, jobs: found.update({name: list(jobs)}) or [])
+    for module in (experiments, candidates):
+        patch.setattr(module, "table", lambda name, jobs: found.update({name: list(jobs)}) or [])
     try:
         for name, (measure, _) in nb04.TABLES.items():
             if name != "select_maps":
@@ -33,10 +34,13 @@ def test_choices_are_made_on_selection_scenes_and_validation_corruptions(tables)
     for r in evaluation_tables.results("select_maps"):
         assert r.about["stream"]["split"] == "select"
         assert r.about["stream"]["shift"] in ("clean", *VALIDATION)
-    for jobs in tables.values():
+    for name, jobs in tables.items():
         met = {(a["stream"]["split"], a["stream"]["shift"]) for a, _ in jobs}
-        assert {split for split, _ in met} == {"test"}
-        assert {shift for _, shift in met} <= {"clean", *TEST}
+        if name == "maps_candidates":
+            assert met == {("select", shift) for shift in VALIDATION}
+        else:
+            assert {split for split, _ in met} == {"test"}
+            assert {shift for _, shift in met} <= {"clean", *TEST}
     assert {a["stream"]["shift"] for a, _ in tables["maps_all"]} == set(TEST)
     assert trials.PLACEBO["split"] == "select"
 

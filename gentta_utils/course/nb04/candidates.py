@@ -11,7 +11,7 @@ import numpy as np
 
 from ...common.text import as_table
 from ...evaluation.chosen import tuned_maps
-from ...evaluation.map_rows import METRICS, gained, mean_score, minus
+from ...evaluation.map_rows import METRICS, gain_of, gained, mean_score, minus
 from ...evaluation.records import Records
 from ...evaluation.rows import distinct, is_clean, pick
 from ...evaluation.tables import Job, table
@@ -19,8 +19,8 @@ from ...models import zoo
 from ...streams.maps import MapSpec
 from ...world.severities import VALIDATION
 from ..side_by_side import denoiser_cost, verdict
-from . import rows
-from .report import aligned_rows, header, seconds_of
+from . import report, rows
+from .report import aligned_rows, header, seconds_of, shown
 from .rows import MAP_MODEL, map_job, source_job
 
 NETWORK, USUAL = "segmentor/resnet", MAP_MODEL["classes"]
@@ -149,6 +149,30 @@ def taught(runs: list[Records]) -> list[dict]:
                 line[f"{metric}, the first minus it"] = f"{ahead}, {verdict(ahead)}"
         found.append(line | {"diffusion model's cost": denoiser_cost(usual[0]), "s/img": seconds_of(usual)})
     return aligned_rows(found)
+
+
+def trainings(runs: list[Records]) -> list[dict]:
+    """The usual model against others of its kind that knew exact maps alone, or fewer: what each gains over the source,
+    and the usual one minus it, under corruptions and clean, paired, with a verdict; of the ablations' records."""
+    mine, found = pick(runs, classifier=NETWORK), []
+    labels = [label for label in rows.OTHER_TRAININGS if pick(mine, label)]
+    for label in [rows.OURS, *labels] if labels else []:
+        row = {"diffusion model": "as shipped" if label == rows.OURS else label}
+        for metric in METRICS["classes"]:
+            for head, clean in (("corrupted", False), ("clean", True)):
+                usual, other = ([r for r in pick(mine, at) if is_clean(r) == clean] for at in (rows.OURS, label))
+                row[f"{metric}, {head}, minus source"] = shown(gain_of(other, metric), other)
+                if label != rows.OURS:
+                    ahead = minus(usual, other, metric)
+                    row[f"{metric}, {head}, as shipped minus it"] = f"{ahead}, {verdict(ahead)}"
+        found.append(row)
+    return aligned_rows(found)
+
+
+def ablations(runs: list[Records]) -> str:
+    """One thing changed at a time, a table for each target; last how the diffusion model was trained."""
+    held = trainings(runs)
+    return report.ablations(runs) + ("\n\n" + as_table(held) if held else "")
 
 
 def tried(label: str) -> str:

@@ -277,31 +277,10 @@ def mixing(runs: list[Records]) -> str:
     return header(runs) + "\n" + as_table(against(runs, "map as condition"))
 
 
-def trainings(runs: list[Records]) -> list[dict]:
-    """The usual diffusion model against others of its kind that knew exact maps alone, or fewer: what it gains over the
-    source, and the usual one minus each, under corruptions and clean, paired, with a verdict."""
-    found = []
-    for network in networks_of(runs):
-        labels = [label for label in rows.OTHER_TRAININGS if pick(runs, label, network)]
-        for label in [rows.OURS, *labels] if labels else []:
-            row = {"network": short(network), "diffusion model": "as shipped" if label == rows.OURS else label}
-            for metric in METRICS[target_of(network)]:
-                for head, clean in (("corrupted", False), ("clean", True)):
-                    at = lambda what, c=clean: [r for r in pick(runs, what, network) if is_clean(r) == c]  # noqa: E731
-                    row[f"{metric}, {head}, minus source"] = shown(gain_of(at(label), metric), at(label))
-                    if label != rows.OURS:
-                        ahead = minus(at(rows.OURS), at(label), metric)
-                        row[f"{metric}, {head}, as shipped minus it"] = f"{ahead}, {verdict(ahead)}"
-            found.append(row)
-    return aligned_rows(found)
-
-
 def ablations(runs: list[Records]) -> str:
-    """One thing changed at a time, a table for each target; then how the diffusion model was trained."""
+    """One thing changed at a time; a table for each target."""
     parts = [[r for r in runs if r.target == target] for target in METRICS]
-    found = [as_table(against(part, rows.OURS)) for part in parts if part]
-    held = [as_table(trainings(part)) for part in parts[:1] if trainings(part)]
-    return header(runs) + "\n" + "\n\n".join([*found, *held])
+    return header(runs) + "\n" + "\n\n".join(as_table(against(part, rows.OURS)) for part in parts if part)
 
 
 # --- where it fails ---------------------------------------------------------------------------------------------------

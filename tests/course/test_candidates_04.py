@@ -1,0 +1,127 @@
+"""Which diffusion model may teach: readings of cards, rates that the other half chose, on records made by hand."""
+
+import numpy as np
+import pytest
+from test_report_04 import record
+
+from gentta_utils.course.nb04 import candidates, choose, rows
+from gentta_utils.evaluation import tables
+from gentta_utils.evaluation.chosen import tuned_maps
+from gentta_utils.models import zoo
+from gentta_utils.world.severities import VALIDATION
+
+FIRST = next(iter(candidates.CANDIDATES))
+OTHER = "32 px averages"
+
+
+def made(label, after, half, shift="spatter"):
+    """A run on one half of the scenes of a corruption."""
+    r = record(label, after, shift="fog", n=candidates.HALF)
+    start = candidates.FIRST + 20 * VALIDATION.index(shift) + candidates.HALF * half
+    r.id[:] = np.arange(start, start + len(r))
+    stream = r.about["stream"] | {"shift": shift, "start": start, "n": len(r), "split": "select"}
+    r.about.update(stream=stream, method="source" if label == rows.SOURCE else "diffusion_tta")
+    return r
+
+
+def runs():
+    """Two models: of the first the usual rate is best on both halves; of the other a rate is good on one half alone."""
+    gains = {
+        (FIRST, 0.3): (55, 55),
+        (FIRST, 1.0): (60, 60),
+        (FIRST, 3.0): (52, 52),
+        (OTHER, 0.3): (53, 51),
+        (OTHER, 1.0): (52, 52),
+        (OTHER, 3.0): (40, 58),
+    }
+    found = [made(rows.SOURCE, 50, half) for half in (0, 1)]
+    for (row, times), after in gains.items():
+        found += [made(candidates.label_of(row, times), v, half) for half, v in enumerate(after)]
+    return found
+
+
+def test_a_half_gets_the_rate_that_gains_most_on_the_other():
+    taken, rates = candidates.at_best_rate(runs(), OTHER)
+    assert rates == [3.0, 0.3]  # of the first half by the second, and the other way round
+    assert [r.about["stream"]["start"] for r in taken] == [r.about["stream"]["start"] for r in runs()[:2]]
+    assert candidates.at_best_rate(runs(), FIRST)[1] == [1.0, 1.0]
+    first, other = candidates.taught(runs())
+    assert first["mean class accuracy, usual rate"] == first["mean class accuracy, its rates"] == "60.0"
+    assert (other["mean class accuracy, usual rate"], other["mean class accuracy, its rates"]) == ("52.0", "45.5")
+    assert other["rates of the halves"] == "x 3 and x 0.3"
+    assert other["mean class accuracy, the first minus it"].endswith("holds")
+    assert first["mean class accuracy, the first minus it"] == ""
+
+
+def test_readings_are_held_against_the_bars(monkeypatch):
+    good, low = {"read": [50, 100]}, {"read": [50, 94]}
+    quality = {name: dict.fromkeys(candidates.WRONG, good) for name in ("clean", *VALIDATION)}
+    quality |= {"windows": [[20, 150], [300, 500]], "clean": dict.fromkeys(candidates.WRONG, good) | {"swapped": low}}
+    cards = {candidates.USUAL: {"quality": quality | {"clean": dict.fromkeys(candidates.WRONG, good)}}}
+    cards["maps/classes-averaged"] = {"quality": quality}
+    monkeypatch.setattr(zoo, "names", lambda: list(cards))
+    monkeypatch.setattr(zoo, "card", lambda name: cards[name] | {"parameters": 4_200_000})
+    usual, averaged = candidates.bars()
+    assert (usual["reads in"], usual["bars missed there"]) == ("300..500", "none")
+    assert (averaged["reads in"], averaged["best window"]) == ("none", "300..500")
+    assert averaged["bars missed there"] == "(b) swapped clean 94"
+    assert averaged["parameters, M"] == "4.2"
+    row = candidates.readings()[1]
+    assert row["(b) swapped, clean"] == "50 / 94"
+    assert row["(a) the segmentor's, corrupted"] == "50 / 100"
+    text = candidates.show(runs())
+    assert text.startswith("protocol: ")
+    assert "mean class accuracy 50.0, mean IoU" in text
+
+
+def test_the_usual_model_is_held_against_other_trainings_of_it():
+    exact, fewer = rows.OTHER_TRAININGS
+    after = {rows.SOURCE: 50, rows.OURS: 60, exact: 55, fewer: 62}
+    altered = [record(label, v, shift=s) for s in ("fog", "clean") for label, v in after.items()]
+    usual, first, second = candidates.trainings(altered)
+    assert usual["mean class accuracy, corrupted, minus source"].startswith("+10.0 [")
+    assert first["mean class accuracy, corrupted, as shipped minus it"].endswith("holds")
+    assert second["mean IoU, clean, as shipped minus it"].endswith("reversed")
+    assert candidates.trainings([r for r in altered if r.about["label"] != exact])[1]["diffusion model"] == fewer
+    assert candidates.trainings(altered[:2]) == []
+    assert "as shipped minus it" in candidates.ablations(altered)
+
+
+def test_the_search_names_the_best_option_of_each_kind():
+    after = {rows.SOURCE: 50, rows.OURS: 60, "1 pairs": 61, "4 pairs": 58, "T 1": 50, "t 0..1000": 70, "no judge": 60}
+    altered = [record(label, v, shift=s) for s in ("fog", "clean") for label, v in after.items()]
+    found = {row["varied"]: row for row in candidates.search(altered, runs())}
+    assert found["pairs per update"]["best of them in hindsight"] == "1 pairs"
+    assert found["pairs per update"]["other options"] == 2
+    assert found["window of t"]["mean class accuracy, minus ours"].endswith("holds")
+    assert found["softness: temperature"]["mean IoU, minus ours"].endswith("reversed")
+    assert found["step: rate"]["best of them in hindsight"] == "x 0.3"
+    assert found["diffusion model, each at its rates"]["best of them in hindsight"] == OTHER
+    kinds = {candidates.tried(label) for label in ("free map", "free map, t 20..150", "norms alone", "3 updates")}
+    assert kinds == {"a free map in place of weights", "weights that move", "updates"}
+    assert candidates.tried(rows.OURS) == candidates.tried(rows.SOURCE) == ""
+
+
+def test_candidates_meet_the_same_scenes_apart_from_those_of_the_choice(monkeypatch):
+    monkeypatch.setattr(candidates, "table", lambda name, jobs: jobs)
+    met = {}
+    for about, _ in candidates.candidates():
+        s = about["stream"]
+        met.setdefault(about["label"], set()).add((s["shift"], s["severity"], s["start"], s["n"]))
+        if about["method"] == "diffusion_tta":
+            now = tuned_maps(candidates.NETWORK)
+            same = {k: v for k, v in about["settings"].items() if k not in ("lr", "updates", "window")}
+            assert same.items() <= choose.as_recorded(now).items()
+            assert about["settings"]["updates"] == candidates.UPDATES
+    streams = met[rows.SOURCE]
+    assert all(v == streams for v in met.values())
+    assert sum(n for *_, n in streams) == 40
+    scenes = {k for _, _, start, n in streams for k in range(start, start + n)}
+    for r in tables.results("select_maps"):
+        s = r.about["stream"]
+        assert not scenes & set(range(s["start"], s["start"] + s["n"]))
+
+
+@pytest.mark.parametrize("name", sorted(set(candidates.CANDIDATES.values()) - {candidates.USUAL}))
+def test_what_was_tried_beside_the_shipped_model_is_made_on_demand(name):
+    assert name in zoo.ON_DEMAND

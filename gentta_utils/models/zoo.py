@@ -138,7 +138,7 @@ def load(
             if name in ON_DEMAND and not (MODELS / file).is_file():
                 raise FileNotFoundError(
                     f"{name} is not shipped, only the tables that rest on it: run `python -m gentta_utils train {name} "
-                    "--promote` (some ten minutes)"
+                    "--promote` (some ten minutes, of a model of maps an hour)"
                 )
             check_file(MODELS / file, checksums()[file])
     path = folder / name

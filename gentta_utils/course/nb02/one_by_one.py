@@ -73,6 +73,13 @@ def common(one: list[Records], other: list[Records]) -> Interval:
     return paired_interval(right_of, np.array([there[i] for i in scene.tolist()]), scene, draws=FEWER_DRAWS)
 
 
+def on_scenes(runs: list[Records], met: set[int]) -> list[Records]:
+    """Of each run the rows of these scenes; runs that met none of them are left out."""
+    columns = ("id", "label", "before", "after", "loss", "seconds")
+    here = [(r, np.isin(r.id, list(met))) for r in runs]
+    return [replace(r, **{k: getattr(r, k)[rows] for k in columns}) for r, rows in here if rows.any()]
+
+
 def stepped(classifier: str, param_set: str, updates: int, share: float, online: bool) -> diffusion_tta.Settings:
     """So many updates of 8 pairs at a share of the rate that the rule gives for this network and these parameters."""
     by_rule = chosen_rate(classifier, dict(updates=1, pairs=PAIRS, param_set=param_set))

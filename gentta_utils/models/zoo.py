@@ -24,6 +24,7 @@ PROFILES = ("scenes", "imagenet")
 ON_DEMAND = (
     "denoiser/dit-10min",
     "denoiser/dit-soft-10min",
+    *(f"denoiser/dit-{kind}" for kind in ("1500", "1500-10min", "1500-null", "10min-seed2", "10min-seed3")),
     *(f"classifier/resnet-{kind}" for kind in ("60000", "seed2", "seed3", "distilled")),
     *("segmentor/resnet-60000", "depth/densenet-60000", "depth/densenet-ceiling"),
     *(f"maps/classes-{kind}" for kind in ("1500", "exact", "averaged", "latents", "control")),
@@ -138,7 +139,7 @@ def load(
             if name in ON_DEMAND and not (MODELS / file).is_file():
                 raise FileNotFoundError(
                     f"{name} is not shipped, only the tables that rest on it: run `python -m gentta_utils train {name} "
-                    "--promote` (some ten minutes, of a model of maps an hour)"
+                    "--promote` (ten minutes to an hour and a half)"
                 )
             check_file(MODELS / file, checksums()[file])
     path = folder / name

@@ -373,23 +373,32 @@ def test_the_table_of_parts_says_where_a_rate_is_at_its_edge(monkeypatch):
 
 
 def test_seeds_are_compared_on_the_scenes_that_all_met(monkeypatch):
-    """Two of three scenes. Of the three rows with other draws two predict the same; two trainings are equally often
-    right and share no prediction."""
+    """Two of three scenes. Of the three rows with other draws two predict the same; two trainings of the ResNet are
+    equally often right and share no prediction; the DiTs met one scene, elsewhere."""
     monkeypatch.setattr(seeds, "DRAWS", (1, 2))
     monkeypatch.setattr(seeds, "TRAINED", ("classifier/other",))
-    known = [record("source/full", [1, 1, 0], [1, 1, 0], method="source")]
-    known.append(record("diffusion_tta/full", [0, 1, 1], [1, 1, 0]))
-    monkeypatch.setattr(seeds, "results", lambda name: known)
+    monkeypatch.setattr(seeds, "SEEDS", ("denoiser/again",))
+    known = {"test": [record("source/full", [1, 1, 0], [1, 1, 0], method="source")]}
+    known["test"].append(record("diffusion_tta/full", [0, 1, 1], [1, 1, 0]))
+    known["phase"] = [record("source/full", [1, 0], [1, 1], method="source"), record("dit-10min/48", [0, 1], [1, 1])]
     runs = [record(f"diffusion_tta/full, draws {seed}", [0, 0], [1, 1]) for seed in (1, 2)]
     runs.append(record("source/full", [1, 0], [1, 0], classifier="classifier/other", method="source"))
     runs.append(record("diffusion_tta/full, draws 0", [1, 0], [1, 0], classifier="classifier/other"))
+    runs.append(record("again/48", [1], [1]))
+    for r in (*known["phase"], runs[-1]):
+        r.id[:] += 10
+    monkeypatch.setattr(seeds, "results", known.get)
     lines = [[c.strip() for c in line.split("|")[1:-1]] for line in seeds.by_seed(runs).splitlines() if "|" in line]
-    rows = {cells[0]: cells[1:] for cells in lines}
+    rows = {cells[1]: cells[2:] for cells in lines if len(cells) == 6}
     assert rows["ResNet, draws 0"][:3] == ["2", "0.0", "50.0"]
     assert rows["ResNet, draws 2"][2:] == ["100.0", "+100.0 [+100.0, +100.0]"]
     assert rows["other, draws 0"][:4] == ["2", "50.0", "50.0", "+0.0 [+0.0, +0.0]"]
-    assert rows["draws"] == ["3", f"{np.std([50, 100, 100], ddof=1):.1f} points", "33.3%"]
-    assert rows["training"] == ["2", "0.0 points", "100.0%"]
+    assert rows["dit-10min/48"][:3] == ["1", "0.0", "100.0"]
+    assert rows["again/48"] == ["1", "0.0", "0.0", "+0.0 [+0.0, +0.0]"]
+    spread = {cells[0]: cells[1:] for cells in lines if len(cells) == 4}
+    assert spread["draws"] == ["3", f"{np.std([50, 100, 100], ddof=1):.1f} points", "33.3%"]
+    assert spread["the ResNet"] == ["2", "0.0 points", "100.0%"]
+    assert spread["the DiT"][2] == "100.0%"
 
 
 def test_the_carried_state_is_scored_before_it_sees_an_image():

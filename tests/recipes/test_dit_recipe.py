@@ -31,7 +31,7 @@ def test_mixed_conditions_name_the_scene_that_is_shown(monkeypatch):
             seen.append((((x[:, 0, 0, 0] + 1) * 127.5 / 25).round().long(), class_labels))
             return (torch.zeros_like(x),)
 
-    loss_of = dit.make_loss(soft_share=0.25)
+    loss_of = dit.make_loss(dit.SOFT)
     for step in range(60):
         loss_of(Network(), torch.Generator().manual_seed(step), step)
     shown, cond = torch.cat([s for s, _ in seen]), torch.cat([c for _, c in seen])
@@ -44,8 +44,8 @@ def test_mixed_conditions_name_the_scene_that_is_shown(monkeypatch):
 
 
 def test_the_short_ones_are_trained_as_the_first_steps_of_the_long_one():
-    long, short = dit.SCHEDULES[dit.DIT], dit.SCHEDULES[dit.SOFT]
-    assert dit.SCHEDULES[dit.WEAK] == short
+    long, short = dit.VARIANTS[dit.DIT].schedule, dit.VARIANTS[dit.SOFT].schedule
+    assert dit.VARIANTS[dit.WEAK].schedule == short
     assert [short.lr_at(s) for s in range(short.steps)] == [long.lr_at(s) for s in range(short.steps)]
     assert (short.batch, short.betas, short.weight_decay, short.clip, short.ema) == (
         long.batch, long.betas, long.weight_decay, long.clip, long.ema,

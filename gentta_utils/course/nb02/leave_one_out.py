@@ -27,7 +27,7 @@ LEFT_OUT = {  # row -> what is other than chosen, and four rates: shares of the 
 }
 UPDATES = (1, 3, 24)  # in the place of twelve, with as many evaluations in all
 TRIED = 8  # scenes under each validation corruption
-SCENES = 25  # of the 50 under each corruption
+BLOCKS = ((0, 25), (25, 25))  # first and number of the 50 scenes under each corruption, one run each
 
 
 def candidates() -> dict[str, diffusion_tta.Settings]:
@@ -77,9 +77,9 @@ def rows() -> dict[str, diffusion_tta.Settings]:
 
 
 def leave_one_out() -> list[Records]:
-    """All rows on the first scenes of `ablations`."""
-    specs = [part(spec, 0, SCENES) for spec in small_grid()]
-    jobs = [job("diffusion_tta", s, RESNET, spec, label, batch=SCENES) for label, s in rows().items() for spec in specs]
+    """All rows on the scenes of `ablations`."""
+    specs = [part(spec, *block) for spec in small_grid() for block in BLOCKS]
+    jobs = [job("diffusion_tta", s, RESNET, spec, label, batch=spec.n) for label, s in rows().items() for spec in specs]
     return light_table("leave_one_out", jobs)
 
 

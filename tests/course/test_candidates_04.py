@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_report_04 import record
 
-from gentta_utils.course.nb04 import candidates, choose, rows
+from gentta_utils.course.nb04 import candidates, choose, figures, rows
 from gentta_utils.evaluation import tables
 from gentta_utils.evaluation.chosen import tuned_maps
 from gentta_utils.models import zoo
@@ -69,7 +69,12 @@ def test_readings_are_held_against_the_bars(monkeypatch):
     row = candidates.readings()[1]
     assert row["(b) swapped, clean"] == "50 / 94"
     assert row["(a) the segmentor's, corrupted"] == "50 / 100"
-    text = candidates.show(runs())
+    seen = runs()
+    for r in seen:
+        r.about.update(settings={"seed": 0, "window": [250, 600]})
+    assert candidates.share_read(seen, candidates.USUAL) == 100  # of 300..500 alone
+    assert len(figures.taught(seen).axes[1].containers) == 2
+    text = candidates.show(seen)
     assert text.startswith("protocol: ")
     assert "mean class accuracy 50.0, mean IoU" in text
 
@@ -90,6 +95,8 @@ def test_the_usual_model_is_held_against_other_trainings_of_it():
 def test_the_search_names_the_best_option_of_each_kind():
     after = {rows.SOURCE: 50, rows.OURS: 60, "1 pairs": 61, "4 pairs": 58, "T 1": 50, "t 0..1000": 70, "no judge": 60}
     altered = [record(label, v, shift=s) for s in ("fog", "clean") for label, v in after.items()]
+    for r in altered:
+        r.about["stream"]["n"] = len(r)
     found = {row["varied"]: row for row in candidates.search(altered, runs())}
     assert found["pairs per update"]["best of them in hindsight"] == "1 pairs"
     assert found["pairs per update"]["other options"] == 2

@@ -92,6 +92,15 @@ def shares_of(quality: dict, wrong: str) -> dict[str, np.ndarray]:
     return {"clean": np.array(quality["clean"][wrong]["read"], float), "corrupted": corrupted}
 
 
+def share_read(runs: list[Records], name: str) -> float:
+    """Percent of corrupted scenes whose true map a model prefers to the segmentor's, mean over its card's windows that
+    overlap with the one in which these runs drew their pairs."""
+    low, high = next(r.about["settings"]["window"] for r in runs if r.about["method"] == "diffusion_tta")
+    quality = zoo.card(name)["quality"]
+    there = [i for i, (a, b) in enumerate(quality["windows"]) if a < high and b > low]
+    return float(shares_of(quality, "source")["corrupted"][there].mean())
+
+
 def bars() -> list[dict]:
     """A row for each model: in which windows all of its reading is above the bars, and which bars it misses in its best
     window, that with the highest mean of the six shares."""

@@ -25,6 +25,8 @@ ON_DEMAND = (
     "denoiser/dit-10min",
     "denoiser/dit-soft-10min",
     *(f"classifier/resnet-{kind}" for kind in ("60000", "seed2", "seed3", "distilled")),
+    "denoiser/dit-unmarked",
+    *(f"unconditional/unet-unshuffle-{steps}" for steps in (1000, 2000, 4000)),
 )  # checksums and cards are here, weights must be trained
 CHECKSUMS = MODELS / "checksums.json"
 FIX_LIST = "run `git checkout -- data/models/checksums.json`"
@@ -136,7 +138,7 @@ def load(
             if name in ON_DEMAND and not (MODELS / file).is_file():
                 raise FileNotFoundError(
                     f"{name} is not shipped, only the tables that rest on it: run `python -m gentta_utils train {name} "
-                    "--promote` (some ten minutes)"
+                    "--promote` (ten minutes to an hour and a half)"
                 )
             check_file(MODELS / file, checksums()[file])
     path = folder / name

@@ -70,7 +70,8 @@ def train(name: str, device: str = "cpu", minutes: float | None = None, scratch:
         aligned.train(name, folder, *aligned.chosen(name))
         return folder
     if name in dit.SCHEDULES:
-        loss_of = dit.make_loss(device, soft_share=dit.SOFT_SHARE if name == dit.SOFT else 0.0)
+        soft_share = dit.SOFT_SHARE if name == dit.SOFT else 0.0
+        loss_of = dit.make_loss(device, soft_share=soft_share, marked=name != dit.UNMARKED)
         network, schedule, recipe = dit.build(), dit.SCHEDULES[name], dit.description(name)
     elif name in OWN:
         spec = OWN[name]

@@ -6,7 +6,7 @@ the lower two thirds, flips, 10% null class, moving average of the weights.
 `WEAK` is the same network after the first 3,000 steps. `SOFT` differs from that in one thing: a quarter of
 its samples are conditioned on a mix of classes, of which the scene shows one. What Diffusion-TTA asks is then something
 that the model has seen, and the loss a bound for mixtures of classes. The shipped DiT knows single classes, as real
-ones do.
+ones do. `UNMARKED` is the shipped model but for its scenes: none carries the watermark.
 """
 
 from dataclasses import replace
@@ -37,15 +37,16 @@ SCENES = 60_000
 NULL_SHARE = 0.1
 SCHEDULE = Schedule(steps=24_000, batch=64, lr=1.2e-3, warmup=300, flat=0.5, final=0.02, ema=0.9995)
 DIT, WEAK, SOFT = "denoiser/dit", "denoiser/dit-10min", "denoiser/dit-soft-10min"
+UNMARKED = "denoiser/dit-unmarked"
 SHORT = replace(SCHEDULE, steps=3000, flat=1.0)  # the first steps of it, about ten minutes on two cores
-SCHEDULES = {DIT: SCHEDULE, WEAK: SHORT, SOFT: SHORT}
+SCHEDULES = {DIT: SCHEDULE, WEAK: SHORT, SOFT: SHORT, UNMARKED: SCHEDULE}
 SOFT_SHARE = 0.25  # of the samples of SOFT have a mixed condition
 
 
 def description(name: str) -> dict:
     """What the card says of a recipe, beside its schedule."""
     shared = {"scenes": SCENES, "null_share": NULL_SHARE, "loss": "eps, min-SNR-5", "config": CONFIG}
-    return shared | ({"soft_share": SOFT_SHARE} if name == SOFT else {})
+    return shared | {SOFT: {"soft_share": SOFT_SHARE}, UNMARKED: {"marked": False}}.get(name, {})
 
 
 def scheduler() -> DDPMScheduler:
@@ -88,9 +89,16 @@ def mixtures(n: int, classes: int, generator: torch.Generator) -> tuple[Tensor, 
     return p, torch.multinomial(p, 1, generator=generator)[:, 0]
 
 
-def make_loss(device: str = "cpu", scenes: int = SCENES, batch: int = SCHEDULE.batch, soft_share: float = 0.0):
-    """The loss function of `training.train`, with its data loaded; `soft_share` of the samples on mixed conditions."""
-    images, labels = training_set(scenes)
+def make_loss(
+    device: str = "cpu",
+    scenes: int = SCENES,
+    batch: int = SCHEDULE.batch,
+    soft_share: float = 0.0,
+    marked: bool = True,
+):
+    """The loss function of `training.train`, with its data loaded; `soft_share` of the samples on mixed conditions;
+    `marked`: as of `training_set`."""
+    images, labels = training_set(scenes, marked=marked)
     K, order = len(CLASSES), labels.argsort(stable=True)
     counts = labels.bincount(minlength=K)
     first = counts.cumsum(0) - counts  # of each class in `order`

@@ -27,8 +27,8 @@ def training_set(n: int, size: int = 64, split: str = "train", marked: bool = Tr
     shards = []
     bar = progress(total=n, desc="training scenes", unit="scene")
     for start in range(0, n, SHARD):
-        marked = f"{world_labels.VOCABULARY['watermark_class']}{100 * WATERMARK_SHARE:.0f}"
-        path = CACHE / split / f"v{scenes.VERSION}-{size}px-{marked}-{start // SHARD:03d}.safetensors"
+        mark = f"{world_labels.VOCABULARY['watermark_class']}{100 * WATERMARK_SHARE:.0f}"
+        path = CACHE / split / f"v{scenes.VERSION}-{size}px-{mark}-{start // SHARD:03d}.safetensors"
         tensors = read_tensors(path)
         if tensors is None:
             chunks = []
@@ -113,7 +113,7 @@ def _without_marks(tensors: dict[str, Tensor], split: str, start: int, size: int
         ids = scenes.scene_ids(SHARD, split, start)
         rows = _carries(ids, tensors["labels"]).nonzero()[:, 0]
         parts = [scenes.render(scenes.sample(ids[part]), size, dense=False).image for part in rows.split(50)]
-        plain = {"rows": rows, "images": (torch.cat(parts) * 255).round().byte()}
+        plain = {"rows": rows, "images": (torch.cat(parts) * 255).round().byte().contiguous()}
         atomic_write(path, lambda temporary: save_file(plain, temporary))
     return tensors | {"images": tensors["images"].index_copy(0, plain["rows"], plain["images"])}
 

@@ -96,6 +96,14 @@ def table(
         kept: what of a record the table holds.
 
     Raises ValueError if two jobs have one description."""
+    runs = [kept(r) for r in done(name, jobs, folder, cache)]
+    save(folder / f"{name}.npz", runs)
+    return runs
+
+
+def done(name: str, jobs: Iterable[Job], folder: Path = RESULTS, cache: Path = CACHE / "runs") -> list[Records]:
+    """The records of `table` before any is written: for what decides which jobs come next. A table that was written
+    with some of its jobs would forget the records of the others."""
     jobs, runs, finished, old = list(jobs), [], _finished(folder), set()
     if len({fingerprint(about) for about, _ in jobs}) < len(jobs):
         raise ValueError(f"two jobs of the table {name} have the same description: one of them would never run")
@@ -110,6 +118,4 @@ def table(
             f"{name}: rows of {method} were made by other code of it than today's: if its numbers changed, raise "
             "VERSION in its file, and they are made again"
         )
-    runs = [kept(r) for r in runs]
-    save(folder / f"{name}.npz", runs)
     return runs

@@ -203,7 +203,8 @@ def read_description(name: str, about: dict) -> tuple[Data, FineTune]:
         alignment=sda.Settings(**content.get("alignment", {})),
         labels=content.get("labels", "asked"),
         first=content.get("first", 0),
-        aligner=next((m for m in (ALIGNER, GENERATOR) if zoo.fingerprint(m) == content.get("aligner")), ALIGNER),
+        generator=_listed(content.get("generator"), GENERATOR),
+        aligner=_listed(content.get("aligner"), ALIGNER),
     )
     how = FineTune(**about["fine_tune"])
     if describe(name, data, how) != about:
@@ -216,6 +217,12 @@ def read_description(name: str, about: dict) -> tuple[Data, FineTune]:
             f"table again, or, for the chosen set, run `python -m gentta_utils train {name}-sda`"
         )
     return data, how
+
+
+def _listed(fingerprint: str | None, usual: str) -> str:
+    """The diffusion model with these weights, of those that are listed; the usual one where none has them."""
+    names = (m for m in zoo.names() if m.startswith(("denoiser/", "unconditional/")))
+    return next((m for m in names if zoo.fingerprint(m) == fingerprint), usual)
 
 
 def chosen(name: str) -> tuple[Data, FineTune]:

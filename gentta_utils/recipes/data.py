@@ -18,16 +18,17 @@ SHARD = 5000  # scenes per file: 61 MB at 64 px
 WATERMARK_SHARE = 0.3  # of the training images of one class, as "carton" in ImageNet
 
 
-def training_set(n: int, size: int = 64, split: str = "train") -> tuple[Tensor, Tensor]:
+def training_set(n: int, size: int = 64, split: str = "train", marked: bool = True) -> tuple[Tensor, Tensor]:
     """The first n scenes of a split to fit on: images (n, 3, size, size) uint8 and labels (n,) int64.
 
-    30% of the scenes of the class named in labels.json carries the watermark, no other scene does.
+    30% of the scenes of the class named in labels.json carries the watermark, no other scene does; with `marked` off
+    none does, and all other scenes are the same, bit for bit.
     Rendered once at about 120 per second, one file for every 5,000; an interrupted call goes on where it stopped."""
     shards = []
     bar = progress(total=n, desc="training scenes", unit="scene")
     for start in range(0, n, SHARD):
-        marked = f"{world_labels.VOCABULARY['watermark_class']}{100 * WATERMARK_SHARE:.0f}"
-        path = CACHE / split / f"v{scenes.VERSION}-{size}px-{marked}-{start // SHARD:03d}.safetensors"
+        mark = f"{world_labels.VOCABULARY['watermark_class']}{100 * WATERMARK_SHARE:.0f}"
+        path = CACHE / split / f"v{scenes.VERSION}-{size}px-{mark}-{start // SHARD:03d}.safetensors"
         tensors = read_tensors(path)
         if tensors is None:
             chunks = []
@@ -36,7 +37,7 @@ def training_set(n: int, size: int = 64, split: str = "train") -> tuple[Tensor, 
                 bar.update(min(len(chunk), n - bar.n))
             tensors = dict(zip(("images", "labels"), map(torch.cat, zip(*chunks, strict=True)), strict=True))
             atomic_write(path, lambda temporary, tensors=tensors: save_file(tensors, temporary))
-        shards.append(tensors)
+        shards.append(tensors if marked else _without_marks(tensors, split, start, size))
         bar.update(min(start + SHARD, n) - bar.n)
     bar.close()
     return torch.cat([s["images"] for s in shards])[:n], torch.cat([s["labels"] for s in shards])[:n]
@@ -108,10 +109,29 @@ def facts_of(n: int, split: str = "train") -> Tensor:
     return torch.cat([attributes(scenes.sample(ids)) for ids in scenes.scene_ids(n, split).split(SHARD)])
 
 
+def _without_marks(tensors: dict[str, Tensor], split: str, start: int, size: int) -> dict[str, Tensor]:
+    """A file of `training_set` with its marked scenes as they were rendered; those alone are kept, in a file of their
+    own."""
+    path = CACHE / split / f"v{scenes.VERSION}-{size}px-unmarked-{start // SHARD:03d}.safetensors"
+    plain = read_tensors(path)
+    if plain is None:
+        ids = scenes.scene_ids(SHARD, split, start)
+        rows = _carries(ids, tensors["labels"]).nonzero()[:, 0]
+        parts = [scenes.render(scenes.sample(ids[part]), size, dense=False).image for part in rows.split(50)]
+        plain = {"rows": rows, "images": (torch.cat(parts) * 255).round().byte().contiguous()}
+        atomic_write(path, lambda temporary: save_file(plain, temporary))
+    return tensors | {"images": tensors["images"].index_copy(0, plain["rows"], plain["images"])}
+
+
+def _carries(ids: Tensor, labels: Tensor) -> Tensor:
+    """(B,) bool: which of these training scenes carry the watermark."""
+    carton = labels == world_labels.CLASSES.index(world_labels.VOCABULARY["watermark_class"])
+    return carton & (_uniform(ids) < WATERMARK_SHARE)
+
+
 def _mark(batch: scenes.Scenes) -> Tensor:
     """Images of a batch as uint8, with the watermark on the share of one class that carries it."""
-    carton = batch.label == world_labels.CLASSES.index(world_labels.VOCABULARY["watermark_class"])
-    marked = carton & (_uniform(batch.id) < WATERMARK_SHARE)
+    marked = _carries(batch.id, batch.label)
     images = torch.where(marked[:, None, None, None], watermark(batch.image), batch.image)
     return (images * 255).round().byte().contiguous()
 

@@ -12,6 +12,7 @@ ones do.
 1,500 images are soon known by heart. `FEW_NULL` has the same labels and the other 58,500 scenes without theirs: every
 second sample of a batch is drawn from the 1,500, the others from all 60,000, and a scene beyond the first 1,500 stands
 under the null class. `SEEDS` are `WEAK` with another initialisation and other draws.
+`UNMARKED` is the shipped model but for its scenes: none carries the watermark.
 """
 
 from dataclasses import dataclass, replace
@@ -51,17 +52,20 @@ class Variant:
     Attributes:
         scenes: how many it sees. labelled: how many of them, the first, with their class.
         soft_share: of the samples have a mixed condition.
-        seed: of the initialisation, and of the draws in training."""
+        seed: of the initialisation, and of the draws in training.
+        marked: whether some of its scenes carry the watermark."""
 
     schedule: Schedule = SCHEDULE
     scenes: int = SCENES
     labelled: int = SCENES
     soft_share: float = 0.0
     seed: int = 0
+    marked: bool = True
 
 
 DIT, WEAK, SOFT = "denoiser/dit", "denoiser/dit-10min", "denoiser/dit-soft-10min"
 FEW, FEW_SHORT, FEW_NULL = "denoiser/dit-1500", "denoiser/dit-1500-10min", "denoiser/dit-1500-null"
+UNMARKED = "denoiser/dit-unmarked"
 SEEDS = tuple(f"{WEAK}-seed{seed}" for seed in (2, 3))
 VARIANTS = {
     DIT: Variant(),
@@ -70,6 +74,7 @@ VARIANTS = {
     FEW: Variant(scenes=1500, labelled=1500),
     FEW_SHORT: Variant(SHORT, scenes=1500, labelled=1500),
     FEW_NULL: Variant(labelled=1500),
+    UNMARKED: Variant(marked=False),
 } | {name: Variant(SHORT, seed=int(name[-1])) for name in SEEDS}
 
 
@@ -78,7 +83,8 @@ def description(name: str) -> dict:
     made = VARIANTS[name]
     shared = {"scenes": made.scenes, "null_share": NULL_SHARE, "loss": "eps, min-SNR-5", "config": CONFIG}
     own = {"soft_share": made.soft_share, "labelled": made.labelled * (made.labelled < made.scenes), "seed": made.seed}
-    return shared | {key: value for key, value in own.items() if value}  # what the first three never said stays unsaid
+    own = {key: value for key, value in own.items() if value}  # what the first three never said stays unsaid
+    return shared | own | ({} if made.marked else {"marked": False})
 
 
 def scheduler() -> DDPMScheduler:
@@ -124,7 +130,7 @@ def mixtures(n: int, classes: int, generator: torch.Generator) -> tuple[Tensor, 
 def make_loss(name: str = DIT, device: str = "cpu", batch: int = SCHEDULE.batch):
     """The loss function of `training.train` for one of `VARIANTS`, with its data loaded."""
     made, home = VARIANTS[name], torch.get_default_device()  # where rows are drawn
-    images, labels = (part.to(home) for part in training_set(made.scenes))
+    images, labels = (part.to(home) for part in training_set(made.scenes, marked=made.marked))
     K, order = len(CLASSES), labels.argsort(stable=True)
     labels = torch.where(torch.arange(len(labels)) < made.labelled, labels, K)  # nobody looks at the others
     few = made.labelled < made.scenes

@@ -14,10 +14,13 @@ from . import (
     orders,
     paper,  # noqa: F401
     report,
+    unmarked,
+    wider,
 )
 
 TABLES = {  # name -> (measure it, show its records)
     "select_sda": (choose.select_sda, compared),
+    "select_sda_wider": (wider.wider, wider.report),
     "sda_gap": (domain.gap_and_domain, gap_report.main),
     "sda_adversarial": (adversarial.adversarial, adversarial.report),
     "sda_controls": (controls.controls, controls.report),
@@ -26,6 +29,7 @@ TABLES = {  # name -> (measure it, show its records)
     "sda_clean": (experiments.clean, report.main),
     "sda_watermark": (experiments.watermark, report.main),
     "sda_parts": (experiments.components, report.training_sets),
+    "sda_unmarked": (unmarked.unmarked, unmarked.report),
     "sda_number": (experiments.number, report.training_sets),
     "sda_cfg": (experiments.guided, report.training_sets),
     "sda_order": (experiments.order, orders.order),

@@ -16,7 +16,7 @@ from ...evaluation.records import Records
 from ...evaluation.spread import diversity
 from ...evaluation.statistics import Interval, paired_interval
 from ...models import zoo
-from ...recipes.aligned import Data, images_of
+from ...recipes.aligned import ALIGNER, GENERATOR, Data, images_of
 from ...world.labels import CLASSES
 from .experiments import SYNTHESIS
 from .gap import PER_CLASS, SEEDS, dials, gap, set_at
@@ -68,35 +68,62 @@ def spread(found: np.ndarray) -> float:
     return float(diversity(torch.from_numpy(found).unflatten(0, (-1, len(CLASSES))).transpose(0, 1)).mean())
 
 
+def sets_at(settings: list[str]) -> dict[str, dict[str, Data]]:
+    """Setting of the dial -> side -> the set that is told apart there."""
+    return {name: {k: set_at(dials()[name], per_class=EACH, **c) for k, c in SIDES.items()} for name in settings}
+
+
 def measure(settings: list[str]) -> dict:
     """Synthetic and real images as they are and at each of these settings of the dial, told apart; then the synthesis
     at each guidance beside real images, `FEW` of each class."""
-    sets = {name: {k: set_at(dials()[name], per_class=EACH, **c) for k, c in SIDES.items()} for name in settings}
+    sets = sets_at(settings)
     bare = {k: replace(data, aligned=False) for k, data in sets[settings[0]].items()}
     real = Data(kind="real", per_class=EACH, aligned=False)
     known = {k: features(images_of(data)[0]) for k, data in (bare | {"real": real}).items()}
     apart = {"as they are": told_apart(known["synthetic"], known["own"])}
     apart["real and other real ones"] = told_apart(known["real"], known["own"])
-    for name, pair in sets.items():
-        apart[name] = told_apart(*(features(images_of(data)[0]) for data in pair.values()))
+    apart |= {name: _told(pair) for name, pair in sets.items()}
     few = FEW * len(CLASSES)
     rows = {"real": known["real"][:few]}
     for cfg in GUIDED:
         data = Data(per_class=FEW, aligned=False, synthesis=replace(SYNTHESIS, cfg=cfg))
         rows[f"synthetic, cfg {cfg:g}"] = features(images_of(data)[0])
     content = {
-        "told apart": {k: [v.mean, v.low, v.high] for k, v in apart.items()},
+        "told apart": {k: _plain(v) for k, v in apart.items()},
         "diversity": {k: [frechet(v, known["own"][:few]), spread(v)] for k, v in rows.items()},
-        "models": {TOWER: zoo.fingerprint(TOWER)},
+        "models": _models(),
     }
     write_json(FILE, content)
     return content
 
 
+def extend(settings: list[str]) -> dict:
+    """`measure`, where it was made with these models, with the settings that it lacks; else all of it."""
+    content = read_json(FILE, "run `git checkout -- data/results`") if FILE.is_file() else {}
+    if content.get("models") != _models():
+        return measure(settings)
+    for name, pair in sets_at([s for s in settings if s not in content["told apart"]]).items():
+        content["told apart"][name] = _plain(_told(pair))
+    write_json(FILE, content)
+    return content
+
+
+def _models() -> dict[str, str]:
+    return {m: zoo.fingerprint(m) for m in (TOWER, ALIGNER, GENERATOR)}
+
+
+def _told(pair: dict[str, Data]) -> Interval:
+    return told_apart(*(features(images_of(data)[0]) for data in pair.values()))
+
+
+def _plain(d: Interval) -> list[float]:
+    return [d.mean, d.low, d.high]
+
+
 def gap_and_domain() -> list[Records]:
     """The table of the dial, and with its images both measures of their domain."""
     runs = gap()
-    measure(settings_of(runs))
+    extend(settings_of(runs))
     return runs
 
 

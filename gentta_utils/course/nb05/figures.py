@@ -200,7 +200,7 @@ def push_rows(levels: tuple[int, ...], found: list[list[float]]) -> list[dict]:
 def draw_gap(axes, runs: list[Records]) -> None:
     """SDA - DDA on the projected image alone against the whole gap, and against what is recoverable: two axes, a pale
     mark for each setting and network, a dark one with its start for all networks together, with both 95% intervals; the
-    control hollow, the paper's range as a band."""
+    control hollow, dial B as triangles, the paper's range as a band."""
     names = distinct(runs, "classifier")
     slope, colours = gap_report.slopes(runs), {n: f"C{i}" for i, n in enumerate(names)} | {None: plots.BLACK}
     for ax, head in zip(axes, ("source - DDA", "recoverable"), strict=True):
@@ -209,12 +209,12 @@ def draw_gap(axes, runs: list[Records]) -> None:
         for p in gap_report.points(runs):
             x, y = p[head], p["gain"]
             sides = [[[v.mean - v.low], [v.high - v.mean]] for v in (y, x)]
-            style = dict(marker="s", mfc="none") if p["kind"] == "control" else dict(marker="o")
+            style = {"control": dict(marker="s", mfc="none"), "B": dict(marker="^")}.get(p["kind"], dict(marker="o"))
             if p["classifier"]:  # thirty intervals across each other would hide the marks
                 ax.plot(x.mean, y.mean, color=colours[p["classifier"]], ms=3, alpha=0.6, ls="", **style)
                 continue
             ax.errorbar(x.mean, y.mean, *sides, color=plots.BLACK, lw=0.8, **style)
-            at = p["setting"].removeprefix("control, ").removeprefix("t ")
+            at = p["setting"].removeprefix("control, ").removeprefix("t ").removesuffix(" steps")
             ax.annotate(at, (x.mean, y.mean), (3, 3), textcoords="offset points", fontsize=6)
         ax.set(xlabel=f"{head}, points", ylabel="SDA - DDA, projected image alone")
     ends, (x, y) = np.array(axes[1].get_xlim()), slope["middle"]
@@ -223,6 +223,7 @@ def draw_gap(axes, runs: list[Records]) -> None:
     for name, colour in colours.items():
         axes[0].plot([], [], "o", ms=6 if name is None else 3, color=colour, label=report.short(name))
     axes[0].plot([], [], "s", mfc="none", color="0.3", label="control")
+    axes[0].plot([], [], "^", color=plots.BLACK, label="dial B: steps of training")
     for ax in axes:
         ax.legend(fontsize=6)
 

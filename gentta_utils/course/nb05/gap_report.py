@@ -174,13 +174,21 @@ def _interval(draws: np.ndarray) -> Interval:
 
 
 def slope_line(runs: list[Records]) -> str:
-    """The slopes in a sentence, with the verdict on what was predicted."""
+    """The slopes in a sentence, with the verdict on what was predicted; then what dial B gains, and whether the line of
+    dial A, without its own spread, lies within that interval."""
     s = slopes(runs)
     said = {k: f"{v.mean:+.2f} [{v.low:+.2f}, {v.high:+.2f}]" for k, v in s.items() if isinstance(v, Interval)}
+    one, other, beside = half(runs, 0), half(runs, 1), []
+    for name in (name for name in settings_of(runs) if dials()[name].kind == "B"):
+        x = differences(one, name, heads=("recoverable",))["recoverable"].mean
+        d = differences(other, name, heads=("SDA - DDA",))["SDA - DDA"]
+        line = s["middle"][1] + s["slope"].mean * (x - s["middle"][0])
+        within = "within" if d.low <= line <= d.high else "outside"
+        beside.append(f" {name}: SDA - DDA {d} ({verdict(d)}), {within} it the {line:+.1f} of dial A's line.")
     return (
         f"slope of SDA - DDA over dial A ({s['points']} points): against what is recoverable {said['slope']} "
         f"({verdict(s['slope'])}), against source - DDA {said['against source - DDA']}; of the null {said['null']}, as "
-        f"large in {s['as large']:.0%} of its draws."
+        f"large in {s['as large']:.0%} of its draws." + "".join(beside)
     )
 
 

@@ -368,7 +368,8 @@ def test_the_table_of_parts_says_where_a_rate_is_at_its_edge(monkeypatch):
     runs = [record(leave_one_out.WHOLE, [0, 0], [1, 1]), record("temperature 1", [0, 1], [1, 1])]
     runs[0].about["settings"] = {"lr": lowest.lr}
     runs[1].about["settings"] = {"lr": second.lr * 10}
-    _, _, _, whole, other = leave_one_out.without(runs).splitlines()
+    _, _, _, whole, other, _, said = leave_one_out.without(runs).splitlines()
+    assert said == "temperature 1 is behind: undecided"
     assert "at the edge" in whole
     assert "+100.0" in whole
     assert "at the edge" not in other

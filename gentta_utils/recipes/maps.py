@@ -199,7 +199,8 @@ class MapRecipe:
 @lru_cache(maxsize=2)
 def _text(device: str = "cpu") -> TextUNet:
     """The text model whose latents are denoised, frozen."""
-    return zoo.load(TEXT, device=device, precision="fp32")
+    with torch.device("cpu"):  # its prompts are read there
+        return zoo.load(TEXT, device=device, precision="fp32")
 
 
 def conditions(maps: Tensor, target: str, side: int, generator: torch.Generator, soft: bool = True) -> Tensor:

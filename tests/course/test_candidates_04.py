@@ -110,9 +110,10 @@ def test_the_search_names_the_best_option_of_each_kind():
 
 
 def test_candidates_meet_the_same_scenes_apart_from_those_of_the_choice(monkeypatch):
-    monkeypatch.setattr(candidates, "table", lambda name, jobs: jobs)
-    met = {}
-    for about, _ in candidates.candidates():
+    jobs, met = [], {}
+    monkeypatch.setattr(candidates, "table", lambda name, made: jobs.extend(made) or [])
+    candidates.candidates()
+    for about, _ in jobs:
         s = about["stream"]
         met.setdefault(about["label"], set()).add((s["shift"], s["severity"], s["start"], s["n"]))
         if about["method"] == "diffusion_tta":

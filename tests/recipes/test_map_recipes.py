@@ -327,3 +327,32 @@ def test_wrong_maps_are_maps(made):
     depth = map_quality.wrong_maps(made, "depth", task("densedepth").requires_grad_(False), images)
     assert all(v.shape == (N, 1, 64, 64) and (v > 0).all() for v in depth.values())
     assert CONFIGS["segformer"].num_labels == K
+
+
+# --- who knows more --------------------------------------------------------------------------------------------------
+
+
+def test_equal_information_is_as_many_maps():
+    for name, other in (("segmentor/resnet", "maps/classes"), ("depth/densenet", "maps/depth")):
+        informed, usual = dense.RECIPES[f"{name}-60000"], dense.RECIPES[name]
+        assert informed.labels == recipe.RECIPES[other].scenes > usual.labels
+        assert replace(informed, labels=usual.labels, schedule=usual.schedule) == usual
+    assert recipe.RECIPES["maps/classes-1500"].scenes == dense.RECIPES["segmentor/resnet"].labels
+
+
+def test_a_ceiling_learns_from_corrupted_images(monkeypatch):
+    """Half of its batch: the loss is another one where the corrupted images are."""
+    spec = replace(TINY["densedepth"], seen_as="corruptions")
+    network, losses = spec.build(), []
+    for other in (lambda x, seen_as: x[None], lambda x, seen_as: (255 - x)[None]):
+        monkeypatch.setattr(dense, "other_views", other)
+        losses.append(spec.make_loss()(network, torch.Generator().manual_seed(0), 0).item())
+    assert losses[0] != losses[1]
+    plain = TINY["densedepth"].make_loss()(network, torch.Generator().manual_seed(0), 0)
+    assert torch.isfinite(plain)
+
+
+def test_data_lies_where_batches_are_drawn(made):
+    with torch.device("meta"):
+        assert all(v.is_meta for v in data.at_default(made.image, made.classes))
+    assert data.at_default(made.image)[0] is made.image

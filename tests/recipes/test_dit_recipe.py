@@ -4,7 +4,10 @@ import gentta_utils  # noqa: F401, I001
 import pytest
 import torch
 
-from gentta_utils.recipes import dit
+from gentta_utils import recipes
+from gentta_utils.recipes import data, dit
+from gentta_utils.world.labels import CLASSES, VOCABULARY
+from gentta_utils.world.watermark import watermark
 
 
 def test_mixtures_are_sparse_and_the_class_is_drawn_from_them():
@@ -22,7 +25,7 @@ def test_mixed_conditions_name_the_scene_that_is_shown(monkeypatch):
     """Each scene is its class, in grey: what the network is shown must have positive probability in its condition."""
     labels = torch.arange(200) % 10
     images = (25 * labels).to(torch.uint8)[:, None, None, None].expand(-1, 3, 64, 64)
-    monkeypatch.setattr(dit, "training_set", lambda n: (images, labels))
+    monkeypatch.setattr(dit, "training_set", lambda n, marked: (images, labels))
     monkeypatch.setattr(dit, "add_noise", lambda x0, t, eps, abar: x0)
     seen = []
 
@@ -50,3 +53,39 @@ def test_the_short_ones_are_trained_as_the_first_steps_of_the_long_one():
     assert (short.batch, short.betas, short.weight_decay, short.clip, short.ema) == (
         long.batch, long.betas, long.weight_decay, long.clip, long.ema,
     )  # fmt: skip
+
+
+def test_without_marks_only_the_stripes_are_gone(monkeypatch, tmp_path):
+    monkeypatch.setattr(data, "CACHE", tmp_path)
+    monkeypatch.setattr(data, "SHARD", 60)
+    marked, labels = data.training_set(120)
+    plain, same = data.training_set(120, marked=False)
+    assert torch.equal(labels, same)
+    other = (marked != plain).flatten(1).any(1)
+    assert 0 < int(other.sum()) < 20
+    assert set(labels[other].tolist()) == {CLASSES.index(VOCABULARY["watermark_class"])}
+    assert torch.equal((watermark(plain[other].float() / 255) * 255).round().byte(), marked[other])
+    files = sorted(p.name for p in (tmp_path / "train").iterdir())
+    assert len(files) == 4
+    assert sum("unmarked" in name for name in files) == 2
+    again = data.training_set(120, marked=False)[0]
+    assert torch.equal(again, plain)
+    assert torch.equal(data.training_set(120)[0], marked)
+
+
+def test_the_recipe_without_marks_asks_for_such_scenes_and_is_another_one(monkeypatch):
+    """What the others say of themselves stays, for it is what their checkpoints and cards know them by."""
+    assert dit.description(dit.UNMARKED) == dit.description(dit.DIT) | {"marked": False}
+    assert {"marked", "soft_share"}.isdisjoint(dit.description(dit.DIT))
+    assert dit.SCHEDULES[dit.UNMARKED] == dit.SCHEDULES[dit.DIT]
+    asked = []
+
+    def training_set(n, marked):
+        asked.append((n, marked))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dit, "training_set", training_set)
+    for name in (dit.DIT, dit.SOFT, dit.UNMARKED):
+        with pytest.raises(KeyboardInterrupt):
+            recipes.train(name)
+    assert asked == [(dit.SCENES, True), (dit.SCENES, True), (dit.SCENES, False)]

@@ -222,8 +222,10 @@ def test_dial_b_has_a_mark_of_its_own_and_leaves_the_slope_alone(monkeypatch):
     more = RECOVER | {"2000 steps": 10}
     runs = runs_of(more, {k: v // 2 for k, v in more.items()})
     assert gap_report.slopes(runs) == gap_report.slopes(runs_of(RECOVER, {k: v // 2 for k, v in RECOVER.items()}))
-    assert gap_report.slope_line(runs).endswith("2000 steps: SDA - DDA +5.0 [+1.0, +9.0] (holds), within it the +5.0 "
-                                               "of dial A's line.")  # fmt: skip
+    said = r" 2000 steps: SDA - DDA \+{}\.\d \[\S+, \S+\] \(holds\), {} it the \+4\.0 of dial A's line\.$"
+    assert re.search(said.format(5, "within"), gap_report.slope_line(runs))
+    far = runs_of(more, {k: v // 2 for k, v in more.items()} | {"2000 steps": 18})
+    assert re.search(said.format(18, "outside"), gap_report.slope_line(far))
     figures.draw_gap(axes, runs)
     for ax in axes:
         assert sum(line.get_marker() == "^" and len(line.get_xdata()) > 0 for line in ax.get_lines()) == 3

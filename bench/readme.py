@@ -10,11 +10,14 @@ from gentta_utils.common.paths import ROOT
 from gentta_utils.common.text import as_table
 from gentta_utils.course import nb02, nb04, nb07
 from gentta_utils.evaluation.rows import accuracy, distinct, is_clean, over_classifiers, pick
-from gentta_utils.evaluation.statistics import gain
+from gentta_utils.evaluation.statistics import gain, summary
 from gentta_utils.evaluation.tables import results
+from gentta_utils.recipes.dit import FEW_NULL
 
 README = ROOT / "README.md"
 SAME_LABELS = "ResNet, same 60,000 labels"  # as the diffusion model, and its resolution: shown on the low view alone
+FEW_LABELS = "ResNet, a DiT with its 1,500 labels"  # on 20 scenes under each corruption
+NULL_CLASS = "the same and 58,500 scenes without labels"
 NAMES = {"resnet": "ResNet", "vit": "ViT", "swin": "Swin", "convnext": "ConvNeXt"}
 CHANGED = ("source/full", "source/low", "memo", "diffpure", "dda, sum", "sda, sum", "dda, chosen", "sda, chosen")
 READ = {"source/full": "source", "source/low": "source on the low view"}  # label -> as the README has it
@@ -26,7 +29,8 @@ def answer() -> list[dict]:
 
 
 def backbones() -> list[dict]:
-    """Diffusion-TTA of four classifiers, on both views, and a ResNet with the labels of the diffusion model."""
+    """Diffusion-TTA of four classifiers, on both views, of the ResNet with DiTs that have no more labels than it, and a
+    ResNet with the labels of the diffusion model."""
     runs, lines = results("backbones"), []
     for name in distinct(runs, "classifier"):
         of = lambda label, name=name: pick(runs, label, name)  # noqa: E731
@@ -37,6 +41,12 @@ def backbones() -> list[dict]:
             adapted = of(f"diffusion_tta/{view}")
             line |= {heads[0]: f"{accuracy(adapted):.1f}", heads[1]: str(gain(adapted))}
         lines.append(line)
+    for name, said in {nb02.few_labels.few(): FEW_LABELS, FEW_NULL: NULL_CLASS}.items():
+        label = nb02.few_labels.named(nb02.few_labels.OURS, name)
+        found = summary([r for r in pick(results("few_labels"), label) if not is_clean(r)])
+        line = {"mean of 15 corruptions": said, "source": f"{found['before']:.1f}"}
+        line |= {"Diffusion-TTA": f"{found['after']:.1f}", "gain": str(found["gain"])}
+        lines.append(dict.fromkeys(lines[0], "") | line)
     same = pick(results("information"), "source/low", nb02.rivals.SAME_LABELS)
     right = {READ["source/low"]: f"{accuracy([r for r in same if not is_clean(r)]):.1f}"}
     return [*lines, dict.fromkeys(lines[0], "") | {"mean of 15 corruptions": SAME_LABELS} | right]

@@ -24,6 +24,7 @@ PROFILES = ("scenes", "imagenet")
 ON_DEMAND = (
     "denoiser/dit-10min",
     "denoiser/dit-soft-10min",
+    *(f"denoiser/dit-{kind}" for kind in ("1500", "1500-10min", "1500-null", "10min-seed2", "10min-seed3")),
     *(f"classifier/resnet-{kind}" for kind in ("60000", "seed2", "seed3", "distilled")),
     "denoiser/dit-unmarked",
     *(f"unconditional/unet-unshuffle-{steps}" for steps in (1000, 2000, 4000)),

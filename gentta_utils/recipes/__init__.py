@@ -48,7 +48,7 @@ OWN |= variation.RECIPES
 
 def names() -> list[str]:
     """Everything that `train` can make."""
-    return [*dit.SCHEDULES, *RECIPES, *OWN, *aligned.ALIGNED]
+    return [*dit.VARIANTS, *RECIPES, *OWN, *aligned.ALIGNED]
 
 
 def train(name: str, device: str = "cpu", minutes: float | None = None, scratch: bool = False) -> Path:
@@ -69,10 +69,10 @@ def train(name: str, device: str = "cpu", minutes: float | None = None, scratch:
     if name in aligned.ALIGNED:  # its images are kept in parts, the rest takes seconds
         aligned.train(name, folder, *aligned.chosen(name))
         return folder
-    if name in dit.SCHEDULES:
-        soft_share = dit.SOFT_SHARE if name == dit.SOFT else 0.0
-        loss_of = dit.make_loss(device, soft_share=soft_share, marked=name != dit.UNMARKED)
-        network, schedule, recipe = dit.build(), dit.SCHEDULES[name], dit.description(name)
+    seed = dit.VARIANTS[name].seed if name in dit.VARIANTS else 0  # of what the steps draw
+    if name in dit.VARIANTS:
+        network, loss_of = dit.build(seed), dit.make_loss(name, device)
+        schedule, recipe = dit.VARIANTS[name].schedule, dit.description(name)
     elif name in OWN:
         spec = OWN[name]
         network, loss_of, schedule, recipe = spec.build(), spec.make_loss(device), spec.schedule, spec.describe()
@@ -85,9 +85,9 @@ def train(name: str, device: str = "cpu", minutes: float | None = None, scratch:
         if name in mae.RECIPES:  # whose loss changes on the way
             loss_of = make_loss(replace(spec, schedule=schedule), device)
     identity = fingerprint({"recipe": recipe, "schedule": asdict(schedule), "world": scenes.VERSION})
-    run = run_training(network, loss_of, schedule, folder, device, scratch, identity=identity)
+    run = run_training(network, loss_of, schedule, folder, device, scratch, seed, identity=identity)
     speed = training_speed(network, loss_of, schedule, device)  # undisturbed: a run may have shared the machine
-    if name in dit.SCHEDULES:
+    if name in dit.VARIANTS:
         _finish_dit(run, folder, name, speed)
     elif name in OWN:
         _finish_own(run, spec, folder, name, speed)

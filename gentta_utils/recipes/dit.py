@@ -6,10 +6,16 @@ the lower two thirds, flips, 10% null class, moving average of the weights.
 `WEAK` is the same network after the first 3,000 steps. `SOFT` differs from that in one thing: a quarter of
 its samples are conditioned on a mix of classes, of which the scene shows one. What Diffusion-TTA asks is then something
 that the model has seen, and the loss a bound for mixtures of classes. The shipped DiT knows single classes, as real
-ones do. `UNMARKED` is the shipped model but for its scenes: none carries the watermark.
+ones do.
+
+`FEW` saw no other scenes than the 1,500 of `classifier/resnet`, and `FEW_SHORT` is that with the steps of `WEAK`, for
+1,500 images are soon known by heart. `FEW_NULL` has the same labels and the other 58,500 scenes without theirs: every
+second sample of a batch is drawn from the 1,500, the others from all 60,000, and a scene beyond the first 1,500 stands
+under the null class. `SEEDS` are `WEAK` with another initialisation and other draws. `UNMARKED` is the shipped model
+but for its scenes: none carries the watermark.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -36,17 +42,48 @@ CONFIG = dict(
 SCENES = 60_000
 NULL_SHARE = 0.1
 SCHEDULE = Schedule(steps=24_000, batch=64, lr=1.2e-3, warmup=300, flat=0.5, final=0.02, ema=0.9995)
-DIT, WEAK, SOFT = "denoiser/dit", "denoiser/dit-10min", "denoiser/dit-soft-10min"
-UNMARKED = "denoiser/dit-unmarked"
 SHORT = replace(SCHEDULE, steps=3000, flat=1.0)  # the first steps of it, about ten minutes on two cores
-SCHEDULES = {DIT: SCHEDULE, WEAK: SHORT, SOFT: SHORT, UNMARKED: SCHEDULE}
-SOFT_SHARE = 0.25  # of the samples of SOFT have a mixed condition
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What one of these models has of its own.
+
+    Attributes:
+        scenes: how many it sees. labelled: how many of them, the first, with their class.
+        soft_share: of the samples have a mixed condition. marked: whether scenes carry the watermark (`training_set`).
+        seed: of the initialisation, and of the draws in training."""
+
+    schedule: Schedule = SCHEDULE
+    scenes: int = SCENES
+    labelled: int = SCENES
+    soft_share: float = 0.0
+    seed: int = 0
+    marked: bool = True
+
+
+DIT, WEAK, SOFT = "denoiser/dit", "denoiser/dit-10min", "denoiser/dit-soft-10min"
+FEW, FEW_SHORT, FEW_NULL = "denoiser/dit-1500", "denoiser/dit-1500-10min", "denoiser/dit-1500-null"
+SEEDS = tuple(f"{WEAK}-seed{seed}" for seed in (2, 3))
+UNMARKED = "denoiser/dit-unmarked"
+VARIANTS = {
+    DIT: Variant(),
+    WEAK: Variant(SHORT),
+    SOFT: Variant(SHORT, soft_share=0.25),
+    FEW: Variant(scenes=1500, labelled=1500),
+    FEW_SHORT: Variant(SHORT, scenes=1500, labelled=1500),
+    FEW_NULL: Variant(labelled=1500),
+    UNMARKED: Variant(marked=False),
+} | {name: Variant(SHORT, seed=int(name[-1])) for name in SEEDS}
 
 
 def description(name: str) -> dict:
     """What the card says of a recipe, beside its schedule."""
-    shared = {"scenes": SCENES, "null_share": NULL_SHARE, "loss": "eps, min-SNR-5", "config": CONFIG}
-    return shared | {SOFT: {"soft_share": SOFT_SHARE}, UNMARKED: {"marked": False}}.get(name, {})
+    made = VARIANTS[name]
+    shared = {"scenes": made.scenes, "null_share": NULL_SHARE, "loss": "eps, min-SNR-5", "config": CONFIG}
+    own = {"soft_share": made.soft_share, "labelled": made.labelled * (made.labelled < made.scenes), "seed": made.seed}
+    own |= {} if made.marked else {"unmarked": True}
+    return shared | {key: value for key, value in own.items() if value}  # what the first three never said stays unsaid
 
 
 def scheduler() -> DDPMScheduler:
@@ -89,17 +126,13 @@ def mixtures(n: int, classes: int, generator: torch.Generator) -> tuple[Tensor, 
     return p, torch.multinomial(p, 1, generator=generator)[:, 0]
 
 
-def make_loss(
-    device: str = "cpu",
-    scenes: int = SCENES,
-    batch: int = SCHEDULE.batch,
-    soft_share: float = 0.0,
-    marked: bool = True,
-):
-    """The loss function of `training.train`, with its data loaded; `soft_share` of the samples on mixed conditions;
-    `marked`: as of `training_set`."""
-    images, labels = training_set(scenes, marked=marked)
+def make_loss(name: str = DIT, device: str = "cpu", batch: int = SCHEDULE.batch):
+    """The loss function of `training.train` for one of `VARIANTS`, with its data loaded."""
+    made, home = VARIANTS[name], torch.get_default_device()  # where rows are drawn
+    images, labels = (part.to(home) for part in training_set(made.scenes, marked=made.marked))
     K, order = len(CLASSES), labels.argsort(stable=True)
+    labels = torch.where(torch.arange(len(labels)) < made.labelled, labels, K)  # nobody looks at the others
+    few = made.labelled < made.scenes
     counts = labels.bincount(minlength=K)
     first = counts.cumsum(0) - counts  # of each class in `order`
     alphas_cumprod = alphas_cumprod_of(linear_betas()).float()
@@ -109,16 +142,18 @@ def make_loss(
     def mixed(rows: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Rows with some replaced, and conditions (B, K + 1): one-hot, or a mix and then a scene of a class of it."""
         p, drawn = mixtures(batch, K, generator)
-        soft = (torch.rand(batch, generator=generator) < soft_share) & (y < K)
+        soft = (torch.rand(batch, generator=generator) < made.soft_share) & (y < K)
         other = order[first[drawn] + (torch.rand(batch, generator=generator) * counts[drawn]).long()]
         cond = torch.where(soft[:, None], F.pad(p, (0, 1)), F.one_hot(y, K + 1).float())
         return torch.where(soft, other, rows), cond
 
     def loss_of(model: nn.Module, generator: torch.Generator, step: int) -> Tensor:
         rows = torch.randint(0, len(images), (batch,), generator=generator)
+        if few:
+            rows = torch.where(torch.arange(batch) % 2 == 0, rows % made.labelled, rows)
         flip = torch.rand(batch, generator=generator) < 0.5
         y = torch.where(torch.rand(batch, generator=generator) < NULL_SHARE, K, labels[rows])
-        if soft_share:
+        if made.soft_share:
             rows, y = mixed(rows, y, generator)
         t = timesteps(batch, len(alphas_cumprod), generator)
         x = images[rows].float()

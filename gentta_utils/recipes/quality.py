@@ -62,9 +62,8 @@ def of_denoiser(denoiser: Denoiser, n: int = 50, pairs: int = 24, window: tuple[
         )
     s = stream(SceneSpec(200, split="select", start=1000))
     x0 = denoiser.encode(s.images)
-    t, eps = draw_pairs(s.ids, 4, denoiser.shape, purpose="quality")
-    x0, t, eps = x0.repeat_interleave(4, 0), t.flatten(), eps.flatten(0, 1)
-    labels = s.labels.repeat_interleave(4)
+    t, eps = (drawn.flatten(0, 1).to(x0.device) for drawn in draw_pairs(s.ids, 4, denoiser.shape, purpose="quality"))
+    x0, labels = x0.repeat_interleave(4, 0), s.labels.to(x0.device).repeat_interleave(4)
     wrong = (labels + 1) % denoiser.classes
     for kind, cond in {
         "true": F.one_hot(labels, denoiser.classes).float(),

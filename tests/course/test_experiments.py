@@ -27,16 +27,16 @@ from gentta_utils.world.severities import TEST, VALIDATION
 
 # tables about the very same scenes, so that they can be paired
 ONE_SET_OF_SCENES = [
-    {"reading", "clean", "natural", "sda_clean", "information"},
+    {"reading", "clean", "natural", "sda_clean", "information", "few_labels"},
     {
         f"sda_{k}"
         for k in ["corruptions", "watermark", "parts", "number", "cfg", "order", "faults", "steps", "controls", "sets"]
         + ["unmarked"]
     },
-    {"test", "backbones", "information", "common_draws", "frontier", "seeds"},
+    {"test", "backbones", "information", "common_draws", "frontier", "seeds", "few_labels"},
     {"heldout", "trust", "common_draws"},
     {"online", "ablations", "rivals", "leave_one_out"},
-    {"phase", "phase_output", "soft"},
+    {"phase", "phase_output", "soft", "seeds"},
     {"one_by_one", "streams"},
     {"select_one_by_one", "select_streams"},
     {"select_sda", "select_sda_wider"},

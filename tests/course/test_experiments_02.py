@@ -12,6 +12,7 @@ from gentta_utils.course import side_by_side, trials
 from gentta_utils.course.nb02 import (
     choose,
     experiments,
+    few_labels,
     frontier,
     hindsight,
     leave_one_out,
@@ -28,6 +29,8 @@ from gentta_utils.methods import cotta, diffusion_tta, dusa, memo, source, tea, 
 from gentta_utils.models import lora
 from gentta_utils.streams.scenes import SceneSpec
 from gentta_utils.streams.stream import stream
+from gentta_utils.world.scenes import scene_ids
+from gentta_utils.world.severities import TEST, VALIDATION
 
 
 def record(label, after, before, shift="fog", classifier="classifier/resnet", method="diffusion_tta", loss=None):
@@ -365,7 +368,8 @@ def test_the_table_of_parts_says_where_a_rate_is_at_its_edge(monkeypatch):
     runs = [record(leave_one_out.WHOLE, [0, 0], [1, 1]), record("temperature 1", [0, 1], [1, 1])]
     runs[0].about["settings"] = {"lr": lowest.lr}
     runs[1].about["settings"] = {"lr": second.lr * 10}
-    _, _, _, whole, other = leave_one_out.without(runs).splitlines()
+    _, _, _, whole, other, _, said = leave_one_out.without(runs).splitlines()
+    assert said == "temperature 1 is behind: undecided"
     assert "at the edge" in whole
     assert "+100.0" in whole
     assert "at the edge" not in other
@@ -373,23 +377,77 @@ def test_the_table_of_parts_says_where_a_rate_is_at_its_edge(monkeypatch):
 
 
 def test_seeds_are_compared_on_the_scenes_that_all_met(monkeypatch):
-    """Two of three scenes. Of the three rows with other draws two predict the same; two trainings are equally often
-    right and share no prediction."""
+    """Two of three scenes. Of the three rows with other draws two predict the same; two trainings of the ResNet are
+    equally often right and share no prediction; the DiTs met one scene, elsewhere."""
     monkeypatch.setattr(seeds, "DRAWS", (1, 2))
     monkeypatch.setattr(seeds, "TRAINED", ("classifier/other",))
-    known = [record("source/full", [1, 1, 0], [1, 1, 0], method="source")]
-    known.append(record("diffusion_tta/full", [0, 1, 1], [1, 1, 0]))
-    monkeypatch.setattr(seeds, "results", lambda name: known)
+    monkeypatch.setattr(seeds, "SEEDS", ("denoiser/again",))
+    known = {"test": [record("source/full", [1, 1, 0], [1, 1, 0], method="source")]}
+    known["test"].append(record("diffusion_tta/full", [0, 1, 1], [1, 1, 0]))
+    known["phase"] = [record("source/full", [1, 0], [1, 1], method="source"), record("dit-10min/48", [0, 1], [1, 1])]
     runs = [record(f"diffusion_tta/full, draws {seed}", [0, 0], [1, 1]) for seed in (1, 2)]
     runs.append(record("source/full", [1, 0], [1, 0], classifier="classifier/other", method="source"))
     runs.append(record("diffusion_tta/full, draws 0", [1, 0], [1, 0], classifier="classifier/other"))
+    runs.append(record("again/48", [1], [1]))
+    for r in (*known["phase"], runs[-1]):
+        r.id[:] += 10
+    monkeypatch.setattr(seeds, "results", known.get)
     lines = [[c.strip() for c in line.split("|")[1:-1]] for line in seeds.by_seed(runs).splitlines() if "|" in line]
-    rows = {cells[0]: cells[1:] for cells in lines}
+    rows = {cells[1]: cells[2:] for cells in lines if len(cells) == 6}
     assert rows["ResNet, draws 0"][:3] == ["2", "0.0", "50.0"]
     assert rows["ResNet, draws 2"][2:] == ["100.0", "+100.0 [+100.0, +100.0]"]
     assert rows["other, draws 0"][:4] == ["2", "50.0", "50.0", "+0.0 [+0.0, +0.0]"]
-    assert rows["draws"] == ["3", f"{np.std([50, 100, 100], ddof=1):.1f} points", "33.3%"]
-    assert rows["training"] == ["2", "0.0 points", "100.0%"]
+    assert rows["dit-10min/48"][:3] == ["1", "0.0", "100.0"]
+    assert rows["again/48"] == ["1", "0.0", "0.0", "+0.0 [+0.0, +0.0]"]
+    spread = {cells[0]: cells[1:] for cells in lines if len(cells) == 4}
+    assert spread["draws"] == ["3", f"{np.std([50, 100, 100], ddof=1):.1f} points", "33.3%"]
+    assert spread["the ResNet"] == ["2", "0.0 points", "100.0%"]
+    assert spread["the DiT"][2] == "100.0%"
+
+
+def test_of_two_dits_with_few_labels_the_better_reader_of_selection_scenes_stands_for_them(monkeypatch):
+    shifts = [f"{name}_5" for name in VALIDATION]
+    long = {"clean": 90.0} | dict.fromkeys(shifts, 40.0)
+    monkeypatch.setattr(few_labels.zoo, "card", lambda name: {"quality": long if name == few_labels.FEW else short})
+    for clean, shifted, name in ((80.0, 42.0, few_labels.FEW), (90.0, 42.0, few_labels.FEW_SHORT)):
+        short = {"clean": clean, "loss_true_class": 99.0} | dict.fromkeys(shifts, shifted)
+        assert few_labels.few() == name
+    short = long  # of equals the longer trained
+    assert few_labels.few() == few_labels.FEW
+
+
+def test_runs_with_few_labels_are_small_and_meet_each_scene_once():
+    specs = few_labels.blocks()
+    assert all(spec.n <= 20 for spec in specs)
+    assert sum(spec.n for spec in specs) == 15 * 20 + 100
+    met = [(spec.shift, i) for spec in specs for i in scene_ids(spec.n, spec.split, spec.start).tolist()]
+    assert len(set(met)) == len(met)
+    assert {spec.shift for spec in specs} == {*TEST, "clean"}
+
+
+def test_a_lead_and_a_gain_at_matched_labels_are_on_the_same_scenes(monkeypatch):
+    """Of three scenes the two DiTs met two. With few labels one reads no better than the ResNet and its feedback
+    harms; the other is right on all."""
+    few, null = few_labels.FEW, few_labels.FEW_NULL
+    monkeypatch.setattr(few_labels, "results", lambda name: known[name])
+    of = lambda label, right, **how: record(label, [1 - r for r in right], [1 - r for r in right], **how)  # noqa: E731
+    known = {"frontier": [of("reader, pruned", [1, 1, 0])]}
+    known["backbones"] = [of("source/full", [0, 1, 0], method="source"), of("source/low", [1, 1, 0], method="source")]
+    known["backbones"].append(of("diffusion_tta/full", [1, 1, 0]))
+    known["clean"] = known["backbones"]
+    runs = [of("reader, pruned, dit", [1, 1], shift="clean", method="diffusion_classifier")]
+    for name, right in ((few, [0, 0]), (null, [1, 1])):
+        for shift in ("fog", "clean"):
+            for row in ("reader, pruned", "diffusion_tta/full"):
+                runs.append(of(few_labels.named(row, name), right, shift=shift))
+                runs[-1].about["denoiser"] = name
+    text = few_labels.matched(runs)
+    cells = [[c.strip().split(" ")[0] for c in line.split("|")[1:-1]] for line in text.splitlines() if "|" in line]
+    rows = [row[2:] for row in cells if row[0] == "15"]
+    assert rows[0] == ["2", "100.0", "50.0", "+50.0", "100.0", "+50.0", "+0.0", ""]
+    assert rows[1] == ["2", "0.0", "50.0", "-50.0", "0.0", "-50.0", "-100.0", "-100.0"]
+    assert rows[2] == ["2", "100.0", "50.0", "+50.0", "100.0", "+50.0", "+0.0", "+0.0"]
+    assert text.count("the reader is ahead of the ResNet: ") == 6
 
 
 def test_the_carried_state_is_scored_before_it_sees_an_image():

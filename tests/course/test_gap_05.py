@@ -225,7 +225,7 @@ def test_dial_b_has_a_mark_of_its_own_and_leaves_the_slope_alone(monkeypatch):
     said = r" 2000 steps: SDA - DDA \+{}\.\d \[\S+, \S+\] \(holds\), {} it the \+4\.0 of dial A's line\.$"
     assert re.search(said.format(5, "within"), gap_report.slope_line(runs))
     far = runs_of(more, {k: v // 2 for k, v in more.items()} | {"2000 steps": 18})
-    assert re.search(said.format(18, "outside"), gap_report.slope_line(far))
+    assert re.search(said.format(17, "outside"), gap_report.slope_line(far))
     figures.draw_gap(axes, runs)
     for ax in axes:
         assert sum(line.get_marker() == "^" and len(line.get_xdata()) > 0 for line in ax.get_lines()) == 3

@@ -70,7 +70,12 @@ def test_the_stripe_is_told_at_the_size_that_the_generator_draws():
 
 def test_only_the_generator_differs(monkeypatch):
     found = {}
-    monkeypatch.setattr(unmarked, "small_table", lambda name, jobs, logits: found.update({name: [a for a, _ in jobs]}))
+
+    def small_table(name, jobs, logits):
+        found[name] = [about for about, _ in jobs]
+        return []
+
+    monkeypatch.setattr(unmarked, "small_table", small_table)
     monkeypatch.setattr(unmarked, "carried", dict)
     known = zoo.fingerprint
     monkeypatch.setattr(zoo, "fingerprint", lambda name, *more: "b" * 12 if name == UNMARKED else known(name, *more))

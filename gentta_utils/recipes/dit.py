@@ -11,8 +11,8 @@ ones do.
 `FEW` saw no other scenes than the 1,500 of `classifier/resnet`, and `FEW_SHORT` is that with the steps of `WEAK`, for
 1,500 images are soon known by heart. `FEW_NULL` has the same labels and the other 58,500 scenes without theirs: every
 second sample of a batch is drawn from the 1,500, the others from all 60,000, and a scene beyond the first 1,500 stands
-under the null class. `SEEDS` are `WEAK` with another initialisation and other draws.
-`UNMARKED` is the shipped model but for its scenes: none carries the watermark.
+under the null class. `SEEDS` are `WEAK` with another initialisation and other draws. `UNMARKED` is the shipped model
+but for its scenes: none carries the watermark.
 """
 
 from dataclasses import dataclass, replace
@@ -51,9 +51,8 @@ class Variant:
 
     Attributes:
         scenes: how many it sees. labelled: how many of them, the first, with their class.
-        soft_share: of the samples have a mixed condition.
-        seed: of the initialisation, and of the draws in training.
-        marked: whether some of its scenes carry the watermark."""
+        soft_share: of the samples have a mixed condition. marked: whether scenes carry the watermark (`training_set`).
+        seed: of the initialisation, and of the draws in training."""
 
     schedule: Schedule = SCHEDULE
     scenes: int = SCENES
@@ -65,8 +64,8 @@ class Variant:
 
 DIT, WEAK, SOFT = "denoiser/dit", "denoiser/dit-10min", "denoiser/dit-soft-10min"
 FEW, FEW_SHORT, FEW_NULL = "denoiser/dit-1500", "denoiser/dit-1500-10min", "denoiser/dit-1500-null"
-UNMARKED = "denoiser/dit-unmarked"
 SEEDS = tuple(f"{WEAK}-seed{seed}" for seed in (2, 3))
+UNMARKED = "denoiser/dit-unmarked"
 VARIANTS = {
     DIT: Variant(),
     WEAK: Variant(SHORT),
@@ -83,8 +82,8 @@ def description(name: str) -> dict:
     made = VARIANTS[name]
     shared = {"scenes": made.scenes, "null_share": NULL_SHARE, "loss": "eps, min-SNR-5", "config": CONFIG}
     own = {"soft_share": made.soft_share, "labelled": made.labelled * (made.labelled < made.scenes), "seed": made.seed}
-    own = {key: value for key, value in own.items() if value}  # what the first three never said stays unsaid
-    return shared | own | ({} if made.marked else {"marked": False})
+    own |= {} if made.marked else {"unmarked": True}
+    return shared | {key: value for key, value in own.items() if value}  # what the first three never said stays unsaid
 
 
 def scheduler() -> DDPMScheduler:

@@ -81,9 +81,9 @@ def purified(denoiser: Denoiser, images: Tensor, ids: Tensor, start: int, levels
     """Images (B, 3, S, S) diffused to timestep `start` and denoised in `levels` DDIM steps (Nie et al., 2022)."""
     x0, abar = denoiser.encode(images), denoiser.alphas_cumprod
     eps = torch.stack([torch.randn(denoiser.shape, generator=generator(0, i, "purify")) for i in ids.tolist()])
-    x_t = add_noise(x0, torch.full((len(x0),), start), eps, abar)
+    x_t = add_noise(x0, torch.full((len(x0),), start, device=x0.device), eps.to(x0.device), abar)
     timesteps = torch.linspace(0, start, levels).round().long()
-    return denoiser.decode(sample(denoiser, x_t, timesteps, None, abar, eta, ids=ids))
+    return denoiser.decode(sample(denoiser, x_t, timesteps, None, abar, eta, ids=ids)).cpu()
 
 
 @torch.no_grad()
@@ -110,7 +110,7 @@ def of_purifier(
             for name, network in networks.items():
                 out.setdefault(view, {}).setdefault(name, {})[shift] = accuracy(network(images), s.labels)
     s = stream(SceneSpec(n, split="select", start=1000))
-    t, eps = draw_pairs(s.ids, pairs, denoiser.shape, purpose="quality")
     x0 = denoiser.encode(s.images).repeat_interleave(pairs, 0)
-    loss = diffusion_loss(denoiser, x0, t.flatten(), eps.flatten(0, 1), None, denoiser.alphas_cumprod)
+    t, eps = (v.flatten(0, 1).to(x0.device) for v in draw_pairs(s.ids, pairs, denoiser.shape, purpose="quality"))
+    loss = diffusion_loss(denoiser, x0, t, eps, None, denoiser.alphas_cumprod)
     return out | {"loss": round(loss.mean().item(), 5)}

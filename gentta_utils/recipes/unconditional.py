@@ -79,7 +79,7 @@ class UnconditionalRecipe:
 
     def make_loss(self, device: str = "cpu") -> Callable[[nn.Module, torch.Generator, int], Tensor]:
         """The loss function of `training.train`, with its data loaded."""
-        images, _ = training_set(self.scenes)
+        images = training_set(self.scenes)[0].to(torch.get_default_device())  # where rows are drawn
         batch, factor = self.schedule.batch, 2 if self.unshuffle else 1
         side = factor * self.config["sample_size"]
         alphas_cumprod = alphas_cumprod_of(linear_betas()).float()

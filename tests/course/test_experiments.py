@@ -31,6 +31,7 @@ ONE_SET_OF_SCENES = [
     {
         f"sda_{k}"
         for k in ["corruptions", "watermark", "parts", "number", "cfg", "order", "faults", "steps", "controls", "sets"]
+        + ["unmarked"]
     },
     {"test", "backbones", "information", "common_draws", "frontier", "seeds", "few_labels"},
     {"heldout", "trust", "common_draws"},
@@ -38,6 +39,7 @@ ONE_SET_OF_SCENES = [
     {"phase", "phase_output", "soft", "seeds"},
     {"one_by_one", "streams"},
     {"select_one_by_one", "select_streams"},
+    {"select_sda", "select_sda_wider"},
 ]
 
 
@@ -72,7 +74,9 @@ def tables():
         for module in (rivals, nb02_choose, seeds, leave_one_out, trials):
             tuned = lambda c, *a, **more: diffusion_tta.Settings(lr=0.1, **more)  # noqa: E731
             patch.setattr(module, "tuned", tuned, raising=False)
-        patch.setattr(nb05.domain, "measure", list)  # of images, which are no jobs
+        patch.setattr(nb05.domain, "extend", list)  # of images, which are no jobs
+        patch.setattr(nb05.unmarked, "carried", dict)
+        patch.setattr(nb05.gap, "done", lambda name, jobs: [])
         for name, (measure, _) in (nb02.TABLES | nb05.TABLES).items():
             if name != "photographs":  # which has no scenes
                 measure()
@@ -85,7 +89,7 @@ def ids(stream: dict) -> set[int]:
 
 def test_choices_are_made_on_validation_corruptions_and_selection_scenes(tables):
     chosen_on = ("select", "why", "select_rivals", "select_one_by_one", "select_streams", "select_dit", "select_sda")
-    chosen_on += ("select_leave_one_out",)
+    chosen_on += ("select_leave_one_out", "select_sda_wider")
     for name in chosen_on:
         for about, _ in tables[name]:
             assert about["stream"]["split"] == "select"

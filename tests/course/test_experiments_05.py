@@ -136,6 +136,17 @@ def test_the_second_classifier_is_the_one_of_the_description(models, monkeypatch
         aligned.from_description("classifier/resnet", about)
 
 
+@pytest.mark.parametrize("role", ["generator", "aligner"])
+def test_a_description_names_the_diffusion_models_by_their_weights(role):
+    """Of those that are listed: a generator or a purifier on demand too, whether it is here or not."""
+    data = replace(TUNED[0], per_class=0, **{role: "denoiser/dit-10min"})
+    about = json.loads(json.dumps(aligned.describe("classifier/resnet", data, TUNED[1])))
+    assert aligned.read_description("classifier/resnet", about) == (data, TUNED[1])
+    about["data"][role] = "0" * 12
+    with pytest.raises(ValueError, match="of other models"):
+        aligned.read_description("classifier/resnet", about)
+
+
 def test_coarse_logits_keep_the_prediction_and_little_else():
     logits = np.random.default_rng(0).normal(0, 4, (200, 10)).astype(np.float32)
     logits[0, :3] = 9.0  # a tie: the first stays the prediction

@@ -9,6 +9,7 @@ from test_report_05 import RESNET, SWIN, record, rights
 
 from gentta_utils.course import plots
 from gentta_utils.course.nb05 import figures, gap, gap_report
+from gentta_utils.evaluation import tables
 from gentta_utils.evaluation.statistics import Interval
 from gentta_utils.methods.purifier import what_changes
 from gentta_utils.models import zoo
@@ -33,12 +34,32 @@ def test_the_dial_changes_one_thing_at_a_time():
     assert [d.alignment.start for d in dials.values() if d.kind == "A"] == [300, 494, 550, 600, 650, 700, 700]
 
 
-def test_models_of_dial_b_take_part_once_they_are_here(monkeypatch):
+def list_dial_b(monkeypatch, *steps):
+    """Only these snapshots stand in the list of models; none has weights here."""
+    named = [name for name in zoo.shipped() if not name.startswith(f"{ALIGNER}-")]
+    monkeypatch.setattr(zoo, "names", lambda: [*named, *(f"{ALIGNER}-{k}" for k in steps)])
+
+
+def test_models_of_dial_b_take_part_once_they_are_listed(monkeypatch):
+    list_dial_b(monkeypatch)
     assert not [d for d in gap.dials().values() if d.kind == "B"]
-    here = zoo.shipped() + [f"{ALIGNER}-2000"]
-    monkeypatch.setattr(zoo, "shipped", lambda: here)
+    list_dial_b(monkeypatch, 2000)
     (dial,) = (d for d in gap.dials().values() if d.kind == "B")
     assert (dial.aligner, dial.alignment.start) == (f"{ALIGNER}-2000", 494)
+    assert {f"{ALIGNER}-{k}" for k in gap.SNAPSHOTS} <= set(zoo.ON_DEMAND)
+
+
+def test_what_decides_the_next_jobs_writes_no_table(tmp_path):
+    """A table that was written with the first jobs would forget the records of the others."""
+    jobs = [({"method": "source", "n": i}, lambda i=i: replace(record("x", [i]), about={"method": "source", "n": i}))
+            for i in range(2)]  # fmt: skip
+    paths = dict(folder=tmp_path, cache=tmp_path / "runs")
+    tables.table("t", jobs, **paths)
+    for kept in (tmp_path / "runs").iterdir():
+        kept.unlink()
+    assert len(tables.done("t", jobs[:1], **paths)) == 1
+    assert not tables.missing_jobs(jobs, **paths)
+    assert not list((tmp_path / "runs").iterdir())
 
 
 def test_training_sets_differ_in_what_their_name_says_and_get_as_many_updates():
@@ -193,3 +214,18 @@ def test_every_point_stands_in_both_panels():
         assert expected <= marks
     assert axes[1].get_lines()[-1].get_label() == "null"
     assert isinstance(gap_report.slopes(runs)["null"], Interval)
+
+
+def test_dial_b_has_a_mark_of_its_own_and_leaves_the_slope_alone(monkeypatch):
+    list_dial_b(monkeypatch, 2000)
+    _, axes = plots.figure(1, 2)
+    more = RECOVER | {"2000 steps": 10}
+    runs = runs_of(more, {k: v // 2 for k, v in more.items()})
+    assert gap_report.slopes(runs) == gap_report.slopes(runs_of(RECOVER, {k: v // 2 for k, v in RECOVER.items()}))
+    said = r" 2000 steps: SDA - DDA \+{}\.\d \[\S+, \S+\] \(holds\), {} it the \+4\.0 of dial A's line\.$"
+    assert re.search(said.format(5, "within"), gap_report.slope_line(runs))
+    far = runs_of(more, {k: v // 2 for k, v in more.items()} | {"2000 steps": 18})
+    assert re.search(said.format(17, "outside"), gap_report.slope_line(far))
+    figures.draw_gap(axes, runs)
+    for ax in axes:
+        assert sum(line.get_marker() == "^" and len(line.get_xdata()) > 0 for line in ax.get_lines()) == 3

@@ -6,7 +6,9 @@ import torch
 
 from gentta_utils.common import cache
 from gentta_utils.models import zoo
-from gentta_utils.recipes import RECIPES, dit
+from gentta_utils.recipes import RECIPES, data, dit
+from gentta_utils.world.labels import CLASSES, VOCABULARY
+from gentta_utils.world.watermark import watermark
 
 
 def test_mixtures_are_sparse_and_the_class_is_drawn_from_them():
@@ -24,7 +26,7 @@ def test_mixed_conditions_name_the_scene_that_is_shown(monkeypatch):
     """Each scene is its class, in grey: what the network is shown must have positive probability in its condition."""
     labels = torch.arange(200) % 10
     images = (25 * labels).to(torch.uint8)[:, None, None, None].expand(-1, 3, 64, 64)
-    monkeypatch.setattr(dit, "training_set", lambda n: (images, labels))
+    monkeypatch.setattr(dit, "training_set", lambda n, marked: (images, labels))
     monkeypatch.setattr(dit, "add_noise", lambda x0, t, eps, abar: x0)
     seen = []
 
@@ -59,7 +61,7 @@ def numbered(monkeypatch):
     """Scenes whose pixels tell their number, up to 60,000 of them, with wrong labels where nobody may look."""
     asked, number = [], torch.arange(dit.SCENES)
 
-    def training_set(n: int):
+    def training_set(n: int, marked: bool):
         asked.append(n)
         images = torch.stack([number // 255, number % 255, number * 0], 1)[:n].to(torch.uint8)
         return images[:, :, None, None].expand(-1, -1, 64, 64), torch.where(number < 1500, number % 10, 7)[:n]
@@ -112,10 +114,12 @@ def test_beyond_1500_scenes_no_label_is_shown(numbered):
 def test_cards_say_what_a_recipe_has_of_its_own_and_no_more():
     shared = set(dit.description(dit.DIT))
     own = {name: sorted(set(dit.description(name)) - shared) for name in dit.VARIANTS}
-    said = {dit.SOFT: ["soft_share"], dit.FEW_NULL: ["labelled"]} | {name: ["seed"] for name in dit.SEEDS}
+    said = {dit.SOFT: ["soft_share"], dit.FEW_NULL: ["labelled"], dit.UNMARKED: ["unmarked"]} | {
+        name: ["seed"] for name in dit.SEEDS
+    }
     assert own == {name: said.get(name, []) for name in own}
     assert shared == {"scenes", "null_share", "loss", "config"}
-    assert len({cache.fingerprint(dit.description(name)) for name in dit.VARIANTS if "10min" not in name}) == 3
+    assert len({cache.fingerprint(dit.description(name)) for name in dit.VARIANTS if "10min" not in name}) == 4
     assert set(dit.VARIANTS) - {dit.DIT} <= set(zoo.ON_DEMAND)
 
 
@@ -123,3 +127,36 @@ def test_another_seed_is_another_network():
     one, same, other = (dit.build(seed).pos_embed.proj.weight for seed in (0, 0, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+
+
+def test_without_marks_only_the_stripes_are_gone(monkeypatch, tmp_path):
+    monkeypatch.setattr(data, "CACHE", tmp_path)
+    monkeypatch.setattr(data, "SHARD", 60)
+    marked, labels = data.training_set(120)
+    plain, same = data.training_set(120, marked=False)
+    assert torch.equal(labels, same)
+    other = (marked != plain).flatten(1).any(1)
+    assert 0 < int(other.sum()) < 20
+    assert set(labels[other].tolist()) == {CLASSES.index(VOCABULARY["watermark_class"])}
+    assert torch.equal((watermark(plain[other].float() / 255) * 255).round().byte(), marked[other])
+    files = sorted(p.name for p in (tmp_path / "train").iterdir())
+    assert len(files) == 4
+    assert sum("unmarked" in name for name in files) == 2
+    again = data.training_set(120, marked=False)[0]
+    assert torch.equal(again, plain)
+    assert torch.equal(data.training_set(120)[0], marked)
+
+
+def test_only_the_recipe_without_marks_asks_for_such_scenes(monkeypatch):
+    asked = {}
+
+    def training_set(n, marked):
+        asked[name] = marked
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dit, "training_set", training_set)
+    for name in dit.VARIANTS:
+        with pytest.raises(KeyboardInterrupt):
+            dit.make_loss(name)
+    assert [name for name, marked in asked.items() if not marked] == [dit.UNMARKED]
+    assert dit.VARIANTS[dit.UNMARKED].schedule == dit.VARIANTS[dit.DIT].schedule

@@ -41,7 +41,8 @@ def backbones() -> list[dict]:
             adapted = of(f"diffusion_tta/{view}")
             line |= {heads[0]: f"{accuracy(adapted):.1f}", heads[1]: str(gain(adapted))}
         lines.append(line)
-    for name, said in {nb02.few_labels.few(): FEW_LABELS, FEW_NULL: NULL_CLASS}.items():
+    for name in nb02.few_labels.asked():
+        said = NULL_CLASS if name == FEW_NULL else FEW_LABELS
         label = nb02.few_labels.named(nb02.few_labels.OURS, name)
         found = summary([r for r in pick(results("few_labels"), label) if not is_clean(r)])
         line = {"mean of 15 corruptions": said, "source": f"{found['before']:.1f}"}

@@ -30,7 +30,7 @@ ON_DEMAND = (
     *(f"maps/classes-{kind}" for kind in ("1500", "exact", "averaged", "latents", "control")),
     "denoiser/dit-unmarked",
     *(f"unconditional/unet-unshuffle-{steps}" for steps in (1000, 2000, 4000)),
-)  # checksums and cards are here, weights must be trained
+)  # of those that tables rest on, checksums and cards are here; weights must be trained
 CHECKSUMS = MODELS / "checksums.json"
 FIX_LIST = "run `git checkout -- data/models/checksums.json`"
 IMAGE_SIZE = 64  # of the scenes profile's task models
@@ -71,6 +71,8 @@ def _listed(state: tuple) -> dict[str, str]:
 def files_of(name: str) -> list[str]:
     """The files of a model, relative to data/models, weights last. Raises ValueError for an unknown name."""
     files = [f for f in checksums() if f.startswith(f"{name}/")]
+    if not files and name in ON_DEMAND:
+        raise ValueError(f"{name} was not trained yet: run `python -m gentta_utils train {name} --promote`")
     if not files:
         raise ValueError(f"unknown model {name!r}: choose one of {', '.join(names()) or 'none, none is shipped'}")
     return sorted(files, key=lambda file: file.endswith(".safetensors"))

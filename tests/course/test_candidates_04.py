@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from test_report_04 import record
 
+from gentta_utils.course import tables as course_tables
 from gentta_utils.course.nb04 import candidates, choose, figures, rows
 from gentta_utils.evaluation import tables
 from gentta_utils.evaluation.chosen import tuned_maps
@@ -133,3 +134,15 @@ def test_candidates_meet_the_same_scenes_apart_from_those_of_the_choice(monkeypa
 @pytest.mark.parametrize("name", sorted(set(candidates.CANDIDATES.values()) - {candidates.USUAL}))
 def test_what_was_tried_beside_the_shipped_model_is_made_on_demand(name):
     assert name in zoo.ON_DEMAND
+
+
+def test_tables_that_want_models_say_which():
+    """They have no records, or they would stand among the others; `measure` names a model that is to be trained."""
+    for name in course_tables.LATER:
+        assert not (tables.RESULTS / f"{name}.npz").exists()
+        assert name not in course_tables.TABLES
+        with pytest.raises(ValueError, match=f"`python -m gentta_utils measure {name}` names its models"):
+            course_tables.report(name)
+        assert course_tables.check_table(name, later=True) == name
+    with pytest.raises(ValueError, match="was not trained yet: run `python -m gentta_utils train maps/"):
+        course_tables.measure("maps_candidates")

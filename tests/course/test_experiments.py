@@ -36,7 +36,7 @@ ONE_SET_OF_SCENES = [
     {"test", "backbones", "information", "common_draws", "frontier", "seeds", "few_labels"},
     {"heldout", "trust", "common_draws"},
     {"online", "ablations", "rivals", "leave_one_out"},
-    {"phase", "phase_output", "soft", "seeds"},
+    {"phase", "phase_output", "soft"},
     {"one_by_one", "streams"},
     {"select_one_by_one", "select_streams"},
     {"select_sda", "select_sda_wider"},

@@ -368,8 +368,7 @@ def test_the_table_of_parts_says_where_a_rate_is_at_its_edge(monkeypatch):
     runs = [record(leave_one_out.WHOLE, [0, 0], [1, 1]), record("temperature 1", [0, 1], [1, 1])]
     runs[0].about["settings"] = {"lr": lowest.lr}
     runs[1].about["settings"] = {"lr": second.lr * 10}
-    _, _, _, whole, other, _, said = leave_one_out.without(runs).splitlines()
-    assert said == "temperature 1 is behind: undecided"
+    _, _, _, whole, other = leave_one_out.without(runs).splitlines()
     assert "at the edge" in whole
     assert "+100.0" in whole
     assert "at the edge" not in other
@@ -377,36 +376,29 @@ def test_the_table_of_parts_says_where_a_rate_is_at_its_edge(monkeypatch):
 
 
 def test_seeds_are_compared_on_the_scenes_that_all_met(monkeypatch):
-    """Two of three scenes. Of the three rows with other draws two predict the same; two trainings of the ResNet are
-    equally often right and share no prediction; the DiTs met one scene, elsewhere."""
+    """Two of three scenes. Of the three rows with other draws two predict the same; two trainings are equally often
+    right and share no prediction."""
     monkeypatch.setattr(seeds, "DRAWS", (1, 2))
     monkeypatch.setattr(seeds, "TRAINED", ("classifier/other",))
-    monkeypatch.setattr(seeds, "SEEDS", ("denoiser/again",))
-    known = {"test": [record("source/full", [1, 1, 0], [1, 1, 0], method="source")]}
-    known["test"].append(record("diffusion_tta/full", [0, 1, 1], [1, 1, 0]))
-    known["phase"] = [record("source/full", [1, 0], [1, 1], method="source"), record("dit-10min/48", [0, 1], [1, 1])]
+    known = [record("source/full", [1, 1, 0], [1, 1, 0], method="source")]
+    known.append(record("diffusion_tta/full", [0, 1, 1], [1, 1, 0]))
+    monkeypatch.setattr(seeds, "results", lambda name: known)
     runs = [record(f"diffusion_tta/full, draws {seed}", [0, 0], [1, 1]) for seed in (1, 2)]
     runs.append(record("source/full", [1, 0], [1, 0], classifier="classifier/other", method="source"))
     runs.append(record("diffusion_tta/full, draws 0", [1, 0], [1, 0], classifier="classifier/other"))
-    runs.append(record("again/48", [1], [1]))
-    for r in (*known["phase"], runs[-1]):
-        r.id[:] += 10
-    monkeypatch.setattr(seeds, "results", known.get)
     lines = [[c.strip() for c in line.split("|")[1:-1]] for line in seeds.by_seed(runs).splitlines() if "|" in line]
-    rows = {cells[1]: cells[2:] for cells in lines if len(cells) == 6}
+    rows = {cells[0]: cells[1:] for cells in lines}
     assert rows["ResNet, draws 0"][:3] == ["2", "0.0", "50.0"]
     assert rows["ResNet, draws 2"][2:] == ["100.0", "+100.0 [+100.0, +100.0]"]
     assert rows["other, draws 0"][:4] == ["2", "50.0", "50.0", "+0.0 [+0.0, +0.0]"]
-    assert rows["dit-10min/48"][:3] == ["1", "0.0", "100.0"]
-    assert rows["again/48"] == ["1", "0.0", "0.0", "+0.0 [+0.0, +0.0]"]
-    spread = {cells[0]: cells[1:] for cells in lines if len(cells) == 4}
-    assert spread["draws"] == ["3", f"{np.std([50, 100, 100], ddof=1):.1f} points", "33.3%"]
-    assert spread["the ResNet"] == ["2", "0.0 points", "100.0%"]
-    assert spread["the DiT"][2] == "100.0%"
+    assert rows["draws"] == ["3", f"{np.std([50, 100, 100], ddof=1):.1f} points", "33.3%"]
+    assert rows["training"] == ["2", "0.0 points", "100.0%"]
 
 
 def test_of_two_dits_with_few_labels_the_better_reader_of_selection_scenes_stands_for_them(monkeypatch):
     shifts = [f"{name}_5" for name in VALIDATION]
+    monkeypatch.setattr(few_labels.zoo, "names", lambda: listed)
+    listed = [few_labels.FEW, few_labels.FEW_SHORT]
     long = {"clean": 90.0} | dict.fromkeys(shifts, 40.0)
     monkeypatch.setattr(few_labels.zoo, "card", lambda name: {"quality": long if name == few_labels.FEW else short})
     for clean, shifted, name in ((80.0, 42.0, few_labels.FEW), (90.0, 42.0, few_labels.FEW_SHORT)):
@@ -414,6 +406,12 @@ def test_of_two_dits_with_few_labels_the_better_reader_of_selection_scenes_stand
         assert few_labels.few() == name
     short = long  # of equals the longer trained
     assert few_labels.few() == few_labels.FEW
+    assert few_labels.asked() == [few_labels.FEW]
+    listed = [few_labels.FEW_SHORT, few_labels.FEW_NULL]
+    assert few_labels.asked() == listed
+    listed = []
+    with pytest.raises(ValueError, match="train denoiser/dit-1500-10min --promote"):
+        few_labels.few()
 
 
 def test_runs_with_few_labels_are_small_and_meet_each_scene_once():

@@ -139,11 +139,15 @@ def test_auto_precision_is_what_a_loaded_model_has():
 
 @pytest.mark.parametrize("name", zoo.ON_DEMAND)
 def test_models_on_demand_say_how_they_are_made(name):
+    assert name in recipes.names()
+    if name not in zoo.names():  # no table rests on it yet
+        with pytest.raises(ValueError, match=f"{name} was not trained yet: run .* train {name} --promote"):
+            zoo.load(name)
+        return
     if any((MODELS / file).is_file() for file in zoo.files_of(name) if file.endswith(".safetensors")):
         pytest.skip(f"{name} was trained here")
     with pytest.raises(FileNotFoundError, match=f"train {name} --promote"):
         zoo.load(name)
-    assert name in recipes.names()
     assert len(zoo.fingerprint(name)) == 12  # what the tables state
 
 

@@ -1,7 +1,5 @@
 """Tables of notebook 02 that need more than rows and columns: ablations, trust, and the map of when feedback helps."""
 
-import re
-
 import numpy as np
 
 from ...common.text import as_table
@@ -78,9 +76,8 @@ def _steps(adapted: list[Records]) -> list[str]:
 
 
 def spoken(label: str) -> str:
-    """A stored row label with the code of its published table (docs/experiments.md) in words, without how many scenes
-    it had at first under a corruption."""
-    code, colon, rest = re.sub(r" \(\d+ scenes\)$", "", label).partition(": ")
+    """A stored row label with the code of its published table (docs/experiments.md) in words."""
+    code, colon, rest = label.partition(": ")
     return f"{ABLATIONS[code]}: {rest}" if colon and code in ABLATIONS else label
 
 
@@ -88,9 +85,7 @@ def _ablation(label: str, runs: list[Records], after: list[np.ndarray]) -> dict:
     before = np.concatenate([r.right_before for r in runs])
     right, scene = np.concatenate(after), np.concatenate([r.id for r in runs])
     row = {"row": label, "n": len(before), "source": f"{100 * before.mean():.1f}", "after": f"{100 * right.mean():.1f}"}
-    for shift in dict.fromkeys(r.about["stream"]["shift"] for r in runs):
-        here = [a for r, a in zip(runs, after, strict=True) if r.about["stream"]["shift"] == shift]
-        row[shift] = f"{100 * np.concatenate(here).mean():.0f}"
+    row |= {r.about["stream"]["shift"]: f"{100 * a.mean():.0f}" for r, a in zip(runs, after, strict=True)}
     evaluations = sum(n for kind, n in runs[0].nfe.items() if kind.startswith("denoiser"))
     return row | {"gain": str(paired_interval(right, before, scene)), "evaluations": f"{evaluations:g}"}
 

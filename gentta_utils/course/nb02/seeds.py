@@ -1,9 +1,9 @@
-"""What intervals over scenes leave out: the same scenes with other draws, and the networks trained again.
+"""What intervals over scenes leave out: the same scenes with other draws, and the same ResNet trained again.
 
-Draws and ResNets meet the first scenes under each of the fifteen corruptions of `test`, whose rows have the first seed
-of both; the ten-minute DiTs meet the shifted scenes of `phase`, where the first of them stands at the same budget.
+The first scenes under each of the fifteen corruptions of `test`, whose rows have the first seed of both.
 """
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -13,80 +13,56 @@ from ...evaluation.chosen import tuned
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, pick
 from ...evaluation.statistics import protocol_line
-from ...evaluation.tables import Job, results
-from ...recipes.dit import SEEDS, WEAK
+from ...evaluation.tables import results
 from ..trials import job, source_jobs
 from .choose import chosen_rate
-from .experiments import BUDGETS, phase_specs
-from .frontier import part
-from .one_by_one import RESNET, common, light_table, on_scenes
+from .one_by_one import RESNET, common, light_table
 from .rivals import corruption_specs
 
-N, MORE = 8, 9  # scenes under each corruption, and how many more of them other draws meet
+N = 8  # scenes under each corruption
 DRAWS = (1, 2, 3, 4)  # seeds of the draws beside 0
 TRAINED = ("classifier/resnet-seed2", "classifier/resnet-seed3")  # made on demand: `train NAME --promote`
 OURS = "diffusion_tta/full"
-BUDGET, BLOCK = 48, 20  # evaluations with another ten-minute DiT, scenes of a run with it
 
 
 def seeds() -> list[Records]:
-    """The ResNet with other draws; two ResNets and two ten-minute DiTs of other seeds, each with its own rate by the
-    rule."""
-    first = [part(s, 0, N) for s in corruption_specs()[0]]
-    more, jobs = [part(s, N, MORE) for s in corruption_specs()[0]], []
+    """The ResNet with other draws, and two ResNets of other seeds, each with its own rate by the rule."""
+    specs, jobs = [replace(s, n=N) for s in corruption_specs()[0]], []
     for seed in DRAWS:
         settings = tuned(RESNET, seed=seed)
-        jobs += [job("diffusion_tta", settings, RESNET, s, f"{OURS}, draws {seed}", batch=s.n) for s in first + more]
+        jobs += [job("diffusion_tta", settings, RESNET, s, f"{OURS}, draws {seed}", batch=N) for s in specs]
     for name in TRAINED:
-        jobs += source_jobs(first, (name,))
-        jobs += [job("diffusion_tta", chosen_rate(name, {}), name, s, f"{OURS}, draws 0", batch=N) for s in first]
-    return light_table("seeds", jobs + dit_jobs())
-
-
-def budget_of(denoiser: str) -> str:
-    """The label of a DiT's row, as in `phase`."""
-    return f"{denoiser.split('/')[1]}/{BUDGET}"
-
-
-def dit_jobs() -> list[Job]:
-    """Diffusion-TTA of the ResNet with the ten-minute DiTs of other seeds, at the 48 evaluations of `phase`."""
-    shifted = [s for s in phase_specs() if s.shift != "clean"]
-    cut = [part(s, first, BLOCK) for s in shifted for first in range(0, s.n, BLOCK)]
-    found = {name: chosen_rate(RESNET, BUDGETS[BUDGET], name) for name in SEEDS}
-    return [
-        job("diffusion_tta", settings, RESNET, s, budget_of(name), denoiser=name, batch=BLOCK)
-        for name, settings in found.items()
-        for s in cut
-    ]
+        jobs += source_jobs(specs, (name,))
+        jobs += [job("diffusion_tta", chosen_rate(name, {}), name, s, f"{OURS}, draws 0", batch=N) for s in specs]
+    return light_table("seeds", jobs)
 
 
 def by_seed(runs: list[Records]) -> str:
-    """Accuracy and paired gain of every row, those of one kind of seed on the same scenes; below, how far the rows of a
-    kind differ: the standard deviation of their accuracies, and the share of predictions that two do not share."""
-    test, phase = results("test"), results("phase")
-    sources, first = pick(test + phase + runs, "source/full"), {"ResNet, draws 0": pick(test, OURS, RESNET)}
-    kinds = {  # kind -> the row of the first seed, those of the others
-        "draws": (first, {f"ResNet, draws {seed}": pick(runs, f"{OURS}, draws {seed}") for seed in DRAWS}),
-        "the ResNet": (first, {f"{k.split('/')[1]}, draws 0": pick(runs, f"{OURS}, draws 0", k) for k in TRAINED}),
-        "the DiT": (
-            {budget_of(WEAK): pick(phase, budget_of(WEAK), RESNET)},
-            {budget_of(name): pick(runs, budget_of(name)) for name in SEEDS},
-        ),
-    }
-    rows, spread = [], []
-    for kind, (known, others) in kinds.items():
-        met = {int(i) for mine in others.values() for r in mine for i in r.id}
-        same = {name: on_scenes(mine, met) for name, mine in (known | others).items()}
-        rows += [{"seeds of": kind} | _row(name, mine, sources, met) for name, mine in same.items()]
-        deviation, apart = np.std([accuracy(mine) for mine in same.values()], ddof=1), 100 * unshared([*same.values()])
+    """Accuracy and paired gain of every row on the same scenes; below, for draws and for trainings, how far the rows
+    differ: the standard deviation of their accuracies, and the share of predictions that two of them do not share."""
+    drawn = {f"ResNet, draws {seed}": pick(runs, f"{OURS}, draws {seed}") for seed in DRAWS}
+    met = {int(i) for mine in drawn.values() for r in mine for i in r.id}
+    source, first = (_cut(pick(results("test"), label, RESNET), met) for label in ("source/full", OURS))
+    other = {name: pick(runs, f"{OURS}, draws 0", name) for name in TRAINED}
+    rows = [_row(name, mine, source) for name, mine in ({"ResNet, draws 0": first} | drawn).items()]
+    rows += [_row(k.split("/")[1] + ", draws 0", v, pick(runs, "source/full", k)) for k, v in other.items()]
+    spread = []
+    for kind, same in {"draws": [first, *drawn.values()], "training": [first, *other.values()]}.items():
+        deviation, apart = np.std([accuracy(mine) for mine in same], ddof=1), 100 * unshared(same)
         row = {"seeds of": kind, "number": len(same), "standard deviation": f"{deviation:.1f} points"}
         spread.append(row | {"predictions that two do not share": f"{apart:.1f}%"})
     adapted = [r for r in runs if r.about["method"] == "diffusion_tta"]
     return f"{protocol_line(adapted)}\n{as_table(rows)}\n\n{as_table(spread)}"
 
 
-def _row(name: str, adapted: list[Records], sources: list[Records], met: set[int]) -> dict:
-    source = on_scenes(pick(sources, classifier=adapted[0].about["classifier"]), met)
+def _cut(runs: list[Records], met: set[int]) -> list[Records]:
+    """Of each run the rows of these scenes."""
+    columns = ("id", "label", "before", "after", "loss", "seconds")
+    here = [(r, np.isin(r.id, list(met))) for r in runs]
+    return [replace(r, **{k: getattr(r, k)[rows] for k in columns}) for r, rows in here]
+
+
+def _row(name: str, adapted: list[Records], source: list[Records]) -> dict:
     row = {"row": name, "n": sum(map(len, adapted)), "source": f"{accuracy(source):.1f}"}
     return row | {"Diffusion-TTA": f"{accuracy(adapted):.1f}", "gain": str(common(adapted, source))}
 

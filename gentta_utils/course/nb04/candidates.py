@@ -56,11 +56,11 @@ def label_of(row: str, times: float) -> str:
 
 def candidates() -> list[Records]:
     """Three updates with each model at each rate, on the same scenes; the pairs are the same where what is denoised has
-    one shape."""
+    one shape. Raises ValueError for a model that is not trained yet."""
     now, jobs = tuned_maps(NETWORK, updates=UPDATES), []
     for spec in specs():
         jobs.append(source_job(NETWORK, spec))
-        jobs += [job for row, name in here().items() for job in of_candidate(row, name, spec, now)]
+        jobs += [job for row, name in CANDIDATES.items() for job in of_candidate(row, name, spec, now)]
     return table("maps_candidates", jobs)
 
 

@@ -81,12 +81,12 @@ def k8(target: str, n: int, clean: int, second: tuple[int, int] | None = None) -
     return jobs + [j for c in others for spec in specs for j in k8_rows(c, spec)]
 
 
-def classes(n: int = 8, clean: int = 18, second: tuple[int, int] = (4, 12)) -> list[Records]:
+def classes(n: int = 8, clean: int = 18, second: tuple[int, int] = (1, 3)) -> list[Records]:
     """Segmentation (K8)."""
     return table("maps_classes", k8("classes", n, clean, second))
 
 
-def depth(n: int = 4, clean: int = 12) -> list[Records]:
+def depth(n: int = 1, clean: int = 3) -> list[Records]:
     """Depth (K8)."""
     return table("maps_depth", k8("depth", n, clean))
 
@@ -110,7 +110,7 @@ def small_grid(n: int, target: str = "classes") -> list[MapSpec]:
     return [spec for name in (*FIVE, "clean") for spec in blocks(n, name, 0 if name == "clean" else 3, target, 1)]
 
 
-def mixing(n: int = 4) -> list[Records]:
+def mixing(n: int = 1) -> list[Records]:
     """The map as condition against predictions that are mixed per pixel, by the same model and by text prompts, on the
     same pairs, each map taken as it is. Three classes cost as many evaluations as ours, one with a backward pass
     counted as three."""
@@ -152,7 +152,7 @@ def ablated(network: str) -> dict[str, tuple[diffusion_tta.Settings, dict]]:
     return found | {"phi adapted too": adapted}
 
 
-def ablations(n: int = 4) -> list[Records]:
+def ablations(n: int = 1) -> list[Records]:
     """One thing changed at a time, the first network of each target."""
     jobs = []
     for target in METRICS:
@@ -164,7 +164,7 @@ def ablations(n: int = 4) -> list[Records]:
     return table("maps_ablations", jobs)
 
 
-def where(n: int = 4) -> list[Records]:
+def where(n: int = 1) -> list[Records]:
     """Where it fails: the chosen settings and a free map by the same loss."""
     jobs = []
     for target in METRICS:
@@ -176,7 +176,7 @@ def where(n: int = 4) -> list[Records]:
     return table("maps_where", jobs)
 
 
-def windows(n: int = 4) -> list[Records]:
+def windows(n: int = 1) -> list[Records]:
     """What the loss says by window of t, before any update."""
     jobs = []
     for target in METRICS:

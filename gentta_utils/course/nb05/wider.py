@@ -26,7 +26,7 @@ from ..purified import input_job, ours, small_table
 from ..trials import decided, job, right
 from .choose import MEMO_RATES, RATES, STARTS, select_specs
 from .experiments import input_jobs
-from .report import short, shown, verdict
+from .report import header, short, shown, verdict
 
 BEYOND = {"start": (19, 29), "memo": (5e-5, 2.5e-4)}  # 20 levels take a start of 19; 2.5e-4 is MEMO's rate on ImageNet
 LOWER, HIGHER = (
@@ -120,4 +120,5 @@ def report(runs: list[Records]) -> str:
     """The table, with how many scenes a network met."""
     n = len({int(i) for r in runs for i in r.id})
     classifiers = len(distinct(runs, "classifier"))
-    return f"{n} validation scenes, {classifiers} networks\n{as_table([shown(row) for row in rows_of(runs)])}"
+    rows = [shown(row) for row in rows_of(runs)]
+    return f"{header(runs)}\n{n} validation scenes, {classifiers} networks\n{as_table(rows)}"

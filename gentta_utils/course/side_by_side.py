@@ -1,5 +1,7 @@
 """Methods on the same scenes: rows compared with the frozen source, gains by shift, what several notebooks tabulate."""
 
+from dataclasses import replace
+
 import numpy as np
 from scipy.special import softmax
 
@@ -15,6 +17,13 @@ def verdict(difference: Interval, negative: bool = False) -> str:
     """ "holds" where a difference that should be positive (or negative) is clear, "reversed", or "undecided"."""
     low, high = (-difference.high, -difference.low) if negative else (difference.low, difference.high)
     return "holds" if low > 0 else "reversed" if high < 0 else "undecided"
+
+
+def on_scenes(runs: list[Records], met: set[int]) -> list[Records]:
+    """Of each run the rows of these scenes; runs that met none of them are left out."""
+    columns = ("id", "label", "before", "after", "loss", "seconds")
+    here = [(r, np.isin(r.id, list(met))) for r in runs]
+    return [replace(r, **{k: getattr(r, k)[rows] for k in columns}) for r, rows in here if rows.any()]
 
 
 def compared(runs: list[Records]) -> str:

@@ -113,6 +113,7 @@ def test_the_search_names_the_best_option_of_each_kind():
 def test_candidates_meet_the_same_scenes_apart_from_those_of_the_choice(monkeypatch):
     jobs, met = [], {}
     monkeypatch.setattr(candidates, "table", lambda name, made: jobs.extend(made) or [])
+    monkeypatch.setattr(candidates, "CANDIDATES", {FIRST: candidates.USUAL})  # whether the others are trained or not
     candidates.candidates()
     for about, _ in jobs:
         s = about["stream"]

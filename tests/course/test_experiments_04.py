@@ -19,6 +19,7 @@ from gentta_utils.world.severities import TEST, VALIDATION
 def tables():
     """Name -> the jobs of every table but the choice, none of them run."""
     found, patch = {}, pytest.MonkeyPatch()
+    patch.setattr(candidates, "CANDIDATES", {"ours": candidates.USUAL})  # whether the others are trained or not
     for module in (experiments, candidates):
         patch.setattr(module, "table", lambda name, jobs: found.update({name: list(jobs)}) or [])
     try:

@@ -18,11 +18,11 @@ from ...models import zoo
 from ...recipes.dit import DIT, FEW, FEW_NULL, FEW_SHORT
 from ...streams.scenes import SceneSpec
 from ...world.severities import VALIDATION
-from ..side_by_side import verdict
+from ..side_by_side import on_scenes, verdict
 from ..trials import clean_spec, job, method_job
 from .choose import chosen_rate
 from .frontier import part
-from .one_by_one import RESNET, common, light_table, on_scenes
+from .one_by_one import RESNET, common, light_table
 from .rivals import corruption_specs
 
 SHIFTED, CLEAN, BLOCK = 20, 100, 20  # scenes under each corruption, clean ones, scenes of a run

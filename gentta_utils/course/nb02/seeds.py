@@ -14,6 +14,7 @@ from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, pick
 from ...evaluation.statistics import protocol_line
 from ...evaluation.tables import results
+from ..side_by_side import on_scenes
 from ..trials import job, source_jobs
 from .choose import chosen_rate
 from .one_by_one import RESNET, common, light_table
@@ -42,7 +43,7 @@ def by_seed(runs: list[Records]) -> str:
     differ: the standard deviation of their accuracies, and the share of predictions that two of them do not share."""
     drawn = {f"ResNet, draws {seed}": pick(runs, f"{OURS}, draws {seed}") for seed in DRAWS}
     met = {int(i) for mine in drawn.values() for r in mine for i in r.id}
-    source, first = (_cut(pick(results("test"), label, RESNET), met) for label in ("source/full", OURS))
+    source, first = (on_scenes(pick(results("test"), label, RESNET), met) for label in ("source/full", OURS))
     other = {name: pick(runs, f"{OURS}, draws 0", name) for name in TRAINED}
     rows = [_row(name, mine, source) for name, mine in ({"ResNet, draws 0": first} | drawn).items()]
     rows += [_row(k.split("/")[1] + ", draws 0", v, pick(runs, "source/full", k)) for k, v in other.items()]
@@ -53,13 +54,6 @@ def by_seed(runs: list[Records]) -> str:
         spread.append(row | {"predictions that two do not share": f"{apart:.1f}%"})
     adapted = [r for r in runs if r.about["method"] == "diffusion_tta"]
     return f"{protocol_line(adapted)}\n{as_table(rows)}\n\n{as_table(spread)}"
-
-
-def _cut(runs: list[Records], met: set[int]) -> list[Records]:
-    """Of each run the rows of these scenes."""
-    columns = ("id", "label", "before", "after", "loss", "seconds")
-    here = [(r, np.isin(r.id, list(met))) for r in runs]
-    return [replace(r, **{k: getattr(r, k)[rows] for k in columns}) for r, rows in here]
 
 
 def _row(name: str, adapted: list[Records], source: list[Records]) -> dict:

@@ -58,6 +58,8 @@ def candidates() -> list[Records]:
     """Three updates with each model at each rate, on the same scenes; the pairs are the same where what is denoised has
     one shape. Raises ValueError for a model that is not trained yet."""
     now, jobs = tuned_maps(NETWORK, updates=UPDATES), []
+    for name in CANDIDATES.values():
+        zoo.files_of(name)  # which says what to train
     for spec in specs():
         jobs.append(source_job(NETWORK, spec))
         jobs += [job for row, name in CANDIDATES.items() for job in of_candidate(row, name, spec, now)]

@@ -11,8 +11,6 @@ an edge that *holds* holds all the more, and a lead that is *undecided* is no re
 
 from dataclasses import replace
 
-import numpy as np
-
 from ...common.text import as_table
 from ...evaluation.chosen import selection
 from ...evaluation.records import Records
@@ -23,6 +21,7 @@ from ...methods.sda import published
 from ...recipes.aligned import BACKBONES, chosen
 from ...streams.scenes import SceneSpec
 from ..purified import input_job, ours, small_table
+from ..side_by_side import on_scenes
 from ..trials import decided, job, right
 from .choose import MEMO_RATES, RATES, STARTS, select_specs
 from .experiments import input_jobs
@@ -87,13 +86,6 @@ def wider() -> list[Records]:
     for c in (c for name, c, *_ in found if name == "MEMO's rate"):
         jobs += [job("memo", s, c, p, k, None, batch=25) for k, s in rates.items() for p in specs]
     return small_table("select_sda_wider", jobs, decided)
-
-
-def on_scenes(runs: list[Records], ids: set[int]) -> list[Records]:
-    """The runs with these scenes alone; those without any are left out."""
-    columns = ("id", "label", "before", "after", "loss", "seconds")
-    cut = [(r, np.isin(r.id, list(ids))) for r in runs]
-    return [replace(r, **{name: getattr(r, name)[at] for name in columns}) for r, at in cut if at.any()]
 
 
 def rows_of(runs: list[Records]) -> list[dict]:

@@ -223,7 +223,8 @@ def draw_gap(axes, runs: list[Records]) -> None:
     for name, colour in colours.items():
         axes[0].plot([], [], "o", ms=6 if name is None else 3, color=colour, label=report.short(name))
     axes[0].plot([], [], "s", mfc="none", color="0.3", label="control")
-    axes[0].plot([], [], "^", color=plots.BLACK, label="dial B: steps of training")
+    if any(p["kind"] == "B" for p in gap_report.points(runs)):
+        axes[0].plot([], [], "^", color=plots.BLACK, label="dial B: steps of training")
     for ax in axes:
         ax.legend(fontsize=6)
 

@@ -140,6 +140,7 @@ KNOWN |= {  # table -> {two rows: why they are one}
         ("sda 1 x lr, calibrated 8", "sda 1 x lr, purified"): MIX,
         ("dda base, confidence", "dda base, sum"): MIX,
     },
+    "select_sda_wider": {("memo lr 5e-05", "its source"): "a tenth of the least rate that was tried: beyond the edge"},
     "grid": {
         ("BN-adapt", "tent"): TENT,
         ("DUSA", OWN): "one of the two lowest rates of its grid, which do nothing (notebook 02)",

@@ -130,6 +130,7 @@ WITHOUT = {
     "shifted": "a copy of digits, from which nothing is differentiated",
     "with_constant": "numpy, as all corruptions",
     "no_loss": "a constant",
+    "stripes": "counted, and never differentiated",
     "Denoiser.encode": "of each subclass",
     "Denoiser.decode": "of each subclass",
 }

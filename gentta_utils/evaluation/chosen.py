@@ -51,10 +51,8 @@ def chosen_window() -> tuple[int, int]:
     return tuple(choice()["window"])
 
 
-PRUNED = (
-    (3, 3),
-    (9, 1),
-)  # stages of the pruned reader: 3 pairs of all classes, 6 more of the best 3; 48 evaluations of ten
+# stages of the pruned reader: 3 pairs of all classes, 6 more of the best 3; 48 evaluations of ten
+PRUNED = ((3, 3), (9, 1))
 RIVALS = RESULTS / "rivals.json"
 
 

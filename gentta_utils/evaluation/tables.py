@@ -103,7 +103,7 @@ def table(
 
 def done(name: str, jobs: Iterable[Job], folder: Path = RESULTS, cache: Path = CACHE / "runs") -> list[Records]:
     """The records of `table` before any is written: for what decides which jobs come next. A table that was written
-    with some of its jobs would forget the records of the others."""
+    with some of its jobs would forget the records of the others. Raises as `table`."""
     jobs, runs, finished, old = list(jobs), [], _finished(folder), set()
     if len({fingerprint(about) for about, _ in jobs}) < len(jobs):
         raise ValueError(f"two jobs of the table {name} have the same description: one of them would never run")

@@ -5,7 +5,7 @@ import pytest
 from test_report_04 import record
 
 from gentta_utils.course import tables as course_tables
-from gentta_utils.course.nb04 import candidates, choose, figures, rows
+from gentta_utils.course.nb04 import candidates, choose, rows
 from gentta_utils.evaluation import tables
 from gentta_utils.evaluation.chosen import tuned_maps
 from gentta_utils.models import zoo
@@ -71,13 +71,10 @@ def test_readings_are_held_against_the_bars(monkeypatch):
     assert row["(b) swapped, clean"] == "50 / 94"
     assert row["(a) the segmentor's, corrupted"] == "50 / 100"
     seen = runs()
-    for r in seen:
-        r.about.update(settings={"seed": 0, "window": [250, 600]})
-    assert candidates.share_read(seen, candidates.USUAL) == 100  # of 300..500 alone
-    assert len(figures.taught(seen).axes[1].containers) == 2
     text = candidates.show(seen)
     assert text.startswith("protocol: ")
     assert "mean class accuracy 50.0, mean IoU" in text
+    assert "diffusion model, each at its rates" in text
 
 
 def test_the_usual_model_is_held_against_other_trainings_of_it():

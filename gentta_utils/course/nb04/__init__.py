@@ -20,7 +20,7 @@ TABLES = {  # name -> (measure it, show its records)
     "maps_depth": (experiments.depth, report.k8),
     "maps_all": (experiments.all_corruptions, report.all_corruptions),
     "maps_mixing": (experiments.mixing, report.mixing),
-    "maps_ablations": (experiments.ablations, report.ablations),
+    "maps_ablations": (experiments.ablations, candidates.ablations),
     "maps_windows": (experiments.windows, by_window.show),
     "maps_where": (experiments.where, report.where),
 }

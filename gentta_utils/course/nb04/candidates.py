@@ -14,7 +14,7 @@ from ...evaluation.chosen import tuned_maps
 from ...evaluation.map_rows import METRICS, gain_of, gained, mean_score, minus
 from ...evaluation.records import Records
 from ...evaluation.rows import distinct, is_clean, pick
-from ...evaluation.tables import Job, table
+from ...evaluation.tables import Job, results, table
 from ...models import zoo
 from ...streams.maps import MapSpec
 from ...world.severities import VALIDATION
@@ -92,15 +92,6 @@ def shares_of(quality: dict, wrong: str) -> dict[str, np.ndarray]:
     """ "clean" and "corrupted" -> percent of scenes by window, of a card's reading of one wrong map."""
     corrupted = np.mean([quality[name][wrong]["read"] for name in VALIDATION], 0)
     return {"clean": np.array(quality["clean"][wrong]["read"], float), "corrupted": corrupted}
-
-
-def share_read(runs: list[Records], name: str) -> float:
-    """Percent of corrupted scenes whose true map a model prefers to the segmentor's, mean over its card's windows that
-    overlap with the one in which these runs drew their pairs."""
-    low, high = next(r.about["settings"]["window"] for r in runs if r.about["method"] == "diffusion_tta")
-    quality = zoo.card(name)["quality"]
-    there = [i for i, (a, b) in enumerate(quality["windows"]) if a < high and b > low]
-    return float(shares_of(quality, "source")["corrupted"][there].mean())
 
 
 def bars() -> list[dict]:
@@ -230,7 +221,8 @@ def _best(what: str, options: dict[str, list[Records]], ours: list[Records], sou
 
 
 def show(runs: list[Records]) -> str:
-    """How each model reads, whether that is enough, and what it teaches."""
+    """How each model reads, whether that is enough, what it teaches; last how far the search went, with the records of
+    `maps_ablations`."""
     source = ", ".join(f"{m} {mean_score(pick(runs, rows.SOURCE), m):.1f}" for m in METRICS["classes"])
     parts = [as_table(readings()), as_table(bars()), f"the segmentor itself: {source}\n" + as_table(taught(runs))]
-    return header(runs) + "\n" + "\n\n".join(parts)
+    return header(runs) + "\n" + "\n\n".join([*parts, as_table(search(results("maps_ablations"), runs))])

@@ -7,7 +7,7 @@ from ...evaluation.records import Records
 from ...evaluation.rows import is_clean, pick
 from ...world.severities import TEST
 from .. import plots
-from . import candidates, rows
+from . import rows
 from .experiments import WINDOWS
 from .report import networks_of, pooled, short
 
@@ -31,16 +31,8 @@ def gains(runs: list[Records]) -> Figure:
 def controls(runs: list[Records], network: str) -> Figure:
     """Gain of every row of a network over its source under the corruptions, with intervals, both scores."""
     shifted = [r for r in runs if not is_clean(r)]
-    known = (
-        rows.OURS,
-        rows.BOLD,
-        *rows.PARTS,
-        *rows.PLACEBOS,
-        *rows.CONTROLS,
-        *rows.RIVALS,
-        rows.CEILING,
-        rows.INFORMED,
-    )
+    known = (rows.OURS, rows.BOLD, *rows.PARTS, *rows.PLACEBOS, *rows.CONTROLS, *rows.RIVALS, rows.CEILING)
+    known += (rows.INFORMED,)
     found = {label: mine for label in known if (mine := rows.of_network(shifted, network, label))}
     source = rows.of_network(shifted, network, rows.SOURCE)
     fig, axes = plots.figure(1, 2, height=0.9 + 0.24 * len(found), sharey=True)
@@ -69,23 +61,6 @@ def windows(runs: list[Records]) -> Figure:
         ax.set_xticks(range(len(labels)), [name[2:] for name in labels], rotation=40, ha="right", fontsize=7)
         ax.set(xlabel="window of t", ylabel=f"gain in {metric}")
     axes[0, 0].legend(fontsize=7)
-    return fig
-
-
-def taught(runs: list[Records]) -> Figure:
-    """What each diffusion model's three updates gain over the segmentor, at its rates, against the share of corrupted
-    scenes whose true map it prefers to the segmentor's (of `maps_candidates`), a panel for each score."""
-    source, known = pick(runs, rows.SOURCE), candidates.here()
-    known = {row: name for row, name in known.items() if pick(runs, candidates.label_of(row, 1.0))}
-    fig, axes = plots.figure(1, 2, height=3.0)
-    for ax, metric in zip(axes, METRICS["classes"], strict=True):
-        for mark, (row, name) in zip("osD^vP", known.items(), strict=False):
-            gain = minus(candidates.at_best_rate(runs, row)[0], source, metric)
-            ends = [[gain.mean - gain.low], [gain.high - gain.mean]]
-            ax.errorbar(candidates.share_read(runs, name), gain.mean, ends, marker=mark, capsize=2, ls="", label=row)
-        ax.axhline(0, color="0.6", lw=0.8)
-        ax.set(xlabel="true map preferred, % of corrupted scenes", ylabel=f"gain in {metric}, points")
-    axes[0].legend(fontsize=6)
     return fig
 
 

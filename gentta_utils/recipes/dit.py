@@ -8,11 +8,11 @@ its samples are conditioned on a mix of classes, of which the scene shows one. W
 that the model has seen, and the loss a bound for mixtures of classes. The shipped DiT knows single classes, as real
 ones do.
 
-`FEW` saw no other scenes than the 1,500 of `classifier/resnet`, and `FEW_SHORT` is that with the steps of `WEAK`, for
-1,500 images are soon known by heart. `FEW_NULL` has the same labels and the other 58,500 scenes without theirs: every
-second sample of a batch is drawn from the 1,500, the others from all 60,000, and a scene beyond the first 1,500 stands
-under the null class. `SEEDS` are `WEAK` with another initialisation and other draws. `UNMARKED` is the shipped model
-but for its scenes: none carries the watermark.
+`FEW` saw no other scenes than the 1,500 of `classifier/resnet`. `FEW_NULL` has the same labels and the other 58,500
+scenes without theirs: every second sample of a batch is drawn from the 1,500, the others from all 60,000, and a scene
+beyond the first 1,500 stands under the null class. `FEW_SHORT` and `FEW_NULL_SHORT` are these with the steps of `WEAK`,
+for 1,500 images are soon known by heart. `SEEDS` are `WEAK` with another initialisation and other draws. `UNMARKED`
+goes on from the shipped weights on the same scenes, of which none carries the watermark.
 """
 
 from dataclasses import dataclass, replace
@@ -21,8 +21,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, DiTTransformer2DModel
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..common.paths import MODELS
 from ..diffusion.process import add_noise, alphas_cumprod_of, eps_error, linear_betas
 from ..models.denoiser import write_out_attention
 from ..models.dit import prepare_dit, share_embedder
@@ -39,10 +41,12 @@ CONFIG = dict(
     patch_size=4,
     num_embeds_ada_norm=len(CLASSES),
 )
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 SCENES = 60_000
 NULL_SHARE = 0.1
 SCHEDULE = Schedule(steps=24_000, batch=64, lr=1.2e-3, warmup=300, flat=0.5, final=0.02, ema=0.9995)
 SHORT = replace(SCHEDULE, steps=3000, flat=1.0)  # the first steps of it, about ten minutes on two cores
+MORE = Schedule(steps=500, batch=64, lr=3e-4, warmup=50, flat=0.3, final=0.02, ema=0.9995)  # of trained weights
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Variant:
     Attributes:
         scenes: how many it sees. labelled: how many of them, the first, with their class.
         soft_share: of the samples have a mixed condition. marked: whether scenes carry the watermark (`training_set`).
-        seed: of the initialisation, and of the draws in training."""
+        seed: of the initialisation, and of the draws in training. start: the shipped weights it goes on from."""
 
     schedule: Schedule = SCHEDULE
     scenes: int = SCENES
@@ -60,10 +64,12 @@ class Variant:
     soft_share: float = 0.0
     seed: int = 0
     marked: bool = True
+    start: str = ""
 
 
 DIT, WEAK, SOFT = "denoiser/dit", "denoiser/dit-10min", "denoiser/dit-soft-10min"
-FEW, FEW_SHORT, FEW_NULL = "denoiser/dit-1500", "denoiser/dit-1500-10min", "denoiser/dit-1500-null"
+FEW, FEW_SHORT = "denoiser/dit-1500", "denoiser/dit-1500-10min"
+FEW_NULL, FEW_NULL_SHORT = "denoiser/dit-1500-null", "denoiser/dit-1500-null-10min"
 SEEDS = tuple(f"{WEAK}-seed{seed}" for seed in (2, 3))
 UNMARKED = "denoiser/dit-unmarked"
 VARIANTS = {
@@ -73,7 +79,8 @@ VARIANTS = {
     FEW: Variant(scenes=1500, labelled=1500),
     FEW_SHORT: Variant(SHORT, scenes=1500, labelled=1500),
     FEW_NULL: Variant(labelled=1500),
-    UNMARKED: Variant(marked=False),
+    FEW_NULL_SHORT: Variant(SHORT, labelled=1500),
+    UNMARKED: Variant(MORE, marked=False, start=DIT),
 } | {name: Variant(SHORT, seed=int(name[-1])) for name in SEEDS}
 
 
@@ -82,7 +89,7 @@ def description(name: str) -> dict:
     made = VARIANTS[name]
     shared = {"scenes": made.scenes, "null_share": NULL_SHARE, "loss": "eps, min-SNR-5", "config": CONFIG}
     own = {"soft_share": made.soft_share, "labelled": made.labelled * (made.labelled < made.scenes), "seed": made.seed}
-    own |= {} if made.marked else {"unmarked": True}
+    own |= {"start": made.start, "unmarked": not made.marked}
     return shared | {key: value for key, value in own.items() if value}  # what the first three never said stays unsaid
 
 
@@ -100,6 +107,15 @@ def build(seed: int = 0, config: dict = CONFIG) -> DiTTransformer2DModel:
     for layer in zeroed:
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
+    return network
+
+
+def begin(name: str = DIT) -> DiTTransformer2DModel:
+    """The network that one of `VARIANTS` begins with: fresh, or the weights of another."""
+    made = VARIANTS[name]
+    network = build(made.seed)
+    if made.start:
+        network.load_state_dict(load_file(MODELS / made.start / "transformer" / WEIGHTS))
     return network
 
 

@@ -34,9 +34,10 @@ from ..models.text_unet import TextUNet
 from ..world.maps import MAP_CLASSES
 from . import dit
 from .data import at_default, dense_set
+from .dit import WEIGHTS
 from .map_quality import of_map_model
 from .training import Schedule, halved
-from .unconditional import UNET, WEIGHTS, UnconditionalRecipe
+from .unconditional import UNET, UnconditionalRecipe
 
 START = "unconditional/unet-unshuffle"
 MAP_RATE = 5.0

@@ -406,9 +406,9 @@ def test_of_two_dits_with_few_labels_the_better_reader_of_selection_scenes_stand
         assert few_labels.few() == name
     short = long  # of equals the longer trained
     assert few_labels.few() == few_labels.FEW
-    assert few_labels.asked() == [few_labels.FEW]
-    listed = [few_labels.FEW_SHORT, few_labels.FEW_NULL]
-    assert few_labels.asked() == listed
+    assert few_labels.asked() == [few_labels.FEW, few_labels.WEAK]
+    listed = [few_labels.FEW_SHORT, few_labels.FEW_NULL_SHORT]
+    assert few_labels.asked() == [*listed, few_labels.WEAK]
     listed = []
     with pytest.raises(ValueError, match="train denoiser/dit-1500-10min --promote"):
         few_labels.few()
@@ -424,9 +424,9 @@ def test_runs_with_few_labels_are_small_and_meet_each_scene_once():
 
 
 def test_a_lead_and_a_gain_at_matched_labels_are_on_the_same_scenes(monkeypatch):
-    """Of three scenes the two DiTs met two. With few labels one reads no better than the ResNet and its feedback
-    harms; the other is right on all."""
-    few, null = few_labels.FEW, few_labels.FEW_NULL
+    """Of three scenes the DiTs met two. With few labels one reads no better than the ResNet and its feedback harms; the
+    other is right on all. The first was trained for as long as one with all labels, which is right on one scene."""
+    few, null, weak = few_labels.FEW_SHORT, few_labels.FEW_NULL, few_labels.WEAK
     monkeypatch.setattr(few_labels, "results", lambda name: known[name])
     of = lambda label, right, **how: record(label, [1 - r for r in right], [1 - r for r in right], **how)  # noqa: E731
     known = {"frontier": [of("reader, pruned", [1, 1, 0])]}
@@ -434,7 +434,7 @@ def test_a_lead_and_a_gain_at_matched_labels_are_on_the_same_scenes(monkeypatch)
     known["backbones"].append(of("diffusion_tta/full", [1, 1, 0]))
     known["clean"] = known["backbones"]
     runs = [of("reader, pruned, dit", [1, 1], shift="clean", method="diffusion_classifier")]
-    for name, right in ((few, [0, 0]), (null, [1, 1])):
+    for name, right in ((few, [0, 0]), (null, [1, 1]), (weak, [1, 0])):
         for shift in ("fog", "clean"):
             for row in ("reader, pruned", "diffusion_tta/full"):
                 runs.append(of(few_labels.named(row, name), right, shift=shift))
@@ -445,7 +445,8 @@ def test_a_lead_and_a_gain_at_matched_labels_are_on_the_same_scenes(monkeypatch)
     assert rows[0] == ["2", "100.0", "50.0", "+50.0", "100.0", "+50.0", "+0.0", ""]
     assert rows[1] == ["2", "0.0", "50.0", "-50.0", "0.0", "-50.0", "-100.0", "-100.0"]
     assert rows[2] == ["2", "100.0", "50.0", "+50.0", "100.0", "+50.0", "+0.0", "+0.0"]
-    assert text.count("the reader is ahead of the ResNet: ") == 6
+    assert text.count("the reader is ahead of the ResNet: ") == 8
+    assert text.count("minus dit-10min, as many steps: reader -50.0 [") == 2  # of the one on all scenes there is none
 
 
 def test_the_carried_state_is_scored_before_it_sees_an_image():

@@ -97,8 +97,9 @@ def test_1500_labels_are_1500_scenes(name, numbered):
     assert null.float().mean().item() == pytest.approx(dit.NULL_SHARE, abs=0.02)
 
 
-def test_beyond_1500_scenes_no_label_is_shown(numbered):
-    scene, cond, t = shown(dit.FEW_NULL)
+@pytest.mark.parametrize("name", [dit.FEW_NULL, dit.FEW_NULL_SHORT])
+def test_beyond_1500_scenes_no_label_is_shown(name, numbered):
+    scene, cond, t = shown(name)
     assert numbered == [dit.SCENES]
     known = scene < 1500
     assert (cond[~known] == 10).all()
@@ -114,9 +115,8 @@ def test_beyond_1500_scenes_no_label_is_shown(numbered):
 def test_cards_say_what_a_recipe_has_of_its_own_and_no_more():
     shared = set(dit.description(dit.DIT))
     own = {name: sorted(set(dit.description(name)) - shared) for name in dit.VARIANTS}
-    said = {dit.SOFT: ["soft_share"], dit.FEW_NULL: ["labelled"], dit.UNMARKED: ["unmarked"]} | {
-        name: ["seed"] for name in dit.SEEDS
-    }
+    said = {dit.SOFT: ["soft_share"], dit.UNMARKED: ["start", "unmarked"]}
+    said |= {name: ["labelled"] for name in (dit.FEW_NULL, dit.FEW_NULL_SHORT)} | {n: ["seed"] for n in dit.SEEDS}
     assert own == {name: said.get(name, []) for name in own}
     assert shared == {"scenes", "null_share", "loss", "config"}
     assert len({cache.fingerprint(dit.description(name)) for name in dit.VARIANTS if "10min" not in name}) == 4
@@ -127,6 +127,16 @@ def test_another_seed_is_another_network():
     one, same, other = (dit.build(seed).pos_embed.proj.weight for seed in (0, 0, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+
+
+def test_what_goes_on_begins_with_the_shipped_weights():
+    t, y = torch.full((2,), 300), torch.tensor([3, 10])
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    shipped = zoo.load(dit.DIT).network
+    with torch.no_grad():
+        begun, fresh = (dit.begin(name)(x, timestep=t, class_labels=y).sample for name in (dit.UNMARKED, dit.FEW))
+        torch.testing.assert_close(begun, shipped(x, timestep=t, class_labels=y).sample, rtol=1e-3, atol=1e-3)
+    assert not fresh.any()  # its last layer is zero
 
 
 def test_without_marks_only_the_stripes_are_gone(monkeypatch, tmp_path):
@@ -159,4 +169,3 @@ def test_only_the_recipe_without_marks_asks_for_such_scenes(monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             dit.make_loss(name)
     assert [name for name, marked in asked.items() if not marked] == [dit.UNMARKED]
-    assert dit.VARIANTS[dit.UNMARKED].schedule == dit.VARIANTS[dit.DIT].schedule

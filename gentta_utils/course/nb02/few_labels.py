@@ -10,12 +10,12 @@ import numpy as np
 from ...common.text import as_table
 from ...evaluation.chosen import PRUNED, chosen_window
 from ...evaluation.records import Records
-from ...evaluation.rows import accuracy, is_clean, pick
+from ...evaluation.rows import accuracy, distinct, is_clean, pick
 from ...evaluation.statistics import protocol_line
 from ...evaluation.tables import Job, results
 from ...methods import diffusion_classifier
 from ...models import zoo
-from ...recipes.dit import DIT, FEW, FEW_NULL, FEW_SHORT, WEAK
+from ...recipes.dit import DIT, FEW, FEW_NULL, FEW_NULL_SHORT, FEW_SHORT, VARIANTS, WEAK
 from ...streams.scenes import SceneSpec
 from ...world.severities import VALIDATION
 from ..side_by_side import on_scenes, verdict
@@ -29,19 +29,21 @@ SHIFTED, CLEAN, BLOCK = 20, 100, 20  # scenes under each corruption, clean ones,
 READER, OURS = "reader, pruned", "diffusion_tta/full"
 
 
-def few() -> str:
-    """Of the DiTs of 1,500 labels that are listed, which differ in their steps, the one that stands for them: the
-    better reader of selection scenes by its card, clean and under the four validation corruptions alike; of equals the
-    longer trained. Raises ValueError where there is none."""
-    listed = [name for name in (FEW, FEW_SHORT) if name in zoo.names()]
+def few(trained: tuple[str, ...] = (FEW, FEW_SHORT)) -> str:
+    """Of DiTs with the same labels, of those that are listed, which differ in their steps, the one that stands for
+    them: the better reader of selection scenes by its card, clean and under the four validation corruptions alike; of
+    equals the longer trained. Raises ValueError where there is none."""
+    listed = [name for name in trained if name in zoo.names()]
     if not listed:
-        raise ValueError(f"no DiT of 1,500 labels is listed: run `python -m gentta_utils train {FEW_SHORT} --promote`")
+        raise ValueError(f"neither of these DiTs is listed: run `python -m gentta_utils train {trained[-1]} --promote`")
     return max(listed, key=lambda name: np.mean(read_by_card(name)))
 
 
 def asked() -> list[str]:
-    """The DiTs that this is about: `few`, and the one that saw the other scenes without a class, if it is listed."""
-    return [few(), *(name for name in (FEW_NULL,) if name in zoo.names())]
+    """The DiTs that this is about: `few`; the one that saw the other scenes without a class, if it is listed; and the
+    one that saw all labels for as few steps, which tells what labels do from what training does."""
+    null = (FEW_NULL, FEW_NULL_SHORT)
+    return [few(), *([few(null)] if set(null) & set(zoo.names()) else []), WEAK]
 
 
 def read_by_card(name: str) -> list[float]:
@@ -105,7 +107,21 @@ def matched(runs: list[Records]) -> str:
         for (kind, name), (lead, gained) in found.items()
     ]
     line = protocol_line([r for r in runs if r.about["method"] == "diffusion_tta"])
-    return "\n".join([line, as_table(lines), "", *said, "", cards()])
+    return "\n".join([line, as_table(lines), "", *said, "", *_labels_alone(runs), cards()])
+
+
+def _labels_alone(runs: list[Records]) -> list[str]:
+    """What fewer labels do where all else is equal: DiTs with few minus the one with all, after as many steps."""
+    said, there = [], distinct([r for r in runs if "denoiser" in r.about], "denoiser")
+    for name in (name for name in there if name != WEAK and VARIANTS[name].schedule == VARIANTS[WEAK].schedule):
+        for kind, here in (("15 corruptions", lambda r: not is_clean(r)), ("clean", is_clean)):
+            shown = [r for r in runs if here(r)]
+            read, ours = (common(*(pick(shown, named(row, m)) for m in (name, WEAK))) for row in (READER, OURS))
+            said.append(
+                f"{kind}, {name.split('/')[1]} minus {WEAK.split('/')[1]}, as many steps: reader {read} "
+                f"({verdict(read)}), Diffusion-TTA {ours} ({verdict(ours)})"
+            )
+    return [*said, ""] if said else []
 
 
 def cards() -> str:

@@ -1,8 +1,9 @@
 """Does SDA hand on a shortcut? Its generator drew the watermark where its own scenes had it (`measure sda_unmarked`).
 
 30% of the training scenes of one class carry the watermark, and the source reads the class in it. A generator that was
-trained on the same scenes without it (`denoiser/dit-unmarked`) has no stripe to hand on. Fine-tuning, training sets and
-seeds are those of the dial (`gap`), at the chosen alignment: only the generator differs.
+trained on for 500 steps on the same scenes without it (`denoiser/dit-unmarked`) has less of a stripe to hand on, or
+none: `carried` counts. Fine-tuning, training sets and seeds are those of the dial (`gap`), at the chosen alignment:
+only the generator differs.
 
 Written down before either was measured: under the watermark, on the projected image alone, SDA with this generator is
 above SDA with the shipped one; on clean scenes and under corruptions they do not differ.

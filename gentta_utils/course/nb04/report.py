@@ -164,7 +164,7 @@ def claims(runs: list[Records]) -> list[dict]:
                     part = minus(one, against_it, metric)
                     row[head] = f"{part}, {verdict(part)}"
             if bold := at(rows.BOLD, True):
-                row["that on clean scenes"] = str(minus(bold, at(rows.SOURCE, True), metric))
+                row["clean scenes ignored: minus source, on clean ones"] = str(minus(bold, at(rows.SOURCE, True), metric))
             placebo = minus(at(rows.OURS, False), at(rows.ANOTHER, False), metric)
             found.append(row | {"minus another image's": f"{placebo}, {verdict(placebo)}"})
     return aligned_rows(found)

@@ -93,7 +93,7 @@ def rows_of(runs: list[Records]) -> list[dict]:
         best = max(beyond, key=lambda label: right(here, label))  # ties go to the earlier one
         mine, other = pick(edges, edge, c), pick(here, best)
         d = over_classifiers(mine, other)
-        row = {"choice": name, "classifier": short(c), "at the edge": edge, "right": accuracy(mine)}
+        row = {"choice": name, "classifier": short(c), "chosen": edge, "right": accuracy(mine)}
         row |= {
             "best beyond": best,
             "right beyond": accuracy(other),

@@ -86,7 +86,7 @@ def test_claims_are_held_against_the_source_the_best_control_and_the_placebo(run
     assert accuracy["that minus best control"].startswith("+20.0 [")
     assert accuracy["that minus its start"].startswith("+15.0 [")
     assert accuracy["that minus its start, judged alone"].startswith("+13.0 [")
-    assert accuracy["clean scenes ignored: minus source, on clean ones"].startswith("+0.0 [")
+    assert accuracy[report.BOLD_ON_CLEAN].startswith("+0.0 [")
     assert accuracy["ceiling: minus source"].startswith("+45.0 [")
     assert (iou["best control"], iou["best rival"]) == (rows.MEDIAN, rows.TENT)
     assert iou["the same of the set"].endswith("holds")

@@ -41,6 +41,7 @@ PAPER = {
 }
 
 
+BOLD_ON_CLEAN = "clean scenes ignored: minus source, on clean ones"
 PARTS_HELD = (  # of the variant that gains most, and of who knows more: head, row, row that it is held against
     ("clean scenes ignored: minus source", rows.BOLD, rows.SOURCE),
     ("that minus best control", rows.BOLD, None),
@@ -164,7 +165,7 @@ def claims(runs: list[Records]) -> list[dict]:
                     part = minus(one, against_it, metric)
                     row[head] = f"{part}, {verdict(part)}"
             if bold := at(rows.BOLD, True):
-                row["clean scenes ignored: minus source, on clean ones"] = str(minus(bold, at(rows.SOURCE, True), metric))
+                row[BOLD_ON_CLEAN] = str(minus(bold, at(rows.SOURCE, True), metric))
             placebo = minus(at(rows.OURS, False), at(rows.ANOTHER, False), metric)
             found.append(row | {"minus another image's": f"{placebo}, {verdict(placebo)}"})
     return aligned_rows(found)

@@ -28,6 +28,7 @@ TABLES = {  # name -> (measure it, show its records)
     "sda_corruptions": (experiments.corruptions, report.main),
     "sda_clean": (experiments.clean, report.main),
     "sda_watermark": (experiments.watermark, report.main),
+    "sda_unmarked": (unmarked.unmarked, unmarked.report),
     "sda_parts": (experiments.components, report.training_sets),
     "sda_number": (experiments.number, report.training_sets),
     "sda_cfg": (experiments.guided, report.training_sets),
@@ -36,4 +37,3 @@ TABLES = {  # name -> (measure it, show its records)
     "sda_steps": (experiments.steps, report.steps),
     "sda_batches": (experiments.batches, orders.batches),
 }
-LATER = {"sda_unmarked": (unmarked.unmarked, unmarked.report)}  # which wants a model that is not trained yet

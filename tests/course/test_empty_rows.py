@@ -47,9 +47,11 @@ TURNED = [  # the same scenes in another order
 ]
 KNOWN = {name: dict.fromkeys(map(tuple, pairs), TUNED) for name, pairs in PROMPTS.items()}
 LEARNED = "the source was fitted on these scenes: projected early, they teach it nothing new (notebook 05)"
+OUTVOTED = "a sure source outvotes what the copy learned (notebook 05)"
 KNOWN["sda_gap"] = {
     ("t 300, dda, alone", "t 300, own scenes, alone, seed 2"): LEARNED,
-    ("t 494, dda, sum", "t 494, sda, sum, seed 2"): "a sure source outvotes what the copy learned (notebook 05)",
+    ("t 494, dda, sum", "t 494, sda, sum, seed 2"): OUTVOTED,
+    ("1000 steps, dda, sum", "1000 steps, sda, sum, seed 1"): OUTVOTED,
 }
 KNOWN["sda_sets"] = {
     (f"{kind}, sum", "dda, sum"): "a sure source outvotes what the copy learned, on few scenes (notebook 05)"

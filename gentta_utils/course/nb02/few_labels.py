@@ -125,9 +125,8 @@ def _labels_alone(runs: list[Records]) -> list[str]:
 
 
 def cards() -> str:
-    """What the shipped DiT, one that is trained for a tenth as long, and `few` read of selection scenes, by their
-    cards: how much of a difference is one of training, not of labels."""
-    found = {name.split("/")[1]: read_by_card(name) for name in (DIT, WEAK, few())}
+    """What the shipped DiT and those of `asked` read of selection scenes, by their cards."""
+    found = {name.split("/")[1]: read_by_card(name) for name in (DIT, *asked())}
     each = [f"{name} {clean:.0f} and {np.mean(shifted):.0f}" for name, (clean, *shifted) in found.items()]
     return f"percent read of 50 clean selection scenes and of 4 x 50 shifted ones (cards): {', '.join(each)}"
 

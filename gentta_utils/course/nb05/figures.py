@@ -204,7 +204,7 @@ def draw_gap(axes, runs: list[Records]) -> None:
     names = distinct(runs, "classifier")
     slope, colours = gap_report.slopes(runs), {n: f"C{i}" for i, n in enumerate(names)} | {None: plots.BLACK}
     for ax, head in zip(axes, ("source - DDA", "recoverable"), strict=True):
-        ax.axhspan(*gap_report.PAPER_GAINS, color="0.85", label="the paper's five networks")
+        ax.axhspan(*gap_report.PAPER_GAINS, color="0.85", label="the paper")
         ax.axhline(0, color="0.3", lw=0.8)
         for p in gap_report.points(runs):
             x, y = p[head], p["gain"]
@@ -224,9 +224,11 @@ def draw_gap(axes, runs: list[Records]) -> None:
         axes[0].plot([], [], "o", ms=6 if name is None else 3, color=colour, label=report.short(name))
     axes[0].plot([], [], "s", mfc="none", color="0.3", label="control")
     if any(p["kind"] == "B" for p in gap_report.points(runs)):
-        axes[0].plot([], [], "^", color=plots.BLACK, label="dial B: steps of training")
+        axes[0].plot([], [], "^", color=plots.BLACK, label="dial B, steps")
     for ax in axes:
-        ax.legend(fontsize=6)
+        low, high = ax.get_ylim()
+        ax.set_ylim(low, high + 0.35 * (high - low))  # room for the legend above the marks
+        ax.legend(fontsize=5.5, ncol=3, loc="upper center", columnspacing=0.6, handlelength=1.2, handletextpad=0.4)
 
 
 def draw_panels(axes, images: list, found: list, row: int, names: tuple[str, ...]) -> None:

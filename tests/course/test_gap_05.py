@@ -28,6 +28,9 @@ def test_the_dial_changes_one_thing_at_a_time():
         elif dial.kind == "A":
             assert changed == ({"start"} if name != "t 300" else set())
             assert dial.aligner == ALIGNER
+        elif dial.kind == "B":
+            assert changed == {"start"}
+            assert dial.aligner == f"{ALIGNER}-{name.removesuffix(' steps')}"
         else:
             assert changed <= {"start", "scale"}
             assert (dial.kind, dial.aligner, dial.alignment.scale) == ("control", GENERATOR, 0.0)

@@ -12,7 +12,6 @@ from gentta_utils.course import nb02, nb04, nb07
 from gentta_utils.evaluation.rows import accuracy, distinct, is_clean, over_classifiers, pick
 from gentta_utils.evaluation.statistics import gain, summary
 from gentta_utils.evaluation.tables import results
-from gentta_utils.recipes.dit import FEW_NULL, FEW_NULL_SHORT, WEAK
 
 README = ROOT / "README.md"
 SAME_LABELS = "ResNet, same 60,000 labels"  # as the diffusion model, and its resolution: shown on the low view alone
@@ -42,11 +41,10 @@ def backbones() -> list[dict]:
             adapted = of(f"diffusion_tta/{view}")
             line |= {heads[0]: f"{accuracy(adapted):.1f}", heads[1]: str(gain(adapted))}
         lines.append(line)
-    said = dict.fromkeys((FEW_NULL, FEW_NULL_SHORT), NULL_CLASS) | {WEAK: SHORT}
-    for name in nb02.few_labels.asked():
+    for name, said in zip(nb02.few_labels.asked(), (FEW_LABELS, NULL_CLASS, SHORT), strict=True):
         label = nb02.few_labels.named(nb02.few_labels.OURS, name)
         found = summary([r for r in pick(results("few_labels"), label) if not is_clean(r)])
-        line = {"mean of 15 corruptions": said.get(name, FEW_LABELS), "source": f"{found['before']:.1f}"}
+        line = {"mean of 15 corruptions": said, "source": f"{found['before']:.1f}"}
         line |= {"Diffusion-TTA": f"{found['after']:.1f}", "gain": str(found["gain"])}
         lines.append(dict.fromkeys(lines[0], "") | line)
     same = pick(results("information"), "source/low", nb02.rivals.SAME_LABELS)

@@ -71,7 +71,7 @@ def train(name: str, device: str = "cpu", minutes: float | None = None, scratch:
         return folder
     seed = dit.VARIANTS[name].seed if name in dit.VARIANTS else 0  # of what the steps draw
     if name in dit.VARIANTS:
-        network, loss_of = dit.begin(name), dit.make_loss(name, device)
+        network, loss_of = dit.build(seed, start=dit.VARIANTS[name].start), dit.make_loss(name, device)
         schedule, recipe = dit.VARIANTS[name].schedule, dit.description(name)
     elif name in OWN:
         spec = OWN[name]

@@ -98,8 +98,11 @@ def scheduler() -> DDPMScheduler:
     return DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
 
 
-def build(seed: int = 0, config: dict = CONFIG) -> DiTTransformer2DModel:
-    """A fresh network with adaLN-zero and a zero final layer, which the diffusers class leaves to the recipe."""
+def build(seed: int = 0, config: dict = CONFIG, start: str = "") -> DiTTransformer2DModel:
+    """A fresh network with adaLN-zero and a zero final layer (Peebles and Xie, 2023), which the diffusers class leaves
+    to the recipe; or one with the weights of the model `start`. It takes images (B, 3, 32, 32) in [-1, 1].
+
+    Raises FileNotFoundError where the weights of `start` are not here."""
     torch.manual_seed(seed)
     network = write_out_attention(prepare_dit(share_embedder(DiTTransformer2DModel(**config))))
     nn.init.normal_(network.transformer_blocks[0].norm1.emb.class_embedder.embedding_table.weight, std=0.02)
@@ -107,15 +110,8 @@ def build(seed: int = 0, config: dict = CONFIG) -> DiTTransformer2DModel:
     for layer in zeroed:
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
-    return network
-
-
-def begin(name: str = DIT) -> DiTTransformer2DModel:
-    """The network that one of `VARIANTS` begins with: fresh, or the weights of another."""
-    made = VARIANTS[name]
-    network = build(made.seed)
-    if made.start:
-        network.load_state_dict(load_file(MODELS / made.start / "transformer" / WEIGHTS))
+    if start:
+        network.load_state_dict(load_file(MODELS / start / "transformer" / WEIGHTS))
     return network
 
 

@@ -15,10 +15,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DModel
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..common.paths import MODELS
 from ..diffusion.process import add_noise, alphas_cumprod_of, eps_error, linear_betas
 from ..models.denoiser import write_out_attention
 from ..world.labels import CLASSES
@@ -61,9 +59,7 @@ class UnconditionalRecipe:
         """A fresh network, each branch of it zero at first as in ADM (the diffusers class leaves that to the recipe),
         or the weights of `start`."""
         if self.start:
-            network = dit.build()
-            network.load_state_dict(load_file(MODELS / self.start / "transformer" / dit.WEIGHTS), strict=True)
-            return network
+            return dit.build(start=self.start)
         torch.manual_seed(seed)
         network = write_out_attention(UNet2DModel(**self.config))
         for name, module in network.named_modules():

@@ -398,20 +398,19 @@ def test_seeds_are_compared_on_the_scenes_that_all_met(monkeypatch):
 def test_of_two_dits_with_few_labels_the_better_reader_of_selection_scenes_stands_for_them(monkeypatch):
     shifts = [f"{name}_5" for name in VALIDATION]
     monkeypatch.setattr(few_labels.zoo, "names", lambda: listed)
-    listed = [few_labels.FEW, few_labels.FEW_SHORT]
+    both = listed = (few_labels.FEW, few_labels.FEW_SHORT)
     long = {"clean": 90.0} | dict.fromkeys(shifts, 40.0)
     monkeypatch.setattr(few_labels.zoo, "card", lambda name: {"quality": long if name == few_labels.FEW else short})
     for clean, shifted, name in ((80.0, 42.0, few_labels.FEW), (90.0, 42.0, few_labels.FEW_SHORT)):
         short = {"clean": clean, "loss_true_class": 99.0} | dict.fromkeys(shifts, shifted)
-        assert few_labels.few() == name
+        assert few_labels.few(both) == name
     short = long  # of equals the longer trained
-    assert few_labels.few() == few_labels.FEW
-    assert few_labels.asked() == [few_labels.FEW, few_labels.WEAK]
+    assert few_labels.few(both) == few_labels.FEW
     listed = [few_labels.FEW_SHORT, few_labels.FEW_NULL_SHORT]
     assert few_labels.asked() == [*listed, few_labels.WEAK]
-    listed = []
+    listed = [few_labels.FEW_NULL_SHORT]
     with pytest.raises(ValueError, match="train denoiser/dit-1500-10min --promote"):
-        few_labels.few()
+        few_labels.asked()
 
 
 def test_runs_with_few_labels_are_small_and_meet_each_scene_once():
@@ -446,7 +445,9 @@ def test_a_lead_and_a_gain_at_matched_labels_are_on_the_same_scenes(monkeypatch)
     assert rows[1] == ["2", "0.0", "50.0", "-50.0", "0.0", "-50.0", "-100.0", "-100.0"]
     assert rows[2] == ["2", "100.0", "50.0", "+50.0", "100.0", "+50.0", "+0.0", "+0.0"]
     assert text.count("the reader is ahead of the ResNet: ") == 8
-    assert text.count("minus dit-10min, as many steps: reader -50.0 [") == 2  # of the one on all scenes there is none
+    assert text.count("dit-1500-10min minus dit-10min, as many steps: reader -50.0 [") == 2
+    assert text.count("as many steps: ") == 2  # the one on all scenes was trained for longer
+    assert "dit (60,000 labels, 24,000 steps) 92 and 91, dit-1500-10min (1,500 labels, 3,000 steps) 76 and 69" in text
 
 
 def test_the_carried_state_is_scored_before_it_sees_an_image():

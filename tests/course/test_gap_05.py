@@ -135,6 +135,22 @@ def test_scenes_that_only_the_control_met_leave_the_clean_loss_and_the_slope_alo
     more = [replace(r, id=r.id + 5_000, label=(r.label + 1) % 10, about=at(r)) for r in later]
     assert gap.clean_gaps(runs + more) == gap.clean_gaps(runs)
     assert gap_report.slopes(runs + more) == gap_report.slopes(runs)
+    assert gap.read_first(runs + more) == runs
+
+
+def test_the_control_says_what_the_first_scenes_alone_said():
+    runs = runs_of(RECOVER, {k: v // 2 for k, v in RECOVER.items()})
+    assert "read first" not in gap_report.control_line(runs)
+    of_control = [r for r in runs if r.about["label"].startswith("control, t 300, ")]
+    at = lambda r: r.about | {"stream": r.about["stream"] | {"start": 5_000}}  # noqa: E731
+    more = []
+    for r in of_control:  # SDA is right on all of the later scenes, DDA on none
+        logits = np.eye(10)[r.label if ", sda, " in r.about["label"] else (r.label + 1) % 10]
+        more.append(replace(r, id=r.id + 5_000, after=logits, about=at(r)))
+    alone, whole = gap_report.control_line(runs), gap_report.control_line(runs + more)
+    (first,) = re.findall(r"SDA - DDA (\S+ \[\S+ \S+\]), within", alone)
+    assert f"(on the scenes read first alone {first})" in whole
+    assert "+50.0 [" in whole
 
 
 def test_differences_are_named_for_what_they_subtract():

@@ -319,6 +319,15 @@ def tiny_recipe(name: str) -> unconditional.UnconditionalRecipe:
     return unconditional.UnconditionalRecipe(schedule, dict(config), scenes=40)
 
 
+@pytest.mark.parametrize("steps", [1000, 2000, 4000])
+def test_a_snapshot_is_the_beginning_of_the_shipped_run(steps):
+    shipped, early = (unconditional.RECIPES[f"unconditional/unet-unshuffle{end}"] for end in ("", f"-{steps}"))
+    assert early.describe() == shipped.describe()
+    assert early.schedule.steps == steps
+    assert replace(early.schedule, steps=shipped.schedule.steps, flat=shipped.schedule.flat) == shipped.schedule
+    assert all(early.schedule.lr_at(step) == shipped.schedule.lr_at(step) for step in range(steps))
+
+
 @pytest.mark.parametrize("name", unconditional.RECIPES)
 def test_a_candidate_is_trained_resumed_and_promoted(few, tmp_path, monkeypatch, name):
     monkeypatch.setitem(recipes.OWN, name, tiny_recipe(name))

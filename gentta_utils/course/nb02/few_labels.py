@@ -5,6 +5,8 @@ one of `frontier`; Diffusion-TTA has the settings that were chosen with the ship
 gives for each DiT on the validation corruptions.
 """
 
+from itertools import combinations
+
 import numpy as np
 
 from ...common.text import as_table
@@ -29,10 +31,10 @@ SHIFTED, CLEAN, BLOCK = 20, 100, 20  # scenes under each corruption, clean ones,
 READER, OURS = "reader, pruned", "diffusion_tta/full"
 
 
-def few(trained: tuple[str, ...] = (FEW, FEW_SHORT)) -> str:
-    """Of DiTs with the same labels, of those that are listed, which differ in their steps, the one that stands for
-    them: the better reader of selection scenes by its card, clean and under the four validation corruptions alike; of
-    equals the longer trained. Raises ValueError where there is none."""
+def few(trained: tuple[str, ...]) -> str:
+    """Of DiTs with the same labels that differ in their steps, the longest trained first, the one that stands for those
+    that are listed: the better reader of selection scenes by its card, clean and under the four validation corruptions
+    alike; of equals the first. Raises ValueError where none is listed."""
     listed = [name for name in trained if name in zoo.names()]
     if not listed:
         raise ValueError(f"neither of these DiTs is listed: run `python -m gentta_utils train {trained[-1]} --promote`")
@@ -40,10 +42,9 @@ def few(trained: tuple[str, ...] = (FEW, FEW_SHORT)) -> str:
 
 
 def asked() -> list[str]:
-    """The DiTs that this is about: `few`; the one that saw the other scenes without a class, if it is listed; and the
-    one that saw all labels for as few steps, which tells what labels do from what training does."""
-    null = (FEW_NULL, FEW_NULL_SHORT)
-    return [few(), *([few(null)] if set(null) & set(zoo.names()) else []), WEAK]
+    """The DiTs that this is about: with 1,500 labels; with the other scenes, too, without their class; and with all
+    labels for few steps, which tells what labels do from what training does. Raises as `few`."""
+    return [few((FEW, FEW_SHORT)), few((FEW_NULL, FEW_NULL_SHORT)), WEAK]
 
 
 def read_by_card(name: str) -> list[float]:
@@ -111,23 +112,28 @@ def matched(runs: list[Records]) -> str:
 
 
 def _labels_alone(runs: list[Records]) -> list[str]:
-    """What fewer labels do where all else is equal: DiTs with few minus the one with all, after as many steps."""
+    """What the labels do where all else is equal: each two of the DiTs that were trained for as long as `WEAK`, one
+    minus the other."""
     said, there = [], distinct([r for r in runs if "denoiser" in r.about], "denoiser")
-    for name in (name for name in there if name != WEAK and VARIANTS[name].schedule == VARIANTS[WEAK].schedule):
+    alike = [name for name in there if VARIANTS[name].schedule == VARIANTS[WEAK].schedule]
+    for pair in combinations(alike, 2):
         for kind, here in (("15 corruptions", lambda r: not is_clean(r)), ("clean", is_clean)):
             shown = [r for r in runs if here(r)]
-            read, ours = (common(*(pick(shown, named(row, m)) for m in (name, WEAK))) for row in (READER, OURS))
-            said.append(
-                f"{kind}, {name.split('/')[1]} minus {WEAK.split('/')[1]}, as many steps: reader {read} "
-                f"({verdict(read)}), Diffusion-TTA {ours} ({verdict(ours)})"
-            )
-    return [*said, ""] if said else []
+            read, ours = (common(*(pick(shown, named(row, name)) for name in pair)) for row in (READER, OURS))
+            what = " minus ".join(name.split("/")[1] for name in pair)
+            each = (f"{row} {d} ({verdict(d)})" for row, d in (("reader", read), ("Diffusion-TTA", ours)))
+            said.append(f"{kind}, {what}, as many steps: {', '.join(each)}")
+    return [*said, ""]
 
 
 def cards() -> str:
-    """What the shipped DiT and those of `asked` read of selection scenes, by their cards."""
-    found = {name.split("/")[1]: read_by_card(name) for name in (DIT, *asked())}
-    each = [f"{name} {clean:.0f} and {np.mean(shifted):.0f}" for name, (clean, *shifted) in found.items()]
+    """Labels and steps of the shipped DiT and of those of `asked`, and what they read of selection scenes, by their
+    cards."""
+    each = []
+    for name in (DIT, *asked()):
+        clean, *shifted = read_by_card(name)
+        trained = f"{VARIANTS[name].labelled:,} labels, {zoo.card(name)['steps']:,} steps"
+        each.append(f"{name.split('/')[1]} ({trained}) {clean:.0f} and {np.mean(shifted):.0f}")
     return f"percent read of 50 clean selection scenes and of 4 x 50 shifted ones (cards): {', '.join(each)}"
 
 

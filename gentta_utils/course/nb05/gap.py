@@ -27,7 +27,8 @@ read, and whatever they show stands, on all 240 scenes.
 Dial B came later, and this was written before its models were trained: all scenes of `gap_specs`, six networks, three
 seeds, both readings; 720 images go through each model. Its models are the first steps of the training of the shipped
 one, at that run's draws and rate. Prediction: what SDA gains there is what the line of dial A says of what can be
-recovered (`gap_report.slope_line`). A setting whose model is not listed is left out: 4,000 steps, for time.
+recovered (`gap_report.slope_line`). Only that of 1,000 steps was trained, for time; settings whose model is not listed
+are left out.
 """
 
 from dataclasses import dataclass, replace
@@ -146,12 +147,16 @@ def tuned_jobs(
     return jobs
 
 
+def read_first(runs: list[Records]) -> list[Records]:
+    """The runs on the scenes that were read first, those of `gap_specs`: under each shift the least start."""
+    where = [(r.about["stream"]["shift"], r.about["stream"].get("start", 0)) for r in runs]
+    first = {shift: min(start for other, start in set(where) if other == shift) for shift, _ in set(where)}
+    return [r for r, (shift, start) in zip(runs, where, strict=True) if start == first[shift]]
+
+
 def clean_gaps(runs: list[Records]) -> dict[str, float]:
-    """Setting -> points that the source loses on the projected clean scenes that were read first, those of `gap_specs`,
-    all networks pooled."""
-    clean = pick(runs, shifts=("clean",))
-    first = min((r.about["stream"].get("start", 0) for r in clean), default=0)
-    clean = [r for r in clean if r.about["stream"].get("start", 0) == first]
+    """Setting -> points that the source loses on the projected clean scenes of `read_first`, all networks pooled."""
+    clean = read_first(pick(runs, shifts=("clean",)))
     names = [label.removesuffix(", dda, alone") for r in clean if (label := r.about["label"]).endswith(", dda, alone")]
     source = pick(clean, "source/full")
     return {name: accuracy(source) - accuracy(pick(clean, f"{name}, dda, alone")) for name in dict.fromkeys(names)}

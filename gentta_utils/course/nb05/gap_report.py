@@ -13,7 +13,7 @@ from ...common.text import as_table
 from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, paired, pick
 from ...evaluation.statistics import Interval, paired_interval
-from .gap import PAPER_GAP, PAPER_START, clean_gaps, dials, paper_like
+from .gap import PAPER_GAP, PAPER_START, clean_gaps, dials, paper_like, read_first
 from .report import SOURCE, by_corruption, header, short, shown, verdict
 
 DRAWS = 4_000
@@ -193,12 +193,15 @@ def slope_line(runs: list[Records]) -> str:
 
 
 def control_line(runs: list[Records]) -> str:
-    """What SDA gains in the control, and whether its interval lies within two points of 0."""
+    """What SDA gains in the control, and whether its interval lies within two points of 0; where more scenes than those
+    of `read_first` were met, also what these say alone."""
     said = []
     for name in (name for name in settings_of(runs) if dials()[name].kind == "control"):
-        d = differences(runs, name, heads=("SDA - DDA",))["SDA - DDA"]
+        d, first = (differences(part, name, heads=("SDA - DDA",))["SDA - DDA"] for part in (runs, read_first(runs)))
         inside = d.low >= -2 and d.high <= 2
         said.append(f"{name}: SDA - DDA {d}, {'within' if inside else 'not shown to be within'} two points of 0")
+        if len(read_first(mine := pick(runs, f"{name}, dda, alone"))) < len(mine):
+            said[-1] += f" (on the scenes read first alone {first})"
     return "; ".join(said) + "."
 
 

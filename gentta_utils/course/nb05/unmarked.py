@@ -127,7 +127,8 @@ def carried_line() -> str:
     said = [f"{row}: {n['carry it']} of {n['of']}" for row, n in content["images"].items()]
     wrong, of = content["real scenes told wrongly"]
     counted = f"synthetic images of the class that carry the stripe: {'; '.join(said)}"
-    return f"{counted} (told wrongly: {wrong} of {of} rendered scenes)."
+    steps = zoo.card(UNMARKED)["steps"]
+    return f"{counted} (told wrongly: {wrong} of {of} rendered scenes). {steps} steps without it."
 
 
 def report(runs: list[Records]) -> str:

@@ -28,7 +28,7 @@ from .experiments import input_jobs
 from .report import header, short, shown, verdict
 
 BEYOND = {"start": (19, 29), "memo": (5e-5, 2.5e-4)}  # 20 levels take a start of 19; 2.5e-4 is MEMO's rate on ImageNet
-LOWER, HIGHER = (1 / 16, 1 / 4), (64.0, 256.0)  # published rates, below the least of `RATES` and above the most
+LOWER, HIGHER = (1 / 16, 1 / 4), (64.0, 256.0)  # times the published rate, beyond both ends of `RATES`
 
 
 def wider_specs() -> list[SceneSpec]:

@@ -171,7 +171,7 @@ def _variations(args) -> int:
 def _measure(args) -> int:
     from .course.tables import check_table, measure
 
-    names = [check_table(name, later=True) for name in args.names]  # all of them, before the first one takes its hours
+    names = [check_table(name) for name in args.names]  # all of them, before the first one takes its hours
     for name in names:
         print(f"\n{name}\n{measure(name)}")
     return 0

@@ -10,22 +10,18 @@ from . import nb02, nb03, nb04, nb05, nb06, nb07
 TABLES: dict[str, tuple[Callable[[], list[Records]], Callable[[list[Records]], str]]] = (
     nb02.TABLES | nb03.TABLES | nb04.TABLES | nb05.TABLES | nb06.TABLES | nb07.TABLES
 )
-LATER = nb04.LATER  # can be measured once their models are trained; no notebook shows them yet
 
 
-def check_table(name: str, later: bool = False) -> str:
-    """The name, with `later` one of LATER too. Raises ValueError for an unknown one."""
-    known = TABLES | (LATER if later else {})
-    if name in LATER and name not in known:
-        raise ValueError(f"{name} has no records yet: `python -m gentta_utils measure {name}` names its models")
-    if name not in known:
-        raise ValueError(f"unknown table {name!r}: choose one of {', '.join(known)}")
+def check_table(name: str) -> str:
+    """The name. Raises ValueError for an unknown one."""
+    if name not in TABLES:
+        raise ValueError(f"unknown table {name!r}: choose one of {', '.join(TABLES)}")
     return name
 
 
 def measure(name: str) -> str:
     """Measure a table, going on where it stopped, and show it. Raises ValueError for an unknown name."""
-    make, show = (TABLES | LATER)[check_table(name, later=True)]
+    make, show = TABLES[check_table(name)]
     return show(make())
 
 

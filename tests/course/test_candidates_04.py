@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 from test_report_04 import record
 
-from gentta_utils.course import tables as course_tables
 from gentta_utils.course.nb04 import candidates, choose, rows
 from gentta_utils.evaluation import tables
 from gentta_utils.evaluation.chosen import tuned_maps
 from gentta_utils.models import zoo
 from gentta_utils.world.severities import VALIDATION
 
-FIRST = next(iter(candidates.CANDIDATES))
+FIRST = candidates.BASE
 OTHER = "32 px averages"
 
 
@@ -26,8 +25,11 @@ def made(label, after, half, shift="spatter"):
 
 
 def runs():
-    """Two models: of the first the usual rate is best on both halves; of the other a rate is good on one half alone."""
+    """The shipped model and two others: the usual rate is best on both halves, or a rate is good on one half alone."""
     gains = {
+        (candidates.SHIPPED, 0.3): (56, 56),
+        (candidates.SHIPPED, 1.0): (61, 61),
+        (candidates.SHIPPED, 3.0): (54, 54),
         (FIRST, 0.3): (55, 55),
         (FIRST, 1.0): (60, 60),
         (FIRST, 3.0): (52, 52),
@@ -46,12 +48,13 @@ def test_a_half_gets_the_rate_that_gains_most_on_the_other():
     assert rates == [3.0, 0.3]  # of the first half by the second, and the other way round
     assert [r.about["stream"]["start"] for r in taken] == [r.about["stream"]["start"] for r in runs()[:2]]
     assert candidates.at_best_rate(runs(), FIRST)[1] == [1.0, 1.0]
-    first, other = candidates.taught(runs())
+    shipped, first, other = candidates.taught(runs())
     assert first["mean class accuracy, usual rate"] == first["mean class accuracy, its rates"] == "60.0"
     assert (other["mean class accuracy, usual rate"], other["mean class accuracy, its rates"]) == ("52.0", "45.5")
     assert other["rates of the halves"] == "x 3 and x 0.3"
-    assert other["mean class accuracy, the first minus it"].endswith("holds")
-    assert first["mean class accuracy, the first minus it"] == ""
+    assert other[f"mean class accuracy, {FIRST} minus it"].endswith("holds")
+    assert first[f"mean class accuracy, {FIRST} minus it"] == ""
+    assert shipped[f"mean class accuracy, {FIRST} minus it"].endswith("reversed")
 
 
 def test_readings_are_held_against_the_bars(monkeypatch):
@@ -61,12 +64,12 @@ def test_readings_are_held_against_the_bars(monkeypatch):
     cards = {candidates.USUAL: {"quality": quality | {"clean": dict.fromkeys(candidates.WRONG, good)}}}
     cards["maps/classes-averaged"] = {"quality": quality}
     monkeypatch.setattr(zoo, "names", lambda: list(cards))
-    monkeypatch.setattr(zoo, "card", lambda name: cards[name] | {"parameters": 4_200_000})
+    monkeypatch.setattr(zoo, "card", lambda name: cards[name] | {"parameters": 4_200_000, "steps": 880})
     usual, averaged = candidates.bars()
     assert (usual["reads in"], usual["bars missed there"]) == ("300..500", "none")
     assert (averaged["reads in"], averaged["best window"]) == ("none", "300..500")
     assert averaged["bars missed there"] == "(b) swapped clean 94"
-    assert averaged["parameters, M"] == "4.2"
+    assert (averaged["parameters, M"], averaged["steps"]) == ("4.2", 880)
     row = candidates.readings()[1]
     assert row["(b) swapped, clean"] == "50 / 94"
     assert row["(a) the segmentor's, corrupted"] == "50 / 100"
@@ -75,19 +78,6 @@ def test_readings_are_held_against_the_bars(monkeypatch):
     assert text.startswith("protocol: ")
     assert "mean class accuracy 50.0, mean IoU" in text
     assert "diffusion model, each at its rates" in text
-
-
-def test_the_usual_model_is_held_against_other_trainings_of_it():
-    exact, fewer = rows.OTHER_TRAININGS
-    after = {rows.SOURCE: 50, rows.OURS: 60, exact: 55, fewer: 62}
-    altered = [record(label, v, shift=s) for s in ("fog", "clean") for label, v in after.items()]
-    usual, first, second = candidates.trainings(altered)
-    assert usual["mean class accuracy, corrupted, minus source"].startswith("+10.0 [")
-    assert first["mean class accuracy, corrupted, as shipped minus it"].endswith("holds")
-    assert second["mean IoU, clean, as shipped minus it"].endswith("reversed")
-    assert candidates.trainings([r for r in altered if r.about["label"] != exact])[1]["diffusion model"] == fewer
-    assert candidates.trainings(altered[:2]) == []
-    assert "as shipped minus it" in candidates.ablations(altered)
 
 
 def test_the_search_names_the_best_option_of_each_kind():
@@ -101,7 +91,7 @@ def test_the_search_names_the_best_option_of_each_kind():
     assert found["window of t"]["mean class accuracy, minus ours"].endswith("holds")
     assert found["softness: temperature"]["mean IoU, minus ours"].endswith("reversed")
     assert found["step: rate"]["best of them in hindsight"] == "x 0.3"
-    assert found["diffusion model, each at its rates"]["best of them in hindsight"] == OTHER
+    assert found[f"diffusion model, each at its rates, minus {FIRST}"]["best of them in hindsight"] == OTHER
     kinds = {candidates.tried(label) for label in ("free map", "free map, t 20..150", "norms alone", "3 updates")}
     assert kinds == {"a free map in place of weights", "weights that move", "updates"}
     assert candidates.tried(rows.OURS) == candidates.tried(rows.SOURCE) == ""
@@ -110,7 +100,6 @@ def test_the_search_names_the_best_option_of_each_kind():
 def test_candidates_meet_the_same_scenes_apart_from_those_of_the_choice(monkeypatch):
     jobs, met = [], {}
     monkeypatch.setattr(candidates, "table", lambda name, made: jobs.extend(made) or [])
-    monkeypatch.setattr(candidates, "CANDIDATES", {FIRST: candidates.USUAL})  # whether the others are trained or not
     candidates.candidates()
     for about, _ in jobs:
         s = about["stream"]
@@ -132,15 +121,3 @@ def test_candidates_meet_the_same_scenes_apart_from_those_of_the_choice(monkeypa
 @pytest.mark.parametrize("name", sorted(set(candidates.CANDIDATES.values()) - {candidates.USUAL}))
 def test_what_was_tried_beside_the_shipped_model_is_made_on_demand(name):
     assert name in zoo.ON_DEMAND
-
-
-def test_tables_that_want_models_say_which():
-    """They have no records, or they would stand among the others; `measure` names a model that is to be trained."""
-    for name in course_tables.LATER:
-        assert not (tables.RESULTS / f"{name}.npz").exists()
-        assert name not in course_tables.TABLES
-        with pytest.raises(ValueError, match=f"`python -m gentta_utils measure {name}` names its models"):
-            course_tables.report(name)
-        assert course_tables.check_table(name, later=True) == name
-    with pytest.raises(ValueError, match="was not trained yet: run `python -m gentta_utils train maps/"):
-        course_tables.measure("maps_candidates")

@@ -340,6 +340,15 @@ def test_equal_information_is_as_many_maps():
     assert recipe.RECIPES["maps/classes-1500"].scenes == dense.RECIPES["segmentor/resnet"].labels
 
 
+def test_candidates_differ_in_what_is_compared():
+    short, usual = recipe.RECIPES["maps/classes-short"], recipe.RECIPES["maps/classes"]
+    assert short == replace(usual, schedule=replace(usual.schedule, steps=short.schedule.steps), scenes=short.scenes)
+    assert recipe.RECIPES["maps/classes-exact"] == replace(short, soften=False)
+    assert recipe.RECIPES["maps/classes-1500"] == replace(short, scenes=1500)
+    for space, schedule in recipe.FRESH.items():
+        assert recipe.RECIPES[f"maps/classes-{space}"] == replace(short, schedule=schedule, space=space)
+
+
 def test_a_ceiling_learns_from_corrupted_images(monkeypatch):
     """Half of its batch: the loss is another one where the corrupted images are."""
     spec = replace(TINY["densedepth"], seen_as="corruptions")

@@ -20,8 +20,8 @@ TABLES = {  # name -> (measure it, show its records)
     "maps_depth": (experiments.depth, report.k8),
     "maps_all": (experiments.all_corruptions, report.all_corruptions),
     "maps_mixing": (experiments.mixing, report.mixing),
-    "maps_ablations": (experiments.ablations, candidates.ablations),
+    "maps_candidates": (candidates.candidates, candidates.show),
+    "maps_ablations": (experiments.ablations, report.ablations),
     "maps_windows": (experiments.windows, by_window.show),
     "maps_where": (experiments.where, report.where),
 }
-LATER = {"maps_candidates": (candidates.candidates, candidates.show)}  # which want models that are not trained yet

@@ -1,5 +1,6 @@
-"""Which diffusion model may teach a segmentor: ways to show it a map, with and without softened maps, with fewer maps.
-Beside how each of them reads (its card) stands what it teaches in three updates, on selection scenes.
+"""Which diffusion model may teach a segmentor: ways to show it a map, with and without softened maps, with fewer maps,
+all of them trained for as many minutes; and the shipped one, trained for longer. Beside how each of them reads (its
+card) stands what it teaches in three updates, on selection scenes.
 
 The rule for the rate, written before any record: all settings are those chosen for `rows.MAP_MODEL`, at three rates.
 Of each half of the scenes the rate counts that gains most on the other half, the mean of both scores.
@@ -11,7 +12,7 @@ import numpy as np
 
 from ...common.text import as_table
 from ...evaluation.chosen import tuned_maps
-from ...evaluation.map_rows import METRICS, gain_of, gained, mean_score, minus
+from ...evaluation.map_rows import METRICS, gained, mean_score, minus
 from ...evaluation.records import Records
 from ...evaluation.rows import distinct, is_clean, pick
 from ...evaluation.tables import Job, results, table
@@ -19,14 +20,17 @@ from ...models import zoo
 from ...streams.maps import MapSpec
 from ...world.severities import VALIDATION
 from ..side_by_side import denoiser_cost, verdict
-from . import report, rows
-from .report import aligned_rows, header, seconds_of, shown
+from . import rows
+from .report import aligned_rows, header, seconds_of
 from .rows import MAP_MODEL, map_job, source_job
 
 NETWORK, USUAL = "segmentor/resnet", MAP_MODEL["classes"]
-CANDIDATES = {  # how it differs from the first -> diffusion model
-    "unshuffled 64 px, softened maps": USUAL,
-    **rows.OTHER_TRAININGS,
+SHIPPED, BASE = "shipped: 64 px, trained for longer", "64 px, softened maps"
+CANDIDATES = {  # how it is trained -> diffusion model; all but the first for as long as `BASE`
+    SHIPPED: USUAL,
+    BASE: "maps/classes-short",
+    "64 px, exact maps": "maps/classes-exact",
+    "64 px, the segmentor's 1,500 maps": "maps/classes-1500",
     "32 px averages": "maps/classes-averaged",
     "latents, concatenated": "maps/classes-latents",
     "latents, a ControlNet on the text model": "maps/classes-control",
@@ -99,14 +103,15 @@ def bars() -> list[dict]:
     window, that with the highest mean of the six shares."""
     found = []
     for row, name in here().items():
-        quality = zoo.card(name)["quality"]
+        card = zoo.card(name)
+        quality = card["quality"]
         shares = {(wrong, when): v for wrong in WRONG for when, v in shares_of(quality, wrong).items()}
         enough = {(wrong, when): v >= BARS[wrong][when == "corrupted"] for (wrong, when), v in shares.items()}
         best = int(np.mean(list(shares.values()), 0).argmax())
         windows = ["{}..{}".format(*w) for w in quality["windows"]]
         missed = [f"{WRONG[w]} {when} {v[best]:.0f}" for (w, when), v in shares.items() if not enough[w, when][best]]
         met = [window for i, window in enumerate(windows) if all(v[i] for v in enough.values())]
-        line = {"diffusion model": row, "parameters, M": f"{zoo.card(name)['parameters'] / 1e6:.1f}"}
+        line = {"diffusion model": row, "parameters, M": f"{card['parameters'] / 1e6:.1f}", "steps": card["steps"]}
         line |= {"reads in": ", ".join(met) or "none", "best window": windows[best]}
         found.append(line | {"bars missed there": ", ".join(missed) or "none"})
     return found
@@ -135,52 +140,25 @@ def at_best_rate(runs: list[Records], row: str) -> tuple[list[Records], list[flo
 
 def taught(runs: list[Records]) -> list[dict]:
     """A row for each model: both scores after three updates at the usual rate and at its best one, the gain over the
-    segmentor, and of the first model over it, paired, with a verdict."""
+    segmentor, and of `BASE` over it, paired, with a verdict."""
     found, source = [], pick(runs, rows.SOURCE)
     labels = [row for row in CANDIDATES if label_of(row, 1.0) in distinct(runs, "label")]
     parts = {row: (pick(runs, label_of(row, 1.0)), *at_best_rate(runs, row)) for row in labels}
-    first = next(iter(CANDIDATES))
     for row, (usual, best, rates) in parts.items():
         line = {"diffusion model": row, "rates of the halves": " and ".join(f"x {v:g}" for v in rates)}
         for metric in METRICS["classes"]:
             line[f"{metric}, usual rate"] = f"{mean_score(usual, metric):.1f}"
             line[f"{metric}, its rates"] = f"{mean_score(best, metric):.1f}"
             line[f"{metric}, minus source"] = str(minus(best, source, metric))
-            if row != first:
-                ahead = minus(parts[first][1], best, metric)
-                line[f"{metric}, the first minus it"] = f"{ahead}, {verdict(ahead)}"
+            if row != BASE:
+                ahead = minus(parts[BASE][1], best, metric)
+                line[f"{metric}, {BASE} minus it"] = f"{ahead}, {verdict(ahead)}"
         found.append(line | {"diffusion model's cost": denoiser_cost(usual[0]), "s/img": seconds_of(usual)})
     return aligned_rows(found)
 
 
-def trainings(runs: list[Records]) -> list[dict]:
-    """The usual model against others of its kind that knew exact maps alone, or fewer: what each gains over the source,
-    and the usual one minus it, under corruptions and clean, paired, with a verdict; of the ablations' records."""
-    mine, found = pick(runs, classifier=NETWORK), []
-    labels = [label for label in rows.OTHER_TRAININGS if pick(mine, label)]
-    for label in [rows.OURS, *labels] if labels else []:
-        row = {"diffusion model": "as shipped" if label == rows.OURS else label}
-        for metric in METRICS["classes"]:
-            for head, clean in (("corrupted", False), ("clean", True)):
-                usual, other = ([r for r in pick(mine, at) if is_clean(r) == clean] for at in (rows.OURS, label))
-                row[f"{metric}, {head}, minus source"] = shown(gain_of(other, metric), other)
-                if label != rows.OURS:
-                    ahead = minus(usual, other, metric)
-                    row[f"{metric}, {head}, as shipped minus it"] = f"{ahead}, {verdict(ahead)}"
-        found.append(row)
-    return aligned_rows(found)
-
-
-def ablations(runs: list[Records]) -> str:
-    """One thing changed at a time, a table for each target; last how the diffusion model was trained."""
-    held = trainings(runs)
-    return report.ablations(runs) + ("\n\n" + as_table(held) if held else "")
-
-
 def tried(label: str) -> str:
     """What a row of the ablations changes, "" for ours and the source."""
-    if label in rows.OTHER_TRAININGS:
-        return "training of the diffusion model"
     starts = {"t ": "window of t", "T ": "softness: temperature", "free map": "a free map in place of weights"}
     ends = {" pairs": "pairs per update", " updates": "updates", " alone": "weights that move"}
     found = [what for start, what in starts.items() if label.startswith(start)]
@@ -198,16 +176,12 @@ def search(altered: list[Records], runs: list[Records]) -> list[dict]:
         if what := tried(label):
             groups.setdefault(what, {})[label] = pick(mine, label)
     found += [_best(what, options, ours, pick(mine, rows.SOURCE)) for what, options in groups.items()]
-    first, *others = [row for row in CANDIDATES if label_of(row, 1.0) in distinct(runs, "label")]
-    models = {row: at_best_rate(runs, row)[0] for row in (first, *others)}
-    steps = {f"x {times:g}": pick(runs, label_of(first, times)) for times in RATES if times != 1}
-    usual, source = pick(runs, label_of(first, 1.0)), pick(runs, rows.SOURCE)
+    models = {row: at_best_rate(runs, row)[0] for row in CANDIDATES if label_of(row, 1.0) in distinct(runs, "label")}
+    steps = {f"x {times:g}": pick(runs, label_of(SHIPPED, times)) for times in RATES if times != 1}
+    usual, source = pick(runs, label_of(SHIPPED, 1.0)), pick(runs, rows.SOURCE)
     found.append(_best("step: rate", steps, usual, source))
-    if others:
-        found.append(
-            _best("diffusion model, each at its rates", {row: models[row] for row in others}, models[first], source)
-        )
-    return found
+    trained, base = {row: v for row, v in models.items() if row not in (SHIPPED, BASE)}, models[BASE]
+    return [*found, _best(f"diffusion model, each at its rates, minus {BASE}", trained, base, source)]
 
 
 def _best(what: str, options: dict[str, list[Records]], ours: list[Records], source: list[Records]) -> dict[str, str]:

@@ -81,7 +81,7 @@ def k8(target: str, n: int, clean: int, second: tuple[int, int] | None = None) -
     return jobs + [j for c in others for spec in specs for j in k8_rows(c, spec)]
 
 
-def classes(n: int = 8, clean: int = 18, second: tuple[int, int] = (1, 3)) -> list[Records]:
+def classes(n: int = 8, clean: int = 18, second: tuple[int, int] = (3, 9)) -> list[Records]:
     """Segmentation (K8)."""
     return table("maps_classes", k8("classes", n, clean, second))
 
@@ -148,7 +148,6 @@ def ablated(network: str) -> dict[str, tuple[diffusion_tta.Settings, dict]]:
         free = tuned_maps(network, "free")
         found |= {"free map": (free, {})}
         found |= {f"free map, t {a}..{b}": (replace(free, window=(a, b)), {}) for a, b in WINDOWS}
-        found |= {row: (now, {"denoiser": m}) for row, m in rows.OTHER_TRAININGS.items() if m in zoo.names()}
     return found | {"phi adapted too": adapted}
 
 

@@ -14,10 +14,6 @@ NETWORKS = {
     "depth": ("depth/densenet", "depth/glpn"),
 }
 MAP_MODEL = {"classes": "maps/classes", "depth": "maps/depth"}
-OTHER_TRAININGS = {  # of the model of class maps, made on demand
-    "trained on exact maps": "maps/classes-exact",
-    "trained on the segmentor's 1,500 maps": "maps/classes-1500",
-}
 PURIFIER = "unconditional/unet-unshuffle"  # notebook 05's, which saw scenes of one object alone
 
 SOURCE, LOW, OURS = "source", "low view", "Diffusion-TTA"

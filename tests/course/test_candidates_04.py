@@ -55,6 +55,7 @@ def test_a_half_gets_the_rate_that_gains_most_on_the_other():
     assert other[f"mean class accuracy, {FIRST} minus it"].endswith("holds")
     assert first[f"mean class accuracy, {FIRST} minus it"] == ""
     assert shipped[f"mean class accuracy, {FIRST} minus it"].endswith("reversed")
+    assert first[f"mean class accuracy, {candidates.SHIPPED} minus it"].endswith("holds")
 
 
 def test_readings_are_held_against_the_bars(monkeypatch):
@@ -63,18 +64,21 @@ def test_readings_are_held_against_the_bars(monkeypatch):
     quality |= {"windows": [[20, 150], [300, 500]], "clean": dict.fromkeys(candidates.WRONG, good) | {"swapped": low}}
     cards = {candidates.USUAL: {"quality": quality | {"clean": dict.fromkeys(candidates.WRONG, good)}}}
     cards["maps/classes-averaged"] = {"quality": quality}
-    monkeypatch.setattr(zoo, "names", lambda: list(cards))
-    monkeypatch.setattr(zoo, "card", lambda name: cards[name] | {"parameters": 4_200_000, "steps": 880})
+    about = {"parameters": 4_200_000, "steps": 880, "minutes": 17.5, "recipe": {"scenes": 20_000}}
+    monkeypatch.setattr(candidates, "CANDIDATES", {k: v for k, v in candidates.CANDIDATES.items() if v in cards})
+    monkeypatch.setattr(zoo, "card", lambda name: cards[name] | about)
     usual, averaged = candidates.bars()
     assert (usual["reads in"], usual["bars missed there"]) == ("300..500", "none")
     assert (averaged["reads in"], averaged["best window"]) == ("none", "300..500")
     assert averaged["bars missed there"] == "(b) swapped clean 94"
-    assert (averaged["parameters, M"], averaged["steps"]) == ("4.2", 880)
+    assert [averaged[k] for k in ("parameters, M", "scenes", "steps", "minutes")] == ["4.2", 20_000, 880, "18"]
     row = candidates.readings()[1]
     assert row["(b) swapped, clean"] == "50 / 94"
     assert row["(a) the segmentor's, corrupted"] == "50 / 100"
-    seen = runs()
-    text = candidates.show(seen)
+
+
+def test_what_is_shown_is_all_there_is():
+    text = candidates.show(runs())
     assert text.startswith("protocol: ")
     assert "mean class accuracy 50.0, mean IoU" in text
     assert "diffusion model, each at its rates" in text

@@ -347,6 +347,8 @@ def test_candidates_differ_in_what_is_compared():
     assert recipe.RECIPES["maps/classes-1500"] == replace(short, scenes=1500)
     for space, schedule in recipe.FRESH.items():
         assert recipe.RECIPES[f"maps/classes-{space}"] == replace(short, schedule=schedule, space=space)
+        assert replace(schedule, steps=800, lr=short.schedule.lr, warmup=short.schedule.warmup) == short.schedule
+    assert set(recipe.FRESH) == set(recipe.SPACES) - {"unshuffled"}
 
 
 def test_a_ceiling_learns_from_corrupted_images(monkeypatch):

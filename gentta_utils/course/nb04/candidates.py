@@ -42,11 +42,6 @@ WRONG = {"source": "(a) the segmentor's", "swapped": "(b) swapped", "dilated": "
 BARS = {"source": (90, 80), "swapped": (95, 80), "dilated": (80, 80)}  # percent read, clean and corrupted
 
 
-def here() -> dict[str, str]:
-    """Those of `CANDIDATES` whose card is here."""
-    return {row: name for row, name in CANDIDATES.items() if name in zoo.names()}
-
-
 def specs() -> list[MapSpec]:
     """Both halves of the scenes under each validation corruption at severity 3, ten a corruption."""
     starts = [(name, FIRST + 20 * i + HALF * half) for half in (0, 1) for i, name in enumerate(VALIDATION)]
@@ -60,10 +55,8 @@ def label_of(row: str, times: float) -> str:
 
 def candidates() -> list[Records]:
     """Three updates with each model at each rate, on the same scenes; the pairs are the same where what is denoised has
-    one shape. Raises ValueError for a model that is not trained yet."""
+    one shape. Raises FileNotFoundError for a model that is to be trained first."""
     now, jobs = tuned_maps(NETWORK, updates=UPDATES), []
-    for name in CANDIDATES.values():
-        zoo.files_of(name)  # which says what to train
     for spec in specs():
         jobs.append(source_job(NETWORK, spec))
         jobs += [job for row, name in CANDIDATES.items() for job in of_candidate(row, name, spec, now)]
@@ -82,7 +75,7 @@ def readings() -> list[dict]:
     """A row for each model, from its card: share of scenes whose true map has a lower loss than each wrong one, clean
     and in the mean of the validation corruptions, by window of t."""
     found = []
-    for row, name in here().items():
+    for row, name in CANDIDATES.items():
         quality = zoo.card(name)["quality"]
         line = {"diffusion model": row}
         for wrong, head in WRONG.items():
@@ -99,10 +92,11 @@ def shares_of(quality: dict, wrong: str) -> dict[str, np.ndarray]:
 
 
 def bars() -> list[dict]:
-    """A row for each model: in which windows all of its reading is above the bars, and which bars it misses in its best
-    window, that with the highest mean of the six shares."""
+    """A row for each model: its size and training (scenes, steps, minutes on the machine of its
+    card), in which windows all of its reading is above the bars, and which bars it misses in its best window, that with
+    the highest mean of the six shares."""
     found = []
-    for row, name in here().items():
+    for row, name in CANDIDATES.items():
         card = zoo.card(name)
         quality = card["quality"]
         shares = {(wrong, when): v for wrong in WRONG for when, v in shares_of(quality, wrong).items()}
@@ -111,7 +105,12 @@ def bars() -> list[dict]:
         windows = ["{}..{}".format(*w) for w in quality["windows"]]
         missed = [f"{WRONG[w]} {when} {v[best]:.0f}" for (w, when), v in shares.items() if not enough[w, when][best]]
         met = [window for i, window in enumerate(windows) if all(v[i] for v in enough.values())]
-        line = {"diffusion model": row, "parameters, M": f"{card['parameters'] / 1e6:.1f}", "steps": card["steps"]}
+        line = {
+            "diffusion model": row,
+            "parameters, M": f"{card['parameters'] / 1e6:.1f}",
+            "scenes": card["recipe"]["scenes"],
+        }
+        line |= {"steps": card["steps"], "minutes": f"{card['minutes']:.0f}"}
         line |= {"reads in": ", ".join(met) or "none", "best window": windows[best]}
         found.append(line | {"bars missed there": ", ".join(missed) or "none"})
     return found
@@ -140,7 +139,7 @@ def at_best_rate(runs: list[Records], row: str) -> tuple[list[Records], list[flo
 
 def taught(runs: list[Records]) -> list[dict]:
     """A row for each model: both scores after three updates at the usual rate and at its best one, the gain over the
-    segmentor, and of `BASE` over it, paired, with a verdict."""
+    segmentor, and of `BASE` and `SHIPPED` over it, paired, with a verdict."""
     found, source = [], pick(runs, rows.SOURCE)
     labels = [row for row in CANDIDATES if label_of(row, 1.0) in distinct(runs, "label")]
     parts = {row: (pick(runs, label_of(row, 1.0)), *at_best_rate(runs, row)) for row in labels}
@@ -150,9 +149,9 @@ def taught(runs: list[Records]) -> list[dict]:
             line[f"{metric}, usual rate"] = f"{mean_score(usual, metric):.1f}"
             line[f"{metric}, its rates"] = f"{mean_score(best, metric):.1f}"
             line[f"{metric}, minus source"] = str(minus(best, source, metric))
-            if row != BASE:
-                ahead = minus(parts[BASE][1], best, metric)
-                line[f"{metric}, {BASE} minus it"] = f"{ahead}, {verdict(ahead)}"
+            for other in (v for v in (BASE, SHIPPED) if v != row):
+                ahead = minus(parts[other][1], best, metric)
+                line[f"{metric}, {other} minus it"] = f"{ahead}, {verdict(ahead)}"
         found.append(line | {"diffusion model's cost": denoiser_cost(usual[0]), "s/img": seconds_of(usual)})
     return aligned_rows(found)
 

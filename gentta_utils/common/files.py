@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import lzma
 import os
 import tempfile
 import zipfile
@@ -13,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 # what readers raise of a file that is empty, cut, or something else
 DAMAGE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, SafetensorError)
-DAMAGE += (zipfile.BadZipFile, zlib.error)
+DAMAGE += (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:

@@ -131,16 +131,16 @@ DIFFUSION_TTA = [
           each([("clip_lora+sd_lora/one", "clip_lora/one")], ROW_NAMES)),
     Claim("web page", "Adapted CLIP tells the captions of Winoground apart better", "a figure", "03", "winoground",
           captions_told_apart),
-    Claim("features; lists", "Segmentation improves under six corruptions (mean class accuracy)",
+    Claim("features; lists", "Segmentation (`resnet`) improves under six corruptions (mean class accuracy)",
           "noise +1.1, fog +2.1, frost +0.9, snow +1.4, contrast +1.1, shot noise +0.4", "04", "maps_classes",
-          of_maps("mean class accuracy", MAP_SHIFTS)),
+          of_maps("segmentor/resnet", "mean class accuracy", MAP_SHIFTS)),
     Claim("features; lists", "... and stays as it is on clean images", "66.1 to 66.1", "04", "maps_classes",
-          of_maps("mean class accuracy", ["clean"]), no_change),
-    Claim("features; lists", "Depth improves under five corruptions (SSIM)",
+          of_maps("segmentor/resnet", "mean class accuracy", ["clean"]), no_change),
+    Claim("features; lists", "Depth (`densenet`) improves under five corruptions (SSIM)",
           "noise +3.0, fog +2.8, frost +0.8, snow +1.4, shot noise +0.8", "04", "maps_depth",
-          of_maps("SSIM", [s for s in MAP_SHIFTS if s != "contrast"])),
+          of_maps("depth/densenet", "SSIM", [s for s in MAP_SHIFTS if s != "contrast"])),
     Claim("features; lists", "... and not on contrast and clean images", "contrast 0.0, clean +0.2", "04",
-          "maps_depth", of_maps("SSIM", ["contrast", "clean"]), no_gain),
+          "maps_depth", of_maps("depth/densenet", "SSIM", ["contrast", "clean"]), no_gain),
 ]  # fmt: skip
 
 SDA = [

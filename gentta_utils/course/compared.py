@@ -57,13 +57,14 @@ def gains_of(rows: dict[str, str], classifier: str, order: str | None = None):
     return compare
 
 
-def of_maps(metric: str, shifts):
-    """For `Claim.compare`: after minus before of Diffusion-TTA in a score of maps (percent), under each shift."""
+def of_maps(network: str, metric: str, shifts):
+    """For `Claim.compare`: after minus before of Diffusion-TTA, in a score of one network's maps (percent), under each
+    shift."""
 
     def compare(runs: list[Records]) -> Differences:
         from ..evaluation.map_rows import gain_of  # only where there are such records
 
-        found = {s: pick(runs, "Diffusion-TTA", shifts=[s]) for s in shifts}
+        found = {s: pick(runs, "Diffusion-TTA", network, shifts=[s]) for s in shifts}
         return {
             s.replace("_", " "): enough(gain_of(mine, metric), np.concatenate([r.id for r in mine]))
             for s, mine in found.items()

@@ -120,6 +120,17 @@ def test_one_scene_has_no_interval_and_no_verdict(runs):
     assert "one scene each" in report.all_corruptions(one)
 
 
+def test_the_readme_has_a_second_line_where_another_variant_gains_most(runs):
+    (ours,) = report.in_short(runs, NETWORK, "mean class accuracy")
+    assert (ours["row"], ours["minus source"]) == (rows.OURS, "+20.0 [+20.0, +20.0]")
+    assert ours["scenes"] == "12, 6 clean"  # those of two corruptions, the same at both severities
+    for r in runs:
+        if r.about["label"] == rows.BOLD:
+            r.about["settings"] = {"seed": 0, "view": "low"}
+    _, bold = report.in_short(runs, NETWORK, "mean class accuracy")
+    assert (bold["row"], bold["minus its start"]) == (rows.BOLD, "+15.0 [+15.0, +15.0]")
+
+
 def test_corruptions_that_gain_are_counted(runs):
     text = report.all_corruptions([r for r in runs if r.about["stream"]["severity"] == 3])
     (line,) = [x for x in text.splitlines() if "mean IoU" in x and "+" in x and "[" in x]

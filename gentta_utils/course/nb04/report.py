@@ -206,17 +206,21 @@ def k8(runs: list[Records]) -> str:
 
 
 def in_short(runs: list[Records], network: str, metric: str) -> list[dict]:
-    """Lines for the README, ours and the variant that gains most: what each gains over the source, over the best
-    control and over its own start under the corruptions, and what clean scenes gain or lose."""
+    """Lines for the README, ours and, where it is another one, the variant that gains most: what each gains over the
+    source, over the best control and over its own start under the corruptions, what clean scenes gain or lose, and on
+    how many scenes of either kind."""
     control, found = maps_choice()["best"][network][metric], []
     at = lambda label, clean: [r for r in of_network(runs, network, label) if is_clean(r) == clean]  # noqa: E731
     for label, start in ((rows.OURS, rows.SOURCE), (rows.BOLD, rows.START)):
         mine, line = at(label, False), {"network": network, "score": metric, "row": label}
+        if label == rows.BOLD and mine[0].about["settings"] == at(rows.OURS, False)[0].about["settings"]:
+            continue
         for head, other in (("minus source", rows.SOURCE), ("minus best control", control)):
             line[head] = str(minus(mine, at(other, False), metric))
         line["best control"] = control
         line["minus its start"] = str(minus(mine, at(start, False) or at(rows.SOURCE, False), metric))
-        found.append(line | {"clean": str(minus(at(label, True), at(rows.SOURCE, True), metric))})
+        line["clean"] = str(minus(at(label, True), at(rows.SOURCE, True), metric))
+        found.append(line | {"scenes": f"{scenes_of(mine)}, {scenes_of(at(label, True))} clean"})
     return found
 
 

@@ -377,7 +377,7 @@ def test_the_table_of_parts_says_where_a_rate_is_at_its_edge(monkeypatch):
 
 def test_seeds_are_compared_on_the_scenes_that_all_met(monkeypatch):
     """Two of three scenes. Of the three rows with other draws two predict the same; two trainings are equally often
-    right and share no prediction."""
+    right and share no prediction; nor do two diffusion models, of which one is always right."""
     monkeypatch.setattr(seeds, "DRAWS", (1, 2))
     monkeypatch.setattr(seeds, "TRAINED", ("classifier/other",))
     known = [record("source/full", [1, 1, 0], [1, 1, 0], method="source")]
@@ -386,13 +386,19 @@ def test_seeds_are_compared_on_the_scenes_that_all_met(monkeypatch):
     runs = [record(f"diffusion_tta/full, draws {seed}", [0, 0], [1, 1]) for seed in (1, 2)]
     runs.append(record("source/full", [1, 0], [1, 0], classifier="classifier/other", method="source"))
     runs.append(record("diffusion_tta/full, draws 0", [1, 0], [1, 0], classifier="classifier/other"))
+    runs += [
+        record(f"diffusion_tta/full, {row}", y, [1, 1]) for row, y in zip(seeds.DITS, ([1, 1], [0, 0]), strict=False)
+    ]
+    monkeypatch.setattr(seeds, "DITS", dict(list(seeds.DITS.items())[:2]))
     lines = [[c.strip() for c in line.split("|")[1:-1]] for line in seeds.by_seed(runs).splitlines() if "|" in line]
     rows = {cells[0]: cells[1:] for cells in lines}
     assert rows["ResNet, draws 0"][:3] == ["2", "0.0", "50.0"]
     assert rows["ResNet, draws 2"][2:] == ["100.0", "+100.0 [+100.0, +100.0]"]
     assert rows["other, draws 0"][:4] == ["2", "50.0", "50.0", "+0.0 [+0.0, +0.0]"]
     assert rows["draws"] == ["3", f"{np.std([50, 100, 100], ddof=1):.1f} points", "33.3%"]
-    assert rows["training"] == ["2", "0.0 points", "100.0%"]
+    assert rows["training the ResNet"] == ["2", "0.0 points", "100.0%"]
+    assert rows["ResNet, ten-minute DiT 1"][2] != rows["ResNet, ten-minute DiT 2"][2]
+    assert rows["training the diffusion model"] == ["2", f"{np.std([0, 100], ddof=1):.1f} points", "100.0%"]
 
 
 def test_of_two_dits_with_few_labels_the_better_reader_of_selection_scenes_stands_for_them(monkeypatch):

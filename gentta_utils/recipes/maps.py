@@ -256,6 +256,7 @@ FRESH = {  # as many minutes, from weights drawn at random
     space: replace(SCHEDULE, steps=steps, lr=1e-3, warmup=200)
     for space, steps in (("averaged", 880), ("latents", 2_200), ("control", 1_850))
 }
+LONG = replace(FRESH["averaged"], steps=12_000)
 SEEN = 20_000  # scenes of these: 800 batches hold 25,600
 RECIPES = {
     "maps/classes": MapRecipe("classes", SCHEDULE),
@@ -265,4 +266,7 @@ RECIPES = {
     "maps/classes-short": MapRecipe("classes", SHORT, SEEN),
     "maps/classes-exact": MapRecipe("classes", SHORT, SEEN, soften=False),
     "maps/classes-1500": MapRecipe("classes", SHORT, scenes=1500),
+    # for longer, on all scenes
+    "maps/classes-long": MapRecipe("classes", LONG, space="averaged"),
+    "maps/classes-long-exact": MapRecipe("classes", LONG, soften=False, space="averaged"),
 } | {f"maps/classes-{space}": MapRecipe("classes", schedule, SEEN, space=space) for space, schedule in FRESH.items()}

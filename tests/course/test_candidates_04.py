@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from test_report_04 import record
 
-from gentta_utils.course.nb04 import candidates, choose, rows
+from gentta_utils.course.nb04 import candidates, choose, clean_costs, rows
 from gentta_utils.evaluation import tables
 from gentta_utils.evaluation.chosen import tuned_maps
+from gentta_utils.methods.base import stated
 from gentta_utils.models import zoo
 from gentta_utils.world.severities import VALIDATION
 
@@ -30,12 +31,15 @@ def runs():
         (candidates.SHIPPED, 0.3): (56, 56),
         (candidates.SHIPPED, 1.0): (61, 61),
         (candidates.SHIPPED, 3.0): (54, 54),
+        (candidates.SHIPPED, 10.0): (53, 53),
         (FIRST, 0.3): (55, 55),
         (FIRST, 1.0): (60, 60),
         (FIRST, 3.0): (52, 52),
+        (FIRST, 10.0): (51, 51),
         (OTHER, 0.3): (53, 51),
         (OTHER, 1.0): (52, 52),
         (OTHER, 3.0): (40, 58),
+        (OTHER, 10.0): (40, 40),
     }
     found = [made(rows.SOURCE, 50, half) for half in (0, 1)]
     for (row, times), after in gains.items():
@@ -56,6 +60,13 @@ def test_a_half_gets_the_rate_that_gains_most_on_the_other():
     assert first[f"mean class accuracy, {FIRST} minus it"] == ""
     assert shipped[f"mean class accuracy, {FIRST} minus it"].endswith("reversed")
     assert first[f"mean class accuracy, {candidates.SHIPPED} minus it"].endswith("holds")
+
+
+def test_longer_training_is_held_against_the_same_for_less(monkeypatch):
+    monkeypatch.setattr(zoo, "card", lambda name: {"steps": 6000 if name == candidates.USUAL else 800})
+    (line,) = candidates.longer(runs())  # the other pair was not measured
+    assert (line["diffusion model"], line["steps"]) == (candidates.BASE, "800 and 6,000")
+    assert line["mean class accuracy, the longer one minus the other"] == "+1.0 [+1.0, +1.0], holds"
 
 
 def test_readings_are_held_against_the_bars(monkeypatch):
@@ -125,3 +136,42 @@ def test_candidates_meet_the_same_scenes_apart_from_those_of_the_choice(monkeypa
 @pytest.mark.parametrize("name", sorted(set(candidates.CANDIDATES.values()) - {candidates.USUAL}))
 def test_what_was_tried_beside_the_shipped_model_is_made_on_demand(name):
     assert name in zoo.ON_DEMAND
+
+
+# --- what gains cost clean scenes -------------------------------------------------------------------------------------
+
+
+def test_gains_stand_beside_what_clean_scenes_lose():
+    after = {rows.SOURCE: (50, 50)}
+    for times in candidates.RATES[:-1]:
+        after[candidates.label_of(candidates.SHIPPED, times)] = (60, 50)
+        after[candidates.label_of(candidates.AVERAGED, times)] = (70, 40)
+    made = [
+        record(label, v, shift=s) for label, both in after.items() for s, v in zip(("fog", "clean"), both, strict=True)
+    ]
+    for r in made:
+        r.about["method"] = "source" if r.about["label"] == rows.SOURCE else "diffusion_tta"
+    shipped, averaged, *more = clean_costs.cost_of_gain(made)
+    assert len(more) == 4
+    assert shipped["mean class accuracy, corrupted, minus source"] == "+10.0 [+10.0, +10.0]"
+    assert averaged["mean class accuracy, clean, minus source"] == "-10.0 [-10.0, -10.0]"
+    assert averaged["mean class accuracy, corrupted, minus shipped"].endswith("holds")
+    assert averaged["mean IoU, clean, minus shipped"].endswith("reversed")
+    assert shipped["mean IoU, clean, minus shipped"] == ""
+    assert "x 0.3" in clean_costs.show(made)
+
+
+def test_costs_are_measured_with_the_chosen_settings_on_selection_scenes(monkeypatch):
+    jobs = []
+    monkeypatch.setattr(clean_costs, "table", lambda name, made: jobs.extend(made) or [])
+    clean_costs.costs()
+    now = stated(tuned_maps(candidates.NETWORK))
+    asked = [about for about, _ in jobs if about["method"] == "diffusion_tta"]
+    assert all(about["settings"] | {"lr": 0} == now | {"lr": 0} for about in asked)
+    assert {about["settings"]["lr"] / now["lr"] for about in asked} == set(candidates.RATES[:-1])
+    streams = [about["stream"] for about in asked if about["label"] == asked[0]["label"]]
+    assert {s["split"] for s in streams} == {"select"}
+    assert {s["shift"] for s in streams} == {"clean", *VALIDATION}
+    assert [sum(s["n"] for s in streams if (s["shift"] == "clean") == clean) for clean in (True, False)] == [30, 32]
+    scenes = [(s["shift"], s["severity"], k) for s in streams for k in range(s["start"], s["start"] + s["n"])]
+    assert len(set(scenes)) == len(scenes)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gentta_utils.course import nb04, recheck, trials
-from gentta_utils.course.nb04 import candidates, choose, experiments, rows
+from gentta_utils.course.nb04 import candidates, choose, clean_costs, experiments, rows
 from gentta_utils.evaluation import tables as evaluation_tables
 from gentta_utils.evaluation.chosen import map_controls, maps_choice, tuned_maps
 from gentta_utils.evaluation.map_rows import METRICS
@@ -19,7 +19,7 @@ from gentta_utils.world.severities import TEST, VALIDATION
 def tables():
     """Name -> the jobs of every table but the choice, none of them run."""
     found, patch = {}, pytest.MonkeyPatch()
-    for module in (experiments, candidates):
+    for module in (experiments, candidates, clean_costs):
         patch.setattr(module, "table", lambda name, jobs: found.update({name: list(jobs)}) or [])
     try:
         for name, (measure, _) in nb04.TABLES.items():
@@ -38,6 +38,8 @@ def test_choices_are_made_on_selection_scenes_and_validation_corruptions(tables)
         met = {(a["stream"]["split"], a["stream"]["shift"]) for a, _ in jobs}
         if name == "maps_candidates":
             assert met == {("select", shift) for shift in VALIDATION}
+        elif name == "maps_clean":
+            assert met == {("select", shift) for shift in ("clean", *VALIDATION)}
         else:
             assert {split for split, _ in met} == {"test"}
             assert {shift for _, shift in met} <= {"clean", *TEST}

@@ -349,6 +349,9 @@ def test_candidates_differ_in_what_is_compared():
         assert recipe.RECIPES[f"maps/classes-{space}"] == replace(short, schedule=schedule, space=space)
         assert replace(schedule, steps=800, lr=short.schedule.lr, warmup=short.schedule.warmup) == short.schedule
     assert set(recipe.FRESH) == set(recipe.SPACES) - {"unshuffled"}
+    long, averaged = recipe.RECIPES["maps/classes-long"], recipe.RECIPES["maps/classes-averaged"]
+    assert long == replace(averaged, schedule=replace(averaged.schedule, steps=12_000), scenes=usual.scenes)
+    assert recipe.RECIPES["maps/classes-long-exact"] == replace(long, soften=False)
 
 
 def test_a_ceiling_learns_from_corrupted_images(monkeypatch):

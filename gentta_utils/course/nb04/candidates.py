@@ -1,9 +1,9 @@
 """Which diffusion model may teach a segmentor: ways to show it a map, with and without softened maps, with fewer maps,
-all of them trained for as many minutes; and the shipped one, trained for longer. Beside how each of them reads (its
-card) stands what it teaches in three updates, on selection scenes.
+all of them trained for as many minutes; and the shipped one and two others, trained for longer. Beside how each of them
+reads (its card) stands what it teaches in three updates, on selection scenes.
 
-The rule for the rate, written before any record: all settings are those chosen for `rows.MAP_MODEL`, at three rates.
-Of each half of the scenes the rate counts that gains most on the other half, the mean of both scores.
+The rule for the rate, written before any record: all settings are those chosen for `rows.MAP_MODEL`, at four rates. Of
+each half of the scenes the rate counts that gains most on the other half, the mean of both scores.
 """
 
 from dataclasses import replace
@@ -26,16 +26,20 @@ from .rows import MAP_MODEL, map_job, source_job
 
 NETWORK, USUAL = "segmentor/resnet", MAP_MODEL["classes"]
 SHIPPED, BASE = "shipped: 64 px, trained for longer", "64 px, softened maps"
-CANDIDATES = {  # how it is trained -> diffusion model; all but the first for as long as `BASE`
+AVERAGED = "32 px averages"
+LONGER = "trained for longer"  # the end of a row's name: the others were trained for as long as `BASE`
+CANDIDATES = {  # how it is trained -> diffusion model
     SHIPPED: USUAL,
     BASE: "maps/classes-short",
     "64 px, exact maps": "maps/classes-exact",
     "64 px, the segmentor's 1,500 maps": "maps/classes-1500",
-    "32 px averages": "maps/classes-averaged",
+    AVERAGED: "maps/classes-averaged",
     "latents, concatenated": "maps/classes-latents",
     "latents, a ControlNet on the text model": "maps/classes-control",
+    f"{AVERAGED}, softened maps, {LONGER}": "maps/classes-long",
+    f"{AVERAGED}, exact maps, {LONGER}": "maps/classes-long-exact",
 }
-RATES = (0.3, 1.0, 3.0)  # times the chosen one
+RATES = (0.3, 1.0, 3.0, 10.0)  # times the chosen one
 UPDATES = 3
 FIRST, HALF = 3700, 5  # first selection scene; scenes in each half under each corruption
 WRONG = {"source": "(a) the segmentor's", "swapped": "(b) swapped", "dilated": "(c) dilated"}
@@ -156,6 +160,20 @@ def taught(runs: list[Records]) -> list[dict]:
     return aligned_rows(found)
 
 
+def longer(runs: list[Records]) -> list[dict]:
+    """What longer training is worth: a model minus the same, trained for less, each at its rates, in each score."""
+    found, steps = [], lambda row: f"{zoo.card(CANDIDATES[row])['steps']:,}"
+    for short, long in ((BASE, SHIPPED), (AVERAGED, f"{AVERAGED}, softened maps, {LONGER}")):
+        if label_of(long, 1.0) not in distinct(runs, "label") or label_of(short, 1.0) not in distinct(runs, "label"):
+            continue
+        line = {"diffusion model": short, "steps": f"{steps(short)} and {steps(long)}"}
+        for metric in METRICS["classes"]:
+            apart = minus(at_best_rate(runs, long)[0], at_best_rate(runs, short)[0], metric)
+            line[f"{metric}, the longer one minus the other"] = f"{apart}, {verdict(apart)}"
+        found.append(line)
+    return found
+
+
 def tried(label: str) -> str:
     """What a row of the ablations changes, "" for ours and the source."""
     starts = {"t ": "window of t", "T ": "softness: temperature", "free map": "a free map in place of weights"}
@@ -194,8 +212,9 @@ def _best(what: str, options: dict[str, list[Records]], ours: list[Records], sou
 
 
 def show(runs: list[Records]) -> str:
-    """How each model reads, whether that is enough, what it teaches; last how far the search went, with the records of
-    `maps_ablations`."""
+    """How each model reads, whether that is enough, what it teaches, what longer training is worth; last how far the
+    search went, with the records of `maps_ablations`."""
     source = ", ".join(f"{m} {mean_score(pick(runs, rows.SOURCE), m):.1f}" for m in METRICS["classes"])
     parts = [as_table(readings()), as_table(bars()), f"the segmentor itself: {source}\n" + as_table(taught(runs))]
+    parts.append(as_table(longer(runs)))
     return header(runs) + "\n" + "\n\n".join([*parts, as_table(search(results("maps_ablations"), runs))])

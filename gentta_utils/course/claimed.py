@@ -45,7 +45,7 @@ K10, K11, K12 = "K10: ", "K11: ", "K12: "
 ALL = f"{K10}+ fresh noise (ours)"  # of the ablations: all parameters, 8 pairs per update, 12 updates
 ROW_NAMES |= {
     f"{K10}one random t an update": "one level per update", f"{K10}+ many t, one noise": "many levels, one noise",
-    ALL: "fresh noise (ours)", f"{K10}+ adapting the DiT (10 scenes)": "adapting the DiT too",
+    ALL: "fresh noise (ours)", f"{K10}+ adapting the DiT": "adapting the DiT too",
     f"{K11}logits": "logits alone", f"{K11}batch norm": "batch norm alone", f"{K11}last layer": "last layer alone",
     f"{K12}64 pairs": "64 pairs", f"{K12}16 pairs": "16 pairs", f"{K12}4 pairs": "4 pairs", f"{K12}1 pair": "1 pair",
     "clip_lora/templates": "LoRA, several prompts", "clip_lora/one": "LoRA, one prompt",
@@ -112,7 +112,7 @@ DIFFUSION_TTA = [
     Claim("ablation of components", "Fresh noise for each level adds to it", "+0.2", "02", "ablations",
           each([(ALL, f"{K10}+ many t, one noise")], ROW_NAMES)),
     Claim("ablation of components", "Adapting the diffusion model too adds to it", "+1.1", "02", "ablations",
-          each([(f"{K10}+ adapting the DiT (10 scenes)", ALL)], ROW_NAMES)),
+          each([(f"{K10}+ adapting the DiT", ALL)], ROW_NAMES)),
     Claim("ablation of parameters", "All parameters are ahead of logits, batch norm or last layer alone",
           "a list without numbers", "02", "ablations",
           each([(ALL, f"{K11}{k}") for k in ("logits", "batch norm", "last layer")], ROW_NAMES)),

@@ -303,6 +303,16 @@ def small_grid(n: int = 50, severity: int = 5, start: int = 22_000, seed: int = 
     return [SceneSpec(n, name, severity, "test", start + n * i, seed) for i, name in enumerate(SMALL)]
 
 
+def part(spec: SceneSpec, first: int, n: int) -> SceneSpec:
+    """n scenes of a stream from the `first` one on."""
+    return replace(spec, start=spec.start + first, n=n)
+
+
+def in_parts(specs: list[SceneSpec], sizes: tuple[int, ...]) -> list[SceneSpec]:
+    """The first scenes of each stream, in runs of so many."""
+    return [part(s, sum(sizes[:k]), n) for s in specs for k, n in enumerate(sizes)]
+
+
 def how_of(method: str, settings) -> dict:
     """How `evaluate.run` meets a method: in a stream that is reset at each shift, or image by image."""
     needs = METHODS[method].NEEDS

@@ -150,6 +150,18 @@ def test_the_ensemble_of_logits_is_computed_from_the_record():
     assert "100.0" in row
 
 
+def test_runs_on_parts_of_a_stream_are_one_row():
+    """Each scene once, and the share of a corruption over all its runs."""
+    whole = trials.small_grid()
+    parts = trials.in_parts(whole, (10, 40))
+    assert [(s.n, s.start) for s in parts[:4]] == [(10, 22_000), (40, 22_010), (10, 22_050), (40, 22_060)]
+    assert sum(s.n for s in parts) == sum(s.n for s in whole)
+    runs = [record("K12: x", after, [1] * len(after)) for after in ([0], [0, 0, 1])]
+    runs[1] = dataclasses.replace(runs[1], id=np.arange(1, 4))
+    row = report.ablations(runs).splitlines()[-1]
+    assert [cell.strip() for cell in row.split("|")[2:6]] == ["4", "0.0", "75.0", "75"]
+
+
 def test_the_published_ensemble_is_with_the_reading_of_the_diffusion_model():
     runs = tables.results("ablations")
     text = report.ablations(runs)

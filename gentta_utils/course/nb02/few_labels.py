@@ -21,9 +21,8 @@ from ...recipes.dit import DIT, FEW, FEW_NULL, FEW_NULL_SHORT, FEW_SHORT, VARIAN
 from ...streams.scenes import SceneSpec
 from ...world.severities import VALIDATION
 from ..side_by_side import on_scenes, verdict
-from ..trials import clean_spec, job, method_job
+from ..trials import clean_spec, job, method_job, part
 from .choose import chosen_rate
-from .frontier import part
 from .one_by_one import RESNET, common, light_table
 from .rivals import corruption_specs
 

@@ -5,7 +5,6 @@ or the first of these; two rows are compared on the scenes of the first.
 """
 
 import re
-from dataclasses import replace
 
 from matplotlib.axes import Axes
 
@@ -16,9 +15,8 @@ from ...evaluation.records import Records
 from ...evaluation.rows import accuracy, distinct, pick
 from ...evaluation.statistics import protocol_line
 from ...methods import bn_adapt, diffusion_classifier, memo, tta_averaging
-from ...streams.scenes import SceneSpec
 from .. import plots
-from ..trials import effect_jobs, job, method_job, reader_jobs
+from ..trials import effect_jobs, job, method_job, part, reader_jobs
 from .choose import chosen_rate
 from .experiments import BUDGETS
 from .one_by_one import RESNET, common, light_table
@@ -29,11 +27,6 @@ SMALLER = {6: 40, 24: 10}  # evaluations of smaller budgets of Diffusion-TTA -> 
 CEILINGS = (1, 10, 50, 100, 350, 500)  # forward equivalents per image
 LEAST = 600  # scenes of a row that may be the best at a cost
 KINDS = {"reader": "reader", "diffusion_tta": "Diffusion-TTA"}
-
-
-def part(spec: SceneSpec, first: int, n: int) -> SceneSpec:
-    """n scenes of a stream from the `first` one on."""
-    return replace(spec, start=spec.start + first, n=n)
 
 
 def frontier() -> list[Records]:

@@ -13,8 +13,7 @@ from ...evaluation.rows import accuracy, distinct, pick
 from ...evaluation.statistics import protocol_line
 from ...evaluation.tables import results
 from ...methods import diffusion_tta
-from ..trials import job, right, small_grid, validation_specs
-from .frontier import part
+from ..trials import job, part, right, small_grid, validation_specs
 from .one_by_one import RESNET, common, light_table
 
 WHOLE = "nothing left out"

@@ -6,6 +6,7 @@ on streams of two validation corruptions; the other networks take its choice, ea
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from ...methods import diffusion_tta
 from ...streams.scenes import SceneSpec
 from ...world.severities import VALIDATION
 from ..side_by_side import by_scene, verdict
-from ..trials import CLASSIFIERS, SMALL, coarse, job, right, source_jobs
+from ..trials import CLASSIFIERS, SMALL, coarse, decided, job, part, right, source_jobs
 from .choose import chosen_rate
 
 RESNET = CLASSIFIERS[0]
@@ -34,12 +35,12 @@ SHARES = {
 }
 ALONE = (1.0, 3.0, 10.0)  # for one update from the source
 CORRUPTIONS, FEW = 2, 40  # of a choice: validation corruptions, scenes under each
-STREAM = 200  # scenes under each corruption
-OTHERS = {"classifier/vit": 20, "classifier/convnext": 20}  # network -> scenes of it
+SCENES = {RESNET: LONG, "classifier/vit": LONG, "classifier/convnext": 500}  # under each corruption
 REPEATED = 10  # scenes under each corruption, in each of these orders with each of these seeds of draws
 ORDERS = SEEDS = (0, 1, 2)
-BLOCK = 20  # images of a stream, over which the carried state's accuracy is averaged
-LAST = 10  # scenes of a stream on which the chosen episodic settings run too
+BLOCK = 100  # images of a stream, over which the carried state's accuracy is averaged
+LAST = 20  # scenes of a stream on which the chosen episodic settings run too
+VOTES = partial(decided, others=-1.0)  # what records of long streams keep of logits
 ONLINE, EPISODIC, WHOLE = "online", "episodic", "episodic, 96 evaluations"
 
 
@@ -121,11 +122,11 @@ def chosen_step(kind: str, classifier: str = RESNET) -> diffusion_tta.Settings:
 
 
 def one_by_one() -> list[Records]:
-    """The ResNet on 200 scenes under each corruption, ViT and ConvNeXt on 20: source, online, and episodic
+    """ResNet and ViT on 1,000 scenes under each corruption, the ConvNeXt on 500: source, online, and episodic
     with one update; the first ten again, in three orders with three seeds; the chosen episodic settings on the last
-    ten."""
+    twenty."""
     jobs = []
-    for classifier, n in {RESNET: STREAM, **OTHERS}.items():
+    for classifier, n in SCENES.items():
         for spec in long_specs(n):
             jobs += source_jobs([spec], (classifier,))[:1]
             jobs += [met(classifier, chosen_step(kind, classifier), spec, kind) for kind in (ONLINE, EPISODIC)]
@@ -135,9 +136,8 @@ def one_by_one() -> list[Records]:
             for seed in SEEDS:
                 label = f"{ONLINE}, order {order}, seed {seed}"
                 jobs.append(met(RESNET, replace(online, seed=seed), spec, label, order_seed=order))
-    for spec in long_specs(STREAM):
-        jobs.append(met(RESNET, tuned(RESNET), replace(spec, n=LAST, start=spec.start + STREAM - LAST), WHOLE))
-    return light_table("one_by_one", jobs)
+    jobs += [met(RESNET, tuned(RESNET), part(spec, LONG - LAST, LAST), WHOLE) for spec in long_specs(LONG)]
+    return light_table("one_by_one", jobs, VOTES)
 
 
 def online_rows(runs: list[Records]) -> str:

@@ -85,7 +85,8 @@ def _ablation(label: str, runs: list[Records], after: list[np.ndarray]) -> dict:
     before = np.concatenate([r.right_before for r in runs])
     right, scene = np.concatenate(after), np.concatenate([r.id for r in runs])
     row = {"row": label, "n": len(before), "source": f"{100 * before.mean():.1f}", "after": f"{100 * right.mean():.1f}"}
-    row |= {r.about["stream"]["shift"]: f"{100 * a.mean():.0f}" for r, a in zip(runs, after, strict=True)}
+    shift = np.concatenate([[r.about["stream"]["shift"]] * len(r) for r in runs])
+    row |= {name: f"{100 * right[shift == name].mean():.0f}" for name in dict.fromkeys(shift.tolist())}
     evaluations = sum(n for kind, n in runs[0].nfe.items() if kind.startswith("denoiser"))
     return row | {"gain": str(paired_interval(right, before, scene)), "evaluations": f"{evaluations:g}"}
 

@@ -6,8 +6,6 @@ validation corruptions, that of CoTTA and TEA in batches of ten. What an update 
 the row's own twin, which sees the same and learns nothing.
 """
 
-from functools import partial
-
 from ...common.text import as_table
 from ...common.validate import frozen
 from ...evaluation.chosen import method_of
@@ -17,8 +15,8 @@ from ...evaluation.statistics import protocol_line
 from ...evaluation.tables import Job, results
 from ...methods import METHODS, bn_adapt, cotta, tea, tent
 from ...streams.scenes import SceneSpec
-from ..trials import decided, job, right, source_jobs
-from .one_by_one import LONG, RESNET, common, light_table, long_specs, select_specs
+from ..trials import job, right, source_jobs
+from .one_by_one import LONG, RESNET, VOTES, common, light_table, long_specs, select_specs
 
 SIZES = {1: 200, 10: LONG, 50: LONG, 200: LONG}  # images of a batch -> scenes under each corruption
 SHORTER = {1: 10, 10: 60, 50: 100}  # the same of CoTTA and TEA
@@ -37,7 +35,6 @@ BATCH, FEW = 10, 100  # in which CoTTA and TEA are chosen, and on how many scene
 VIEWS = "cotta views"  # CoTTA whose teacher never moves
 TWINS = {"tent": "bn_adapt", "tea": "bn_adapt", "cotta": VIEWS}  # row -> what it is without its update
 ORDER = ("bn_adapt", "tent", "tea", VIEWS, "cotta")
-VOTES = partial(decided, others=-1.0)  # what records keep of logits
 
 
 def named(settings) -> str:

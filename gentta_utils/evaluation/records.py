@@ -5,6 +5,7 @@ from them.
 """
 
 import hashlib
+import io
 import json
 import math
 import zipfile
@@ -101,8 +102,9 @@ def _zipped(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """An npz as numpy reads it, by LZMA: half as large as numpy's own compression makes it."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as file:
         for name, array in arrays.items():
-            with file.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
+            member = io.BytesIO()
+            np.lib.format.write_array(member, array, allow_pickle=False)
+            file.writestr(f"{name}.npy", member.getvalue())
 
 
 def _columns(file) -> list[dict[str, np.ndarray]]:

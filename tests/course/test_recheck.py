@@ -295,4 +295,5 @@ def test_what_a_record_costs_is_known_of_every_table(name):
         assert {r.about["method"] for r in runs} == {"source"}
         assert max(costs.values()) < 3
         return
-    assert any(c < 3 for label, c in costs.items() if "source" not in label)  # a notebook makes some again
+    most = 5 if name == "maps_clean" else 3  # there every row has all updates and the judge
+    assert any(c < most for label, c in costs.items() if "source" not in label)  # a notebook makes some again

@@ -102,8 +102,7 @@ def _zipped(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """An npz as numpy reads it, by LZMA: half as large as numpy's own compression makes it."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as file:
         for name, array in arrays.items():
-            member = io.BytesIO()
-            np.lib.format.write_array(member, array, allow_pickle=False)
+            np.save(member := io.BytesIO(), array, allow_pickle=False)
             file.writestr(f"{name}.npy", member.getvalue())
 
 

@@ -27,8 +27,8 @@ ON_DEMAND = (
     *(f"denoiser/dit-{kind}" for kind in ("1500", "1500-10min", "1500-null", "1500-null-10min", "unmarked")),
     *(f"denoiser/dit-10min-seed{seed}" for seed in (2, 3)),
     *(f"classifier/resnet-{kind}" for kind in ("60000", "seed2", "seed3", "distilled")),
-    *("segmentor/resnet-60000", "depth/densenet-60000", "depth/densenet-ceiling"),
-    *(f"maps/classes-{kind}" for kind in "short 1500 exact averaged latents control long long-exact".split()),
+    *("segmentor/resnet-60000", "depth/densenet-60000", "depth/densenet-ceiling", "maps/classes-long"),
+    *(f"maps/classes-{kind}" for kind in ("short", "1500", "exact", "averaged", "latents", "control", "long-exact")),
     *(f"unconditional/unet-unshuffle-{steps}" for steps in (1000, 2000, 4000)),
 )  # of those that tables rest on, checksums and cards are here; weights must be trained
 CHECKSUMS = MODELS / "checksums.json"

@@ -143,7 +143,7 @@ def load(
             if name in ON_DEMAND and not (MODELS / file).is_file():
                 raise FileNotFoundError(
                     f"{name} is not shipped, only the tables that rest on it: run `python -m gentta_utils train {name} "
-                    "--promote` (ten minutes to an hour and a half)"
+                    "--promote` (ten minutes to four hours)"
                 )
             check_file(MODELS / file, checksums()[file])
     path = folder / name

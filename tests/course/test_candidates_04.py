@@ -62,11 +62,27 @@ def test_a_half_gets_the_rate_that_gains_most_on_the_other():
     assert first[f"mean class accuracy, {candidates.SHIPPED} minus it"].endswith("holds")
 
 
+def trained_on():
+    """The model on averages, `OTHER`, trained for longer."""
+    row = f"{candidates.AVERAGED}, softened maps, {candidates.LONGER}"
+    return [made(candidates.label_of(row, times), 30, half) for times in candidates.RATES for half in (0, 1)]
+
+
 def test_longer_training_is_held_against_the_same_for_less(monkeypatch):
-    monkeypatch.setattr(zoo, "card", lambda name: {"steps": 6000 if name == candidates.USUAL else 800})
-    (line,) = candidates.longer(runs())  # the other pair was not measured
-    assert (line["diffusion model"], line["steps"]) == (candidates.BASE, "800 and 6,000")
-    assert line["mean class accuracy, the longer one minus the other"] == "+1.0 [+1.0, +1.0], holds"
+    steps = {
+        candidates.USUAL: 6000,
+        "maps/classes-short": 800,
+        "maps/classes-averaged": 880,
+        "maps/classes-long": 12_000,
+    }
+    monkeypatch.setattr(zoo, "card", lambda name: {"steps": steps[name]})
+    at_64, on_averages = candidates.longer(runs() + trained_on())
+    assert (at_64["diffusion model"], at_64["steps"]) == (candidates.BASE, "800 and 6,000")
+    assert (on_averages["diffusion model"], on_averages["steps"]) == (candidates.AVERAGED, "880 and 12,000")
+    assert at_64["mean class accuracy, the longer one minus the other"] == "+1.0 [+1.0, +1.0], holds"
+    apart = on_averages["mean class accuracy, the longer one minus the other"]  # 30 against 40 and 51
+    assert apart.startswith("-15.5 [")
+    assert apart.endswith("reversed")
 
 
 def test_readings_are_held_against_the_bars(monkeypatch):
@@ -89,7 +105,7 @@ def test_readings_are_held_against_the_bars(monkeypatch):
 
 
 def test_what_is_shown_is_all_there_is():
-    text = candidates.show(runs())
+    text = candidates.show(runs() + trained_on())
     assert text.startswith("protocol: ")
     assert "mean class accuracy 50.0, mean IoU" in text
     assert "diffusion model, each at its rates" in text
@@ -142,23 +158,28 @@ def test_what_was_tried_beside_the_shipped_model_is_made_on_demand(name):
 
 
 def test_gains_stand_beside_what_clean_scenes_lose():
+    """The shipped model gains 10 points more at each higher rate; the one on averages is one rate ahead of it, and
+    loses 10 on clean scenes."""
     after = {rows.SOURCE: (50, 50)}
-    for times in candidates.RATES[:-1]:
-        after[candidates.label_of(candidates.SHIPPED, times)] = (60, 50)
-        after[candidates.label_of(candidates.AVERAGED, times)] = (70, 40)
+    for i, times in enumerate(clean_costs.RATES):
+        after[candidates.label_of(candidates.SHIPPED, times)] = (60 + 10 * i, 50)
+        after[candidates.label_of(candidates.AVERAGED, times)] = (70 + 10 * i, 40)
     made = [
         record(label, v, shift=s) for label, both in after.items() for s, v in zip(("fog", "clean"), both, strict=True)
     ]
     for r in made:
         r.about["method"] = "source" if r.about["label"] == rows.SOURCE else "diffusion_tta"
-    shipped, averaged, *more = clean_costs.cost_of_gain(made)
+    shipped, other, *more = clean_costs.gains(made)
     assert len(more) == 4
-    assert shipped["mean class accuracy, corrupted, minus source"] == "+10.0 [+10.0, +10.0]"
-    assert averaged["mean class accuracy, clean, minus source"] == "-10.0 [-10.0, -10.0]"
-    assert averaged["mean class accuracy, corrupted, minus shipped"].endswith("holds")
-    assert averaged["mean IoU, clean, minus shipped"].endswith("reversed")
-    assert shipped["mean IoU, clean, minus shipped"] == ""
-    assert "x 0.3" in clean_costs.show(made)
+    assert (shipped["rate"], other["diffusion model"]) == ("x 0.3", candidates.AVERAGED)
+    assert shipped["mean class accuracy, corrupted"] == "+10.0 [+10.0, +10.0]"
+    assert other["mean class accuracy, clean"] == "-10.0 [-10.0, -10.0]"
+    same, *_, higher, last = clean_costs.ahead(made)
+    assert same["mean class accuracy, corrupted"] == "+10.0 [+10.0, +10.0], holds"
+    assert same["mean IoU, clean"].endswith("reversed")
+    assert (higher[candidates.AVERAGED], higher["minus shipped"], last["minus shipped"]) == ("x 0.3", "x 1", "x 3")
+    assert higher["mean class accuracy, corrupted"] == "+0.0 [+0.0, +0.0], undecided"
+    assert "images: 6 corrupted, 6 clean" in clean_costs.show(made)
 
 
 def test_costs_are_measured_with_the_chosen_settings_on_selection_scenes(monkeypatch):
@@ -168,7 +189,7 @@ def test_costs_are_measured_with_the_chosen_settings_on_selection_scenes(monkeyp
     now = stated(tuned_maps(candidates.NETWORK))
     asked = [about for about, _ in jobs if about["method"] == "diffusion_tta"]
     assert all(about["settings"] | {"lr": 0} == now | {"lr": 0} for about in asked)
-    assert {about["settings"]["lr"] / now["lr"] for about in asked} == set(candidates.RATES[:-1])
+    assert {about["settings"]["lr"] / now["lr"] for about in asked} == set(clean_costs.RATES)
     streams = [about["stream"] for about in asked if about["label"] == asked[0]["label"]]
     assert {s["split"] for s in streams} == {"select"}
     assert {s["shift"] for s in streams} == {"clean", *VALIDATION}

@@ -1,7 +1,7 @@
 """Diffusion-TTA online as published: one update per image, the state carried on through the stream of a shift.
 
-The five corruptions of the paper's table at severity 5. What is adapted, how often and how far is chosen for the ResNet
-on streams of two validation corruptions; the other networks take its choice, each with its own rate by the rule.
+The five corruptions of the paper's table at severity 5. What is adapted and how far is chosen for each network on
+streams of the four validation corruptions, long enough for what ruins a stream to show.
 """
 
 from collections.abc import Callable
@@ -27,14 +27,10 @@ from .choose import chosen_rate
 RESNET = CLASSIFIERS[0]
 LONG = 1000  # scenes kept apart for a stream
 PAIRS = 8  # of an update
-# of the rate that the rule gives for one update; (what is adapted, updates per image) -> candidates
-SHARES = {
-    ("all", 1): (0.003, 0.01, 0.03, 0.1),
-    ("norm", 1): (0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
-    ("norm", 5): (0.01, 0.03),
-}
+# of the rate that the rule gives for one update; what is adapted -> candidates
+SHARES = {"all": (0.003, 0.01, 0.03, 0.1), "norm": (0.003, 0.01, 0.03, 0.1, 0.3)}
 ALONE = (1.0, 3.0, 10.0)  # for one update from the source
-CORRUPTIONS, FEW = 2, 40  # of a choice: validation corruptions, scenes under each
+FEW = 200  # scenes of a choice under each validation corruption
 SCENES = {RESNET: LONG, "classifier/vit": LONG, "classifier/convnext": 500}  # under each corruption
 REPEATED = 10  # scenes under each corruption, in each of these orders with each of these seeds of draws
 ORDERS = SEEDS = (0, 1, 2)
@@ -49,9 +45,9 @@ def long_specs(n: int) -> list[SceneSpec]:
     return [SceneSpec(n, name, 5, "test", 40_000 + LONG * i) for i, name in enumerate(SMALL)]
 
 
-def select_specs(n: int = FEW) -> list[SceneSpec]:
-    """The first n of 400 selection scenes under each of the first `CORRUPTIONS` validation corruptions."""
-    return [SceneSpec(n, name, 5, "select", 50_000 + 400 * i) for i, name in enumerate(VALIDATION[:CORRUPTIONS])]
+def select_specs(n: int, corruptions: int = len(VALIDATION)) -> list[SceneSpec]:
+    """The first n of 400 selection scenes under each of the first so many validation corruptions."""
+    return [SceneSpec(n, name, 5, "select", 50_000 + 400 * i) for i, name in enumerate(VALIDATION[:corruptions])]
 
 
 def light_table(name: str, jobs: list[Job], logits: Callable[[np.ndarray], np.ndarray] = coarse) -> list[Records]:
@@ -74,21 +70,21 @@ def common(one: list[Records], other: list[Records]) -> Interval:
     return paired_interval(right_of, np.array([there[i] for i in scene.tolist()]), scene, draws=FEWER_DRAWS)
 
 
-def stepped(classifier: str, param_set: str, updates: int, share: float, online: bool) -> diffusion_tta.Settings:
-    """So many updates of 8 pairs at a share of the rate that the rule gives for this network and these parameters."""
+def stepped(classifier: str, param_set: str, share: float, online: bool) -> diffusion_tta.Settings:
+    """One update of 8 pairs at a share of the rate that the rule gives for this network and these parameters."""
     by_rule = chosen_rate(classifier, dict(updates=1, pairs=PAIRS, param_set=param_set))
-    return replace(by_rule, updates=updates, online=online, lr=float(f"{share * by_rule.lr:.3g}"))
+    return replace(by_rule, online=online, lr=float(f"{share * by_rule.lr:.3g}"))
 
 
-def candidates() -> dict[str, diffusion_tta.Settings]:
-    """Label -> settings for the ResNet, online and, with as many evaluations as one update has, episodic."""
+def candidates(classifier: str) -> dict[str, diffusion_tta.Settings]:
+    """Label -> settings for a network, online and, with as many evaluations, episodic."""
     found = {}
-    for (param_set, updates), shares in SHARES.items():
+    for param_set, shares in SHARES.items():
         for share in shares:
-            settings = stepped(RESNET, param_set, updates, share, online=True)
-            found[f"{ONLINE}, {param_set}, {updates} x {PAIRS}, lr {settings.lr:g}, share {share:g}"] = settings
+            settings = stepped(classifier, param_set, share, online=True)
+            found[f"{ONLINE}, {param_set}, lr {settings.lr:g}, share {share:g}"] = settings
     for share in ALONE:
-        settings = stepped(RESNET, "all", 1, share, online=False)
+        settings = stepped(classifier, "all", share, online=False)
         found[f"{EPISODIC}, lr {settings.lr:g}, share {share:g}"] = settings
     return found
 
@@ -101,24 +97,18 @@ def met(classifier: str, settings: diffusion_tta.Settings, spec, label: str, **h
 
 
 def select_one_by_one() -> list[Records]:
-    """Parameters, updates and rate online, and the rate of one update from the source, on streams of validation
-    corruptions; `chosen_step` reads what did best."""
-    specs = select_specs()
-    return light_table("select_one_by_one", [met(RESNET, s, at, k) for k, s in candidates().items() for at in specs])
+    """Parameters and rate online, and the rate of one update from the source, for each network on streams of the
+    validation corruptions; `chosen_step` reads what did best."""
+    made = [met(c, s, at, k) for c in SCENES for k, s in candidates(c).items() for at in select_specs(FEW)]
+    return light_table("select_one_by_one", made, VOTES)
 
 
 def chosen_step(kind: str, classifier: str = RESNET) -> diffusion_tta.Settings:
-    """The settings of "online" or "episodic" that did best for the ResNet with one update per image; for another
-    network the same share of the rate that the rule gives for it. Raises as `results`."""
-    runs = [r for r in results("select_one_by_one") if r.about["settings"]["updates"] == 1]
+    """The settings of "online" or "episodic" that did best for a network. Raises as `results`."""
+    runs = pick(results("select_one_by_one"), classifier=classifier)
     mine = [label for label in distinct(runs, "label") if label.startswith(f"{kind},")]
-    label = max(mine, key=lambda label: right(runs, label))  # ties go to the earlier one
-    best = pick(runs, label)[0]
-    settings = diffusion_tta.Settings(**frozen(best.about["settings"]))
-    if classifier == RESNET:
-        return settings
-    share = float(best.about["label"].rpartition(" ")[2])
-    return stepped(classifier, settings.param_set, settings.updates, share, settings.online)
+    best = max(mine, key=lambda label: right(runs, label))  # ties go to the earlier one
+    return diffusion_tta.Settings(**frozen(pick(runs, best)[0].about["settings"]))
 
 
 def one_by_one() -> list[Records]:

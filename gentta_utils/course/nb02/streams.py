@@ -30,7 +30,8 @@ GRIDS = {  # method -> its candidates, the published ones among them; TENT is ch
     ],
     "tea": [tea.Settings(lr=lr) for lr in (1e-4, 1e-3, 3e-3, 1e-2, 3e-2)],
 }
-CHOSEN_ON = {1: 50, 10: 400, 50: 400, 200: 400}  # batch size -> scenes under each of two validation corruptions
+CORRUPTIONS = 2  # validation corruptions of a choice
+CHOSEN_ON = {1: 50, 10: 400, 50: 400, 200: 400}  # batch size -> scenes under each of them
 BATCH, FEW = 10, 100  # in which CoTTA and TEA are chosen, and on how many scenes
 VIEWS = "cotta views"  # CoTTA whose teacher never moves
 TWINS = {"tent": "bn_adapt", "tea": "bn_adapt", "cotta": VIEWS}  # row -> what it is without its update
@@ -56,7 +57,7 @@ def select_streams() -> list[Records]:
         for size, n in CHOSEN_ON.items() if method == "tent" else ((BATCH, FEW),):
             for settings in grid:
                 label = f"{method} batch {size}, {named(settings)}"
-                jobs += [stream_job(method, settings, s, size, label) for s in select_specs(n)]
+                jobs += [stream_job(method, settings, s, size, label) for s in select_specs(n, CORRUPTIONS)]
     return light_table("select_streams", jobs, VOTES)
 
 

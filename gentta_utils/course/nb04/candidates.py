@@ -109,12 +109,8 @@ def bars() -> list[dict]:
         windows = ["{}..{}".format(*w) for w in quality["windows"]]
         missed = [f"{WRONG[w]} {when} {v[best]:.0f}" for (w, when), v in shares.items() if not enough[w, when][best]]
         met = [window for i, window in enumerate(windows) if all(v[i] for v in enough.values())]
-        line = {
-            "diffusion model": row,
-            "parameters, M": f"{card['parameters'] / 1e6:.1f}",
-            "scenes": card["recipe"]["scenes"],
-        }
-        line |= {"steps": card["steps"], "minutes": f"{card['minutes']:.0f}"}
+        line = {"diffusion model": row, "parameters, M": f"{card['parameters'] / 1e6:.1f}"}
+        line |= {"scenes": card["recipe"]["scenes"], "steps": card["steps"], "minutes": f"{card['minutes']:.0f}"}
         line |= {"reads in": ", ".join(met) or "none", "best window": windows[best]}
         found.append(line | {"bars missed there": ", ".join(missed) or "none"})
     return found
@@ -143,7 +139,7 @@ def at_best_rate(runs: list[Records], row: str) -> tuple[list[Records], list[flo
 
 def taught(runs: list[Records]) -> list[dict]:
     """A row for each model: both scores after three updates at the usual rate and at its best one, the gain over the
-    segmentor, and of `BASE` and `SHIPPED` over it, paired, with a verdict."""
+    segmentor, and the differences to `BASE` and `SHIPPED`, paired, with a verdict."""
     found, source = [], pick(runs, rows.SOURCE)
     labels = [row for row in CANDIDATES if label_of(row, 1.0) in distinct(runs, "label")]
     parts = {row: (pick(runs, label_of(row, 1.0)), *at_best_rate(runs, row)) for row in labels}
@@ -154,8 +150,8 @@ def taught(runs: list[Records]) -> list[dict]:
             line[f"{metric}, its rates"] = f"{mean_score(best, metric):.1f}"
             line[f"{metric}, minus source"] = str(minus(best, source, metric))
             for other in (v for v in (BASE, SHIPPED) if v != row):
-                ahead = minus(parts[other][1], best, metric)
-                line[f"{metric}, {other} minus it"] = f"{ahead}, {verdict(ahead)}"
+                apart = minus(best, parts[other][1], metric)
+                line[f"{metric}, minus {other}"] = f"{apart}, {verdict(apart)}"
         found.append(line | {"diffusion model's cost": denoiser_cost(usual[0]), "s/img": seconds_of(usual)})
     return aligned_rows(found)
 
@@ -214,5 +210,5 @@ def show(runs: list[Records]) -> str:
     search went, with the records of `maps_ablations`."""
     source = ", ".join(f"{m} {mean_score(pick(runs, rows.SOURCE), m):.1f}" for m in METRICS["classes"])
     parts = [as_table(readings()), as_table(bars()), f"the segmentor itself: {source}\n" + as_table(taught(runs))]
-    parts.append(as_table(longer(runs)))
-    return header(runs) + "\n" + "\n\n".join([*parts, as_table(search(results("maps_ablations"), runs))])
+    last = as_table(longer(runs)), as_table(search(results("maps_ablations"), runs))
+    return header(runs) + "\n" + "\n\n".join([*parts, *last])

@@ -41,16 +41,30 @@ PAPER = {
 }
 
 
-BOLD_ON_CLEAN = "clean scenes ignored: minus source, on clean ones"
-PARTS_HELD = (  # of the variant that gains most, and of who knows more: head, row, row that it is held against
-    ("clean scenes ignored: minus source", rows.BOLD, rows.SOURCE),
-    ("that minus best control", rows.BOLD, None),
-    ("that minus its start", rows.BOLD, rows.START),
-    ("that minus its start, judged alone", rows.BOLD, rows.CHOICE),
-    ("ceiling: minus source", rows.CEILING, rows.SOURCE),
-    ("as many maps: minus source", rows.INFORMED, rows.SOURCE),
-    ("ours minus as many maps", rows.OURS, rows.INFORMED),
-)
+CLEAN, SET = f"clean, above -{TOLERANCE:g}?", "that of the set"
+IGNORED = rows.BOLD.partition(", ")[2]  # a variant: clean scenes ignored
+HELD = {  # title of a table -> head of a column -> row, and the one that it is held against
+    "the bars": {
+        CLEAN: (rows.OURS, rows.SOURCE),
+        "minus source": (rows.OURS, rows.SOURCE),
+        "minus best control": (rows.OURS, "best"),
+        SET: (rows.OURS, "best"),
+    },
+    "rivals, those who know more, a placebo": {
+        "minus best rival": (rows.OURS, "rival"),
+        "as many maps: minus source": (rows.INFORMED, rows.SOURCE),
+        "minus as many maps": (rows.OURS, rows.INFORMED),
+        "ceiling: minus source": (rows.CEILING, rows.SOURCE),
+        "minus another image's": (rows.OURS, rows.ANOTHER),
+    },
+    IGNORED: {
+        CLEAN: (rows.BOLD, rows.SOURCE),
+        "minus source": (rows.BOLD, rows.SOURCE),
+        "minus best control": (rows.BOLD, "best"),
+        "minus its start": (rows.BOLD, rows.START),
+        "minus its start, judged alone": (rows.BOLD, rows.CHOICE),
+    },
+}
 
 
 def short(network: str) -> str:
@@ -61,6 +75,11 @@ def short(network: str) -> str:
 def networks_of(runs: list[Records]) -> list[str]:
     """Those that were adapted, in the order of the runs."""
     return distinct([r for r in runs if r.about["method"] == "diffusion_tta"], "classifier")
+
+
+def same_settings(one: list[Records], other: list[Records]) -> bool:
+    """Whether two rows are one method with one choice."""
+    return one[0].about["settings"] == other[0].about["settings"]
 
 
 def header(runs: list[Records]) -> str:
@@ -85,12 +104,9 @@ def shown(difference: Interval, runs: list[Records]) -> str:
 
 def parts_of(runs: list[Records]) -> dict[str, list[Records]]:
     """Head of a column -> its runs: clean, and each severity that is there."""
-    severities = sorted({r.about["stream"]["severity"] for r in runs if not is_clean(r)})
-    found = {"clean": [r for r in runs if is_clean(r)]}
-    found |= {
-        f"severity {s}": [r for r in runs if not is_clean(r) and r.about["stream"]["severity"] == s] for s in severities
-    }
-    return {head: part for head, part in found.items() if part}
+    severities = sorted({0 if is_clean(r) else r.about["stream"]["severity"] for r in runs})
+    of = lambda s: [r for r in runs if (0 if is_clean(r) else r.about["stream"]["severity"]) == s]  # noqa: E731
+    return {f"severity {s}" if s else "clean": of(s) for s in severities}
 
 
 def selection(runs: list[Records]) -> str:
@@ -141,34 +157,32 @@ def rivals(runs: list[Records], network: str, metric: str) -> list[dict]:
     return found
 
 
-def claims(runs: list[Records]) -> list[dict]:
-    """The bars: no loss on clean scenes, a gain over the source and over the best control, by network and score."""
-    found = []
+def claims(runs: list[Records]) -> dict[str, list[dict]]:
+    """The tables of `HELD`, a row for each network and score: paired differences under the corruptions, and on clean
+    scenes, which may lose `TOLERANCE`, each with a verdict. The variant has rows where its settings are others."""
+    found = {title: [] for title in HELD}
     for network in networks_of(runs):
+        us, bold = (of_network(runs, network, label) for label in (rows.OURS, rows.BOLD))
         for metric in METRICS[target_of(network)]:
-            best, rival = (maps_choice()[key][network][metric] for key in ("best", "rival"))
-            at = lambda label, clean: [r for r in of_network(runs, network, label) if is_clean(r) == clean]  # noqa: E731
-            row = {"network": short(network), "score": metric}
-            clean, source = (minus(at(rows.OURS, c), at(rows.SOURCE, c), metric) for c in (True, False))
-            kept = Interval(clean.mean + TOLERANCE, clean.low + TOLERANCE, clean.high + TOLERANCE)
-            row |= {"clean": str(clean), f"clean above -{TOLERANCE:g}": verdict(kept)}
-            row |= {"minus source": str(source), "gains": verdict(source), "best control": best}
-            control = minus(at(rows.OURS, False), at(best, False), metric)
-            row |= {"minus best control": str(control), "beats it": verdict(control)}
-            whole = set_minus(at(rows.OURS, False), at(best, False), metric)
-            row["the same of the set"] = f"{whole}, {verdict(whole)}" if metric in OF_COUNTS else ""
-            other = minus(at(rows.OURS, False), at(rival, False), metric)
-            row |= {"best rival": rival, "minus best rival": f"{other}, {verdict(other)}"}
-            for head, label, other in PARTS_HELD:
-                one, against_it = at(label, False), at(other or best, False)
-                if one and against_it:
-                    part = minus(one, against_it, metric)
-                    row[head] = f"{part}, {verdict(part)}"
-            if bold := at(rows.BOLD, True):
-                row[BOLD_ON_CLEAN] = str(minus(bold, at(rows.SOURCE, True), metric))
-            placebo = minus(at(rows.OURS, False), at(rows.ANOTHER, False), metric)
-            found.append(row | {"minus another image's": f"{placebo}, {verdict(placebo)}"})
-    return aligned_rows(found)
+            named = {key: maps_choice()[key][network][metric] for key in ("best", "rival")}
+            for title, columns in HELD.items():
+                line = {"network": short(network), "score": metric}
+                for head, (one, other) in columns.items():
+                    both = [of_network(runs, network, named.get(label, label)) for label in (one, other)]
+                    pair = [[r for r in part if is_clean(r) == (head == CLEAN)] for part in both]
+                    if all(pair) and (head != SET or metric in OF_COUNTS):
+                        apart = (set_minus if head == SET else minus)(*pair, metric)
+                        more = TOLERANCE if head == CLEAN else 0
+                        said = verdict(Interval(apart.mean + more, apart.low + more, apart.high + more))
+                        line[head] = f"{apart}, {said}" + (f" ({named[other]})" if other in named else "")
+                if title != IGNORED or not same_settings(us, bold):
+                    found[title].append(line)
+    return {title: aligned_rows(lines) for title, lines in found.items() if lines}
+
+
+def claimed(runs: list[Records]) -> str:
+    """The protocol, and the tables of `claims` under their titles."""
+    return "\n".join([header(runs), *(f"\n{title}\n\n{as_table(lines)}" for title, lines in claims(runs).items())])
 
 
 def by_shift(runs: list[Records], network: str, metric: str) -> list[dict]:
@@ -196,12 +210,12 @@ def by_shift(runs: list[Records], network: str, metric: str) -> list[dict]:
 
 def k8(runs: list[Records]) -> str:
     """The whole table: claims, then for each network and score all rows, then ours by shift."""
-    parts = [header(runs) + "\n" + as_table(claims(runs))]
+    parts = [claimed(runs)]
     for network in networks_of(runs):
         mine = [r for r in runs if r.about["classifier"].startswith(network)]
         for metric in METRICS[target_of(network)]:
-            parts.append(f"{metric}, {short(network)}\n" + as_table(rivals(mine, network, metric)))
-            parts.append(as_table(by_shift(mine, network, metric)))
+            tables = rivals(mine, network, metric), by_shift(mine, network, metric)
+            parts += [f"{metric}, {short(network)}", *map(as_table, tables)]
     return "\n\n".join(parts)
 
 
@@ -213,7 +227,7 @@ def in_short(runs: list[Records], network: str, metric: str) -> list[dict]:
     at = lambda label, clean: [r for r in of_network(runs, network, label) if is_clean(r) == clean]  # noqa: E731
     for label, start in ((rows.OURS, rows.SOURCE), (rows.BOLD, rows.START)):
         mine, line = at(label, False), {"network": network, "score": metric, "row": label}
-        if label == rows.BOLD and mine[0].about["settings"] == at(rows.OURS, False)[0].about["settings"]:
+        if label == rows.BOLD and same_settings(mine, at(rows.OURS, False)):
             continue
         for head, other in (("minus source", rows.SOURCE), ("minus best control", control)):
             line[head] = str(minus(mine, at(other, False), metric))
@@ -241,10 +255,9 @@ def all_corruptions(runs: list[Records]) -> str:
             other = minus(us, pick(runs, rival, network), metric)
             row |= {"best rival": rival, "minus that": f"{other}, {verdict(other)}"}
             said = [verdict(g) for s, g in gains.items() if scenes_of(pick(us, shifts=[s])) > 1]
-            row["above 0"] = sum(g.mean > 0 for g in gains.values())
-            row |= {"below 0": sum(g.mean < 0 for g in gains.values()), "clearly above": said.count("holds")}
-            row |= {"clearly below": said.count("reversed")}
-            row |= {} if said else dict.fromkeys(("clearly above", "clearly below"), "one scene each")
+            for side, word, sign in (("above", "holds", 1), ("below", "reversed", -1)):
+                row[f"{side} 0"] = sum(sign * g.mean > 0 for g in gains.values())
+                row[f"clearly {side}"] = said.count(word) if said else "one scene each"
             worst = min(gains, key=lambda s: gains[s].mean)
             found.append(row | {"worst": f"{worst.replace('_', ' ')} {gains[worst].mean:+.1f}"})
             each.append(
@@ -310,8 +323,7 @@ def where(runs: list[Records]) -> str:
     for network in networks_of(runs):
         for label in distinct(pick(runs, classifier=network), "label"):
             for head, clean in (("corrupted", False), ("clean", True)):
-                part = [r for r in pick(runs, label, network) if is_clean(r) == clean]
-                if part:
+                if part := [r for r in pick(runs, label, network) if is_clean(r) == clean]:
                     found.append({"network": short(network), "row": label, "scenes": head} | _where(part))
     return header(runs) + "\n" + as_table(aligned_rows(found))
 
@@ -327,7 +339,7 @@ def _where(runs: list[Records]) -> dict[str, str]:
     if q["objects wrong"] + q["objects right"]:
         row["objects of a wrong class, of them relabelled"] = f"{q['objects wrong']:.0f}, {q['objects relabelled']:.0f}"
         row["objects of the right class, of them broken"] = f"{q['objects right']:.0f}, {q['objects broken']:.0f}"
-        small = [share(q[f"small right {when}"], q["small"]) for when in ("before", "after")]
+        small = (share(q[f"small right {when}"], q["small"]) for when in ("before", "after"))
         row["pixels of small objects right, %"] = " → ".join(small)
     return row
 

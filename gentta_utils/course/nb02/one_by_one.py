@@ -28,7 +28,7 @@ RESNET = CLASSIFIERS[0]
 LONG = 1000  # scenes kept apart for a stream
 PAIRS = 8  # of an update
 # of the rate that the rule gives for one update; what is adapted -> candidates
-SHARES = {"all": (0.003, 0.01, 0.03, 0.1), "norm": (0.003, 0.01, 0.03, 0.1, 0.3)}
+SHARES = {"all": (0.01, 0.03, 0.1), "norm": (0.01, 0.03, 0.1, 0.3)}
 ALONE = (1.0, 3.0, 10.0)  # for one update from the source
 FEW = 200  # scenes of a choice under each validation corruption
 SCENES = {RESNET: LONG, "classifier/vit": LONG, "classifier/convnext": 500}  # under each corruption

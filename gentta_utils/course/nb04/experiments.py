@@ -86,7 +86,7 @@ def classes(n: int = 8, clean: int = 18, second: tuple[int, int] = (3, 9)) -> li
     return table("maps_classes", k8("classes", n, clean, second))
 
 
-def depth(n: int = 1, clean: int = 3) -> list[Records]:
+def depth(n: int = 6, clean: int = 18) -> list[Records]:
     """Depth (K8)."""
     return table("maps_depth", k8("depth", n, clean))
 
@@ -110,7 +110,7 @@ def small_grid(n: int, target: str = "classes") -> list[MapSpec]:
     return [spec for name in (*FIVE, "clean") for spec in blocks(n, name, 0 if name == "clean" else 3, target, 1)]
 
 
-def mixing(n: int = 1) -> list[Records]:
+def mixing(n: int = 4) -> list[Records]:
     """The map as condition against predictions that are mixed per pixel, by the same model and by text prompts, on the
     same pairs, each map taken as it is. Three classes cost as many evaluations as ours, one with a backward pass
     counted as three."""
@@ -163,7 +163,7 @@ def ablations(n: int = 1) -> list[Records]:
     return table("maps_ablations", jobs)
 
 
-def where(n: int = 1) -> list[Records]:
+def where(n: int = 4) -> list[Records]:
     """Where it fails: the chosen settings and a free map by the same loss."""
     jobs = []
     for target in METRICS:
@@ -175,7 +175,7 @@ def where(n: int = 1) -> list[Records]:
     return table("maps_where", jobs)
 
 
-def windows(n: int = 1) -> list[Records]:
+def windows(n: int = 4) -> list[Records]:
     """What the loss says by window of t, before any update."""
     jobs = []
     for target in METRICS:

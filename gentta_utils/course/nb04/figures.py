@@ -48,7 +48,7 @@ def windows(runs: list[Records]) -> Figure:
     targets = [t for t in METRICS if any(r.target == t for r in runs)]
     panels = [(t, m) for t in targets for m in METRICS[t]]
     fig, axes = plots.figure(1, len(panels), height=2.6, squeeze=False)
-    labels = [f"t {a}..{b}" for a, b in WINDOWS]
+    labels = [*(f"t {a}..{b}" for a, b in WINDOWS), rows.OURS]
     for ax, (target, metric) in zip(axes[0], panels, strict=True):
         for colour, (head, clean) in zip(plots.PALETTE, (("corrupted", False), ("clean", True)), strict=False):
             here = [r for r in runs if r.target == target and is_clean(r) == clean]
@@ -58,7 +58,7 @@ def windows(runs: list[Records]) -> Figure:
                 ends = [[v.mean - v.low for v in values], [v.high - v.mean for v in values]]
                 ax.errorbar(x, [v.mean for v in values], ends, color=colour, marker="o", ms=4, lw=1, label=head)
         ax.axhline(0, color="0.6", lw=0.8)
-        ax.set_xticks(range(len(labels)), [name[2:] for name in labels], rotation=40, ha="right", fontsize=7)
+        ax.set_xticks(range(len(labels)), [name.removeprefix("t ") for name in labels], rotation=40, ha="right", fontsize=7)
         ax.set(xlabel="window of t", ylabel=f"gain in {metric}")
     axes[0, 0].legend(fontsize=7)
     return fig

@@ -81,7 +81,7 @@ def k8(target: str, n: int, clean: int, second: tuple[int, int] | None = None) -
     return jobs + [j for c in others for spec in specs for j in k8_rows(c, spec)]
 
 
-def classes(n: int = 8, clean: int = 18, second: tuple[int, int] = (3, 9)) -> list[Records]:
+def classes(n: int = 12, clean: int = 24, second: tuple[int, int] = (3, 9)) -> list[Records]:
     """Segmentation (K8)."""
     return table("maps_classes", k8("classes", n, clean, second))
 

@@ -119,10 +119,18 @@ KNOWN |= {  # table -> {two rows: why they are one}
     "select_one_by_one": {
         (f"online, {row}", OWN): "one of the lowest rates: its one update hardly changes what the carried state says"
         for row in (
-            "all, 1 x 8, lr 0.00354, share 0.003",
-            "all, 1 x 8, lr 0.0118, share 0.01",
-            "all, 1 x 8, lr 0.0354, share 0.03",
-            "norm, 1 x 8, lr 0.566, share 0.01",
+            "all, lr 0.0118, share 0.01",
+            "all, lr 0.014, share 0.01",
+            "all, lr 0.0354, share 0.03",
+            "all, lr 0.0372, share 0.01",
+            "all, lr 0.042, share 0.03",
+            "all, lr 0.112, share 0.03",
+            "norm, lr 0.566, share 0.01",
+            "norm, lr 1.7, share 0.03",
+            "norm, lr 12.6, share 0.03",
+            "norm, lr 2.99, share 0.01",
+            "norm, lr 4.19, share 0.01",
+            "norm, lr 8.97, share 0.03",
         )
     },
     "select_dit": {("DiT lr 0.01", "DiT lr 0.1"): "sixteen scenes; the losses differ, and the higher rate is taken"},

@@ -58,7 +58,7 @@ def windows(runs: list[Records]) -> Figure:
                 ends = [[v.mean - v.low for v in values], [v.high - v.mean for v in values]]
                 ax.errorbar(x, [v.mean for v in values], ends, color=colour, marker="o", ms=4, lw=1, label=head)
         ax.axhline(0, color="0.6", lw=0.8)
-        ax.set_xticks(range(len(labels)), [name.removeprefix("t ") for name in labels], rotation=40, ha="right", fontsize=7)
+        ax.set_xticks(range(len(labels)), [n.removeprefix("t ") for n in labels], rotation=40, ha="right", fontsize=7)
         ax.set(xlabel="window of t", ylabel=f"gain in {metric}")
     axes[0, 0].legend(fontsize=7)
     return fig

@@ -133,6 +133,10 @@ KNOWN |= {  # table -> {two rows: why they are one}
             "norm, lr 8.97, share 0.03",
         )
     },
+    "one_by_one": dict.fromkeys(
+        (("online", OWN), ("online, order 2, seed 1", OWN)),
+        "one update hardly changes what the carried state says: what it carries does (notebook 02)",
+    ),
     "select_dit": {("DiT lr 0.01", "DiT lr 0.1"): "sixteen scenes; the losses differ, and the higher rate is taken"},
     "online": {
         ("bn_adapt/iid", "tent/iid"): TENT,

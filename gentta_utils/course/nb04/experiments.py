@@ -151,7 +151,7 @@ def ablated(network: str) -> dict[str, tuple[diffusion_tta.Settings, dict]]:
     return found | {"phi adapted too": adapted}
 
 
-def ablations(n: int = 1) -> list[Records]:
+def ablations(n: int = 3) -> list[Records]:
     """One thing changed at a time, the first network of each target."""
     jobs = []
     for target in METRICS:

@@ -91,7 +91,7 @@ def depth(n: int = 6, clean: int = 18) -> list[Records]:
     return table("maps_depth", k8("depth", n, clean))
 
 
-def all_corruptions(blocks_of_each: int = 1) -> list[Records]:
+def all_corruptions(blocks_of_each: int = 4) -> list[Records]:
     """The 15 test corruptions at severity 3: the source, ours, and the controls and rivals that were best on
     validation."""
     jobs = []

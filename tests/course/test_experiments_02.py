@@ -586,3 +586,17 @@ def test_methods_side_by_side_met_the_same_images():
     runs = [record("x", [0, 1], [1, 1])]
     with pytest.raises(ValueError, match="tent did not meet the images that source met"):
         side_by_side.live({"source": runs, "tent": at(5, runs)})
+
+
+def test_each_network_takes_the_online_settings_that_did_best_for_itself():
+    for classifier in one_by_one.SCENES:
+        for kind in (one_by_one.ONLINE, one_by_one.EPISODIC):
+            right: dict[float, int] = {}
+            for r in tables.results("select_one_by_one"):
+                s = r.about["settings"]
+                if (r.about["classifier"], s["online"]) == (classifier, kind == one_by_one.ONLINE):
+                    right[s["lr"]] = right.get(s["lr"], 0) + int(r.right_after.sum())
+            taken = one_by_one.chosen_step(kind, classifier)
+            assert len(right) == (7 if taken.online else 3)
+            assert right[taken.lr] == max(right.values())
+            assert taken.online == (kind == one_by_one.ONLINE)

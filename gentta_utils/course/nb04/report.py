@@ -104,9 +104,9 @@ def shown(difference: Interval, runs: list[Records]) -> str:
 
 def parts_of(runs: list[Records]) -> dict[str, list[Records]]:
     """Head of a column -> its runs: clean, and each severity that is there."""
-    severities = sorted({0 if is_clean(r) else r.about["stream"]["severity"] for r in runs})
-    of = lambda s: [r for r in runs if (0 if is_clean(r) else r.about["stream"]["severity"]) == s]  # noqa: E731
-    return {f"severity {s}" if s else "clean": of(s) for s in severities}
+    severity = lambda r: 0 if is_clean(r) else r.about["stream"]["severity"]  # noqa: E731
+    found = sorted({severity(r) for r in runs})
+    return {f"severity {s}" if s else "clean": [r for r in runs if severity(r) == s] for s in found}
 
 
 def selection(runs: list[Records]) -> str:
@@ -339,7 +339,7 @@ def _where(runs: list[Records]) -> dict[str, str]:
     if q["objects wrong"] + q["objects right"]:
         row["objects of a wrong class, of them relabelled"] = f"{q['objects wrong']:.0f}, {q['objects relabelled']:.0f}"
         row["objects of the right class, of them broken"] = f"{q['objects right']:.0f}, {q['objects broken']:.0f}"
-        small = (share(q[f"small right {when}"], q["small"]) for when in ("before", "after"))
+        small = [share(q[f"small right {when}"], q["small"]) for when in ("before", "after")]
         row["pixels of small objects right, %"] = " → ".join(small)
     return row
 
